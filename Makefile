@@ -1,0 +1,36 @@
+# Two commands: `make demo` and `make test`. Each makes .venv when it is missing.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+JOBS ?= 2
+
+.PHONY: demo test test-all lint serve bench clean
+
+demo: $(VENV)/.installed
+	@$(BIN)/branchwork demo
+
+test: $(VENV)/.installed
+	$(BIN)/pytest -n $(JOBS) --dist worksteal -q -m "not slow and not gpu and not clients"
+
+test-all: $(VENV)/.installed
+	$(BIN)/pytest -n $(JOBS) --dist worksteal -q -m "not gpu and not clients"
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+serve: $(VENV)/.installed
+	$(BIN)/branchwork serve
+
+bench: $(VENV)/.installed
+	$(BIN)/branchwork bench
+
+$(VENV)/.installed: pyproject.toml
+	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	@echo "installing branchwork and what it needs into $(VENV) (once; a few minutes)"
+	@$(BIN)/pip install -q --disable-pip-version-check -e ".[test]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist src/*.egg-info

@@ -1,0 +1,82 @@
+"""A training document: pieces of text, each either given to the model or wanted from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+END_OF_TEXT = "<|endoftext|>"
+IM_START = "<|im_start|>"
+IM_END = "<|im_end|>"
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A run of text; `wanted` means that the model has to produce it."""
+
+    text: str
+    wanted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One exercise. The last piece is wanted, and it is the one that evaluation asks for.
+
+    `stop` is where a program would cut the last answer: a newline in plain text, and
+    nothing in chat form, where the answer ends with `<|im_end|>`.
+    """
+
+    pieces: tuple[Piece, ...]
+    stop: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The whole document."""
+        return "".join(piece.text for piece in self.pieces)
+
+    @property
+    def prompt(self) -> str:
+        """Everything before the last answer."""
+        return "".join(piece.text for piece in self.pieces[:-1])
+
+    @property
+    def answer(self) -> str:
+        """The last answer without its end mark and surrounding blanks."""
+        return self.pieces[-1].text.removesuffix(IM_END).strip()
+
+    def judge(self, generated: str) -> bool:
+        """True if `generated`, cut at `stop`, is exactly the answer."""
+        body = generated.lstrip()
+        if self.stop is not None:
+            body = body.split(self.stop)[0]
+        return body.strip() == self.answer
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One message of a conversation; only an assistant's is wanted."""
+
+    role: str
+    content: str
+
+
+def chat(*turns: Turn) -> Document:
+    """The turns in the ChatML form of sprout's chat template."""
+    pieces: list[Piece] = []
+    for turn in turns:
+        if turn.role == "assistant":
+            pieces.append(Piece(f"{IM_START}assistant\n"))
+            pieces.append(Piece(f"{turn.content}{IM_END}", wanted=True))
+            pieces.append(Piece("\n"))
+        else:
+            pieces.append(Piece(f"{IM_START}{turn.role}\n{turn.content}{IM_END}\n"))
+    return Document(tuple(pieces[:-1]))
+
+
+def plain(given: str, wanted: str, *, stop: str | None = "\n") -> Document:
+    """A text to complete; `given` ends without a blank, and `wanted` may begin with one."""
+    return Document((Piece(given), Piece(wanted, wanted=True)), stop)
+
+
+def filled(*texts: str) -> Document:
+    """A form: texts alternate between given and wanted, beginning with given."""
+    return Document(tuple(Piece(text, wanted=i % 2 == 1) for i, text in enumerate(texts)), "\n")

@@ -1,0 +1,122 @@
+"""The runtime's options: one definition for the flag, the field, the environment variable and the documentation."""
+
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, get_args, get_origin
+
+from branchwork.runtime.wire.errors import ConfigError
+
+Group = Literal["model", "memory", "scheduling", "limits", "grammar", "process"]
+
+
+def option(
+    default: Any,
+    help: str,
+    group: Group,
+    unit: str = "",
+    low: float | None = None,
+    high: float | None = None,
+) -> Any:
+    """A field of `RuntimeConfig`: its default, what it means, its unit and both its bounds."""
+    metadata = {"help": help, "group": group, "unit": unit, "low": low, "high": high}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeConfig:
+    """How a runtime is started. Raises ConfigError where a value is out of its bounds."""
+
+    model: str = option("sprout", "model folder, hub name, or sprout (the embedded model)", "model")
+    dtype: Literal["auto", "float32", "bfloat16"] = option(
+        "auto", "type of weights and cache", "model"
+    )
+    device: Literal["auto", "cpu", "cuda"] = option("auto", "where the model runs", "model")
+    max_len: int = option(
+        0, "longest branch; 0: what the model was made for", "model", "tokens", 0, 10_000_000
+    )
+
+    kv_slots: int = option(
+        0, "size of the KV pool; 0: from --kv-memory", "memory", "tokens", 0, 1_000_000_000
+    )
+    kv_memory: int = option(
+        0, "memory of the KV pool; 0: a share of what is free", "memory", "MiB", 0, 100_000_000
+    )
+    max_rows: int = option(256, "requests that run at once", "memory", "requests", 1, 65_536)
+
+    max_tokens_per_step: int = option(
+        2048, "new tokens in one forward pass", "scheduling", "tokens", 16, 1_000_000
+    )
+    max_chunk: int = option(
+        512,
+        "new tokens of one prompt in a pass that others decode in",
+        "scheduling",
+        "tokens",
+        1,
+        1_000_000,
+    )
+    aging_steps: int = option(
+        64, "passes after which a waiting request goes first", "scheduling", "passes", 1, 1_000_000
+    )
+    prefix_cache: bool = option(True, "keep and share the K/V of prefixes", "scheduling")
+
+    max_queue: int = option(
+        4096, "waiting requests before new ones are refused", "limits", "requests", 1, 10_000_000
+    )
+    max_branches: int = option(
+        65_536, "open branches of one client", "limits", "branches", 1, 10_000_000
+    )
+    max_text_bytes: int = option(
+        8 << 20, "one message of a client", "limits", "bytes", 1024, 1 << 30
+    )
+    max_choices: int = option(4096, "choices of one select", "limits", "choices", 1, 1_000_000)
+    max_stops: int = option(
+        16, "stop strings, and stop patterns, of one slot", "limits", "stops", 0, 1024
+    )
+    max_stop_bytes: int = option(1024, "one stop string or pattern", "limits", "bytes", 1, 65_536)
+    max_logprobs: int = option(
+        20, "most likely tokens beside each token", "limits", "tokens", 0, 1000
+    )
+    max_logit_bias: int = option(1024, "entries of a logit bias", "limits", "entries", 0, 1_000_000)
+
+    grammar_backend: Literal["branchwork", "outlines"] = option(
+        "branchwork", "who enforces constraints", "grammar"
+    )
+    max_schema_bytes: int = option(1 << 20, "one constraint", "grammar", "bytes", 16, 1 << 28)
+    grammar_timeout: float = option(2.0, "compiling one constraint", "grammar", "s", 0.01, 600.0)
+    grammar_memory: int = option(
+        512, "the compiler's memory above its start", "grammar", "MiB", 16, 1 << 20
+    )
+    grammar_cache: int = option(128, "compiled constraints kept", "grammar", "MiB", 1, 1 << 20)
+
+    address: str = option("", "where to listen; empty: a socket in a private folder", "process")
+    key_file: str = option("", "CURVE key pair, needed for tcp:// addresses", "process")
+    threads: int = option(0, "threads of the engine; 0: all cores", "process", "threads", 0, 1024)
+    heartbeat_s: float = option(
+        2.0, "longest silence between runtime and client", "process", "s", 0.05, 60.0
+    )
+    client_timeout_s: float = option(
+        30.0, "silence after which a client's branches are closed", "process", "s", 1.0, 3600.0
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = option(
+        "warning", "what is logged", "process"
+    )
+
+    def __post_init__(self) -> None:
+        for spec in fields(self):
+            _check(spec.name, getattr(self, spec.name), spec.type, spec.metadata)
+
+
+def _check(name: str, value: Any, kind: Any, metadata: Any) -> None:
+    flag = f"--{name.replace('_', '-')}"
+    if get_origin(kind) is Literal:
+        if value not in get_args(kind):
+            raise ConfigError(f"{flag} {value}: must be one of {', '.join(get_args(kind))}")
+        return
+    if kind is float and type(value) is int:
+        return _check(name, float(value), kind, metadata)
+    if type(value) is not kind:
+        raise ConfigError(f"{flag} {value!r}: must be of type {kind.__name__}")
+    low, high = metadata["low"], metadata["high"]
+    if low is not None and not low <= value <= high:
+        raise ConfigError(
+            f"{flag} {value}: must be between {low} and {high} {metadata['unit']}".rstrip()
+        )
