@@ -26,19 +26,19 @@ class Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
 # ------------------------------------------------------------------ constraints
 
 
-class Regex(Message, tag="regex"):
+class Regex(Message, frozen=True, tag="regex"):
     """The whole answer matches `pattern` (Python's dialect, anchored at both ends)."""
 
     pattern: str
 
 
-class Choices(Message, tag="choices"):
+class Choices(Message, frozen=True, tag="choices"):
     """The whole answer is one of `values`."""
 
     values: tuple[str, ...]
 
 
-class JsonSchema(Message, tag="json_schema"):
+class JsonSchema(Message, frozen=True, tag="json_schema"):
     """The answer is one JSON value that is valid under `schema` (JSON text, draft 2020-12 and draft 7)."""
 
     schema: str
@@ -46,21 +46,21 @@ class JsonSchema(Message, tag="json_schema"):
     whitespace: Literal["fixed", "any"] = "fixed"
 
 
-class JsonValue(Message, tag="json_value"):
+class JsonValue(Message, frozen=True, tag="json_value"):
     """The answer is any JSON value, or any JSON object."""
 
     kind: Literal["value", "object"] = "object"
     whitespace: Literal["fixed", "any"] = "fixed"
 
 
-class Ebnf(Message, tag="ebnf"):
+class Ebnf(Message, frozen=True, tag="ebnf"):
     """The answer is a sentence of a grammar in the GBNF dialect; `root` is its start symbol."""
 
     text: str
     root: str = "root"
 
 
-class Tag(Message, tag="tag"):
+class Tag(Message, frozen=True, tag="tag"):
     """One constrained part of a text: it begins with `begin`, holds `content`, and ends with `end`."""
 
     begin: str
@@ -68,7 +68,7 @@ class Tag(Message, tag="tag"):
     end: str
 
 
-class StructuralTags(Message, tag="structural_tags"):
+class StructuralTags(Message, frozen=True, tag="structural_tags"):
     """Free text in which each of `triggers` begins one of `tags`, which is then held to its content.
 
     `at_least_one` forbids to stop before a tag; `stop_after_first` ends the answer with the first tag's end;
@@ -82,13 +82,13 @@ class StructuralTags(Message, tag="structural_tags"):
     only_tags: bool = False
 
 
-class Concat(Message, tag="concat"):
+class Concat(Message, frozen=True, tag="concat"):
     """Parts one after another; each is a constraint or a literal text ("think, then answer in JSON")."""
 
     parts: tuple["Constraint | str", ...]
 
 
-class FreeText(Message, tag="free_text"):
+class FreeText(Message, frozen=True, tag="free_text"):
     """Any text that does not contain `until`; inside `Concat` the next part follows it."""
 
     until: tuple[str, ...] = ()
@@ -100,7 +100,7 @@ Constraint = Regex | Choices | JsonSchema | JsonValue | Ebnf | StructuralTags | 
 # ------------------------------------------------------------------ instructions
 
 
-class Sampling(Message):
+class Sampling(Message, frozen=True):
     """How tokens are chosen and when a slot ends. Bounds: `runtime.wire.validate`.
 
     `seed` None means a fresh one; equal seeds give equal text in any batch. `stop` ends are not part of the text.
@@ -126,7 +126,7 @@ class Sampling(Message):
     logit_bias: tuple[tuple[int, float], ...] = ()
 
 
-class Open(Message, tag="open"):
+class Open(Message, frozen=True, tag="open"):
     """A new branch: empty, or sharing all that `parent` holds once its earlier instructions are done.
 
     `salt` separates caches: branches of different salts share nothing. `program` groups branches for fair
@@ -141,7 +141,7 @@ class Open(Message, tag="open"):
     keep: bool = True
 
 
-class Text(Message, tag="text"):
+class Text(Message, frozen=True, tag="text"):
     """Append text, or token ids as they are.
 
     `special` says whether special tokens written in the text are read as such; a user's words never are.
@@ -154,7 +154,7 @@ class Text(Message, tag="text"):
     special: bool = False
 
 
-class ChatMessage(Message):
+class ChatMessage(Message, frozen=True):
     """One message of a chat, already in plain values; `extra` is JSON text of further template variables."""
 
     role: str
@@ -162,7 +162,7 @@ class ChatMessage(Message):
     extra: str = "{}"
 
 
-class Chat(Message, tag="chat"):
+class Chat(Message, frozen=True, tag="chat"):
     """Append a whole chat, rendered by the model's own template in the runtime.
 
     `tools` and `options` are JSON text ("[]" and "{}" when absent). Special tokens inside a content stay text.
@@ -175,7 +175,7 @@ class Chat(Message, tag="chat"):
     add_generation_prompt: bool = True
 
 
-class Gen(Message, tag="gen"):
+class Gen(Message, frozen=True, tag="gen"):
     """Generate into `slot`.
 
     `logprobs` None: none; k ≥ 0: of every output token, with the k most likely beside it.
@@ -198,7 +198,7 @@ class Gen(Message, tag="gen"):
     deadline_s: float | None = None
 
 
-class Select(Message, tag="select"):
+class Select(Message, frozen=True, tag="select"):
     """Score all `choices` over the shared prefix in one batch; append the best and answer with every score.
 
     `method` as SGLang names them; "none" appends nothing (the caller decides from the scores).
@@ -216,7 +216,7 @@ class Select(Message, tag="select"):
     deadline_s: float | None = None
 
 
-class Embed(Message, tag="embed"):
+class Embed(Message, frozen=True, tag="embed"):
     """The branch's hidden states after the last layer, pooled and of unit length, in the slot's `Done`."""
 
     branch: BranchId
@@ -224,13 +224,13 @@ class Embed(Message, tag="embed"):
     pooling: Literal["mean", "last"] = "mean"
 
 
-class Close(Message, tag="close"):
+class Close(Message, frozen=True, tag="close"):
     """Nothing more will follow on this branch; it goes when its queue is done."""
 
     branch: BranchId
 
 
-class Abort(Message, tag="abort"):
+class Abort(Message, frozen=True, tag="abort"):
     """Stop now: open slots end in `Failed` (code "aborted") and the memory is free at once."""
 
     branch: BranchId
@@ -242,20 +242,20 @@ Instruction = Open | Text | Chat | Gen | Select | Embed | Close | Abort
 # ------------------------------------------------------------------ control, client to runtime
 
 
-class Hello(Message, tag="hello"):
+class Hello(Message, frozen=True, tag="hello"):
     """First message of a client; answered by `Welcome`, or by `Refused` and silence."""
 
     version: int = PROTOCOL_VERSION
     name: str = ""
 
 
-class Heartbeat(Message, tag="heartbeat"):
+class Heartbeat(Message, frozen=True, tag="heartbeat"):
     """Sent by both sides when they have been silent; carries the sender's step counter (0 from a client)."""
 
     steps: int = 0
 
 
-class Request(Message, tag="request"):
+class Request(Message, frozen=True, tag="request"):
     """Ask for something beside the branches; answered by exactly one `Reply` with the same number.
 
     `what`: "stats", "flush_cache", "tokenize", "detokenize", "render", "shutdown"; `body` is JSON text.
@@ -272,7 +272,7 @@ ClientMessage = Instruction | Hello | Heartbeat | Request
 # ------------------------------------------------------------------ events, runtime to client
 
 
-class ChatFormat(Message):
+class ChatFormat(Message, frozen=True):
     """The text around a message of each role, as the model's template writes it."""
 
     begin: dict[str, str]
@@ -281,7 +281,7 @@ class ChatFormat(Message):
     default_system: str = ""
 
 
-class Welcome(Message, tag="welcome"):
+class Welcome(Message, frozen=True, tag="welcome"):
     """Who answers, and within which limits. `limits` are named as in `RuntimeConfig`."""
 
     version: int
@@ -297,14 +297,14 @@ class Welcome(Message, tag="welcome"):
     pid: int
 
 
-class Refused(Message, tag="refused"):
+class Refused(Message, frozen=True, tag="refused"):
     """The connection is not taken; `code` as in `runtime.wire.errors`."""
 
     code: str
     message: str
 
 
-class TokenLogprob(Message):
+class TokenLogprob(Message, frozen=True):
     """One token's log-probability (nats, of the model's own distribution at temperature 1)."""
 
     token_id: int
@@ -313,14 +313,14 @@ class TokenLogprob(Message):
     top: tuple[tuple[int, bytes, float], ...] = ()
 
 
-class Run(Message):
+class Run(Message, frozen=True):
     """A run of tokens that came about in one way: "sampled", "jumped" or "speculated"."""
 
     kind: Literal["sampled", "jumped", "speculated"]
     token_ids: tuple[int, ...]
 
 
-class Tokens(Message, tag="tokens"):
+class Tokens(Message, frozen=True, tag="tokens"):
     """More of a slot's answer. `data` is bytes: a character may be cut, so decode incrementally.
 
     `data` never holds a byte that a stop string could still take back; `runs` name every token so far unsent,
@@ -334,7 +334,7 @@ class Tokens(Message, tag="tokens"):
     logprobs: tuple[TokenLogprob, ...] = ()
 
 
-class Usage(Message):
+class Usage(Message, frozen=True):
     """What a slot cost, in tokens and milliseconds.
 
     `prompt` = tokens of the branch before the slot = `cached` + those computed for it; `completion` = `sampled`
@@ -353,7 +353,7 @@ class Usage(Message):
     total_ms: float = 0.0
 
 
-class ChoiceScore(Message):
+class ChoiceScore(Message, frozen=True):
     """How one choice of a `Select` scored; `logprobs` are of its tokens, `score` is the method's figure."""
 
     text: str
@@ -363,7 +363,7 @@ class ChoiceScore(Message):
     unconditional: tuple[TokenLogprob, ...] = ()
 
 
-class Done(Message, tag="done"):
+class Done(Message, frozen=True, tag="done"):
     """A slot's one good end.
 
     `reason`: "stop" (end of sequence, or a complete constraint), "stop_string" (`matched` is the text or pattern),
@@ -383,7 +383,7 @@ class Done(Message, tag="done"):
     embedding: tuple[float, ...] = ()
 
 
-class Failed(Message, tag="failed"):
+class Failed(Message, frozen=True, tag="failed"):
     """A slot's one bad end; later slots of the branch fail too (code "branch_failed")."""
 
     branch: BranchId
@@ -393,13 +393,13 @@ class Failed(Message, tag="failed"):
     param: str | None = None
 
 
-class Closed(Message, tag="closed"):
+class Closed(Message, frozen=True, tag="closed"):
     """The branch is gone: the one answer to `Close` or `Abort`."""
 
     branch: BranchId
 
 
-class Reply(Message, tag="reply"):
+class Reply(Message, frozen=True, tag="reply"):
     """The one answer to a `Request`; `error` is a code, and then `body` is the sentence."""
 
     number: int
