@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
 
-.PHONY: demo test test-all lint serve bench clean
+.PHONY: demo test test-all test-clients lint serve bench clean
 
 demo: $(VENV)/.installed
 	@$(BIN)/branchwork demo
@@ -14,6 +14,15 @@ test: $(VENV)/.installed
 
 test-all: $(VENV)/.installed
 	$(BIN)/pytest -n $(JOBS) --dist worksteal -q -m "not gpu and not clients"
+
+# The clients' own requirements pull much: they get an environment beside the main one.
+test-clients: $(VENV)-clients/.installed
+	$(VENV)-clients/bin/pytest -q -m clients tests/clients
+
+$(VENV)-clients/.installed: pyproject.toml tests/clients/requirements.txt
+	@test -d $(VENV)-clients || $(PYTHON) -m venv $(VENV)-clients
+	@$(VENV)-clients/bin/pip install -q --disable-pip-version-check -e ".[test]" -r tests/clients/requirements.txt
+	@touch $@
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

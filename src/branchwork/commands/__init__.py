@@ -1,0 +1,1 @@
+"""The sub-commands of `branchwork`; each module imports what it needs when it is called."""
