@@ -1,0 +1,162 @@
+"""The intermediate representation: what every front end makes, and what `lower` turns into a program.
+
+A node stands for a set of byte strings. Nodes are immutable and may be shared; recursion goes through `Reference`.
+Counted things (`Chars`, `Repeat`, `Array`, the members of an `Object`) are counted in registers when the machine
+runs, so their bounds cost nothing.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from branchwork.runtime.grammar.dfa import Dfa
+
+
+@dataclass(frozen=True, slots=True)
+class Literal:
+    """Exactly `data`; Literal(b"") is the empty string."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A regular set."""
+
+    dfa: Dfa
+
+
+@dataclass(frozen=True, slots=True)
+class Chars:
+    """`low` to `high` elements of `element`, one after another (None: no bound).
+
+    `element` must be prefix-free and without the empty string (one character, or one character or escape of a
+    JSON string), so that there is one way only to count.
+    """
+
+    element: Dfa
+    low: int = 0
+    high: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Concat:
+    """Each part, one after another."""
+
+    parts: "tuple[Node, ...]"
+
+
+@dataclass(frozen=True, slots=True)
+class Alternation:
+    """Any of the options; without options: nothing at all (see `NEVER`)."""
+
+    options: "tuple[Node, ...]"
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """`low` to `high` bodies (None: no bound), with `separator` between neighbours."""
+
+    body: "Node"
+    low: int = 0
+    high: int | None = None
+    separator: "Node | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """The rule of that name."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Property:
+    """A declared property: `key` as it is written, quotes included."""
+
+    key: bytes
+    value: "Node"
+    required: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Extra:
+    """Undeclared properties: any key of `key` (as written, quotes included), with a value of `value`.
+
+    `key` must not hold a declared property's key in any spelling; two extras should not overlap.
+    """
+
+    key: Dfa
+    value: "Node"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What stands between the tokens of JSON: `item` and `colon` with their blanks, `pad` inside of brackets."""
+
+    item: "Node"
+    colon: "Node"
+    pad: "Node"
+
+
+@dataclass(frozen=True, slots=True)
+class Object:
+    """A JSON object: declared properties in their order, then extras; no key twice.
+
+    `low` and `high` bound the number of properties (None: no bound). `free_order` lets declared properties and
+    extras come in any order (at most 64 properties; each order is a state of its own while one walks it).
+    """
+
+    properties: tuple[Property, ...]
+    extras: tuple[Extra, ...]
+    layout: Layout
+    low: int = 0
+    high: int | None = None
+    free_order: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Array:
+    """A JSON array: the first items as `prefix` says (all may be left out, from the end), later ones of `rest`.
+
+    `counted`, if given, is a second kind of item, beside `rest`, and disjoint from it; `counted_low` to
+    `counted_high` of the items after the prefix are of it (`contains`; give `rest` minus `contains` and
+    `rest` and `contains`). `unique`: no two items are the same bytes (so items should be written canonically).
+    """
+
+    prefix: "tuple[Node, ...]"
+    rest: "Node | None"
+    layout: Layout
+    low: int = 0
+    high: int | None = None
+    unique: bool = False
+    counted: "Node | None" = None
+    counted_low: int = 0
+    counted_high: int | None = None
+
+
+Node = (
+    Literal
+    | Piece
+    | Chars
+    | Concat
+    | Alternation
+    | Repeat
+    | Reference
+    | Object
+    | Array
+)
+
+EMPTY = Literal(b"")
+NEVER = Alternation(())
+
+FIXED = Layout(item=Literal(b", "), colon=Literal(b": "), pad=EMPTY)
+"""The separators of `json.dumps`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """A whole grammar: where it begins, the rules that `Reference` names, and what is not enforced."""
+
+    root: Node
+    rules: Mapping[str, Node] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
