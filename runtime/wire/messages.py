@@ -39,11 +39,15 @@ class Choices(Message, frozen=True, tag="choices"):
 
 
 class JsonSchema(Message, frozen=True, tag="json_schema"):
-    """The answer is one JSON value that is valid under `schema` (JSON text, draft 2020-12 and draft 7)."""
+    """The answer is one JSON value that is valid under `schema` (JSON text, draft 2020-12 and draft 7).
+
+    `order`: keys come in the order in which the schema declares them (more is forced), or in any order.
+    """
 
     schema: str
     mode: Literal["strict", "best_effort"] = "strict"
     whitespace: Literal["fixed", "any"] = "fixed"
+    order: Literal["declared", "any"] = "declared"
 
 
 class JsonValue(Message, frozen=True, tag="json_value"):
