@@ -1,0 +1,198 @@
+"""Every operation in plain torch: the oracle of all other forms, and what always works.
+
+Shapes and meaning are those of `kernels.api`. Accepts float64 too; no speed is promised.
+"""
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from branchwork.kernels.sampling import SamplingRows, random_uniform
+
+NO_TOKEN = -1
+"""What `sample` writes where nothing may follow."""
+
+
+def embed(token_ids: Tensor, table: Tensor, out: Tensor) -> None:
+    """See `api.embed`."""
+    torch.index_select(table, 0, token_ids, out=out)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor) -> None:
+    """See `api.rms_norm`."""
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
+    out.copy_(weight * (wide * scale).to(x.dtype))
+
+
+def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float, out: Tensor) -> None:
+    """See `api.add_rms_norm`."""
+    residual.add_(x)
+    rms_norm(residual, weight, eps, out)
+
+
+def silu_mul(gate_up: Tensor, out: Tensor) -> None:
+    """See `api.silu_mul`."""
+    gate, up = gate_up.chunk(2, dim=-1)
+    torch.mul(F.silu(gate), up, out=out)
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate [T, heads, D] by the half-split form of RoPE (Su et al. 2021, section 3.2.2)."""
+    left, right = x.chunk(2, dim=-1)
+    return torch.cat((left * cos - right * sin, right * cos + left * sin), dim=-1)
+
+
+def rope_store_kv(
+    qkv: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    positions: Tensor,
+    slots: Tensor,
+    k_pool: Tensor,
+    v_pool: Tensor,
+    q_out: Tensor,
+    q_norm: Tensor | None,
+    k_norm: Tensor | None,
+    eps: float,
+) -> None:
+    """See `api.rope_store_kv`."""
+    num_heads, head_dim = q_out.shape[1:]
+    num_kv_heads = k_pool.shape[1]
+    heads = qkv.view(qkv.shape[0], num_heads + 2 * num_kv_heads, head_dim)
+    q, k = heads[:, :num_heads], heads[:, num_heads:-num_kv_heads]
+    v = heads[:, -num_kv_heads:]
+    if q_norm is not None and k_norm is not None:
+        q_normed, k_normed = torch.empty_like(q), torch.empty_like(k)
+        rms_norm(q, q_norm, eps, q_normed)
+        rms_norm(k, k_norm, eps, k_normed)
+        q, k = q_normed, k_normed
+    cos_rows = cos[positions.long()].unsqueeze(1)
+    sin_rows = sin[positions.long()].unsqueeze(1)
+    q_out.copy_(_rotate(q, cos_rows, sin_rows))
+    real = slots >= 0
+    k_pool[slots[real].long()] = _rotate(k, cos_rows, sin_rows)[real].to(k_pool.dtype)
+    v_pool[slots[real].long()] = v[real]
+
+
+def attend(
+    q: Tensor,
+    k_pool: Tensor,
+    v_pool: Tensor,
+    slot_table: Tensor,
+    rows: Tensor,
+    query_start: Tensor,
+    kv_len: Tensor,
+    out: Tensor,
+    scale: float,
+    window: int,
+) -> None:
+    """See `api.attend`; one request after another, softmax over the whole row of scores."""
+    group = q.shape[1] // k_pool.shape[1]
+    wide = torch.promote_types(q.dtype, torch.float32)
+    for i, row in enumerate(rows.tolist()):
+        first, last, length = int(query_start[i]), int(query_start[i + 1]), int(kv_len[i])
+        if first == last or length == 0:
+            out[first:last] = 0
+            continue
+        slots = slot_table[row, :length].long()
+        k = k_pool[slots].to(wide).repeat_interleave(group, 1)
+        v = v_pool[slots].to(wide).repeat_interleave(group, 1)
+        scores = torch.einsum("qhd,nhd->hqn", q[first:last].to(wide), k) * scale
+        place = torch.arange(length - (last - first), length).unsqueeze(1)
+        key_place = torch.arange(length).unsqueeze(0)
+        hidden = key_place > place
+        if window:
+            hidden |= key_place <= place - window
+        scores = scores.masked_fill(hidden, -math.inf)
+        out[first:last] = torch.einsum("hqn,nhd->qhd", scores.softmax(-1), v)
+
+
+def target_logprobs(logits: Tensor, targets: Tensor, out: Tensor) -> None:
+    """See `api.target_logprobs`."""
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    chosen = wide.gather(1, targets.long().unsqueeze(1)).squeeze(1)
+    out.copy_(chosen - wide.logsumexp(-1))
+
+
+def top_logprobs(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """See `api.top_logprobs`."""
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    values, ids = wide.topk(k, dim=-1)
+    return ids, values - wide.logsumexp(-1, keepdim=True)
+
+
+def _allowed(mask_row: Tensor, vocab_size: int) -> Tensor:
+    """Unpack a row of mask words into bools."""
+    bits = (mask_row.unsqueeze(1) >> torch.arange(32, dtype=torch.int32)) & 1
+    return bits.view(-1)[:vocab_size].bool()
+
+
+def _penalised(scores: Tensor, rows: SamplingRows, row: int) -> Tensor:
+    """Apply repetition (Keskar et al. 2019, section 4.1), frequency and presence penalties to one row."""
+    repetition = float(rows.repetition_penalty[row])
+    if repetition != 1.0:
+        seen = torch.from_numpy(np.unique(rows.context_of(row))).long()
+        old = scores[seen]
+        scores[seen] = torch.where(old > 0, old / repetition, old * repetition)
+    counts = torch.bincount(
+        torch.from_numpy(rows.generated_of(row)).long(), minlength=scores.shape[0]
+    ).to(scores.dtype)
+    scores -= float(rows.frequency_penalty[row]) * counts
+    scores -= float(rows.presence_penalty[row]) * (counts > 0).to(scores.dtype)
+    return scores
+
+
+def choice_weights(logits_row: Tensor, rows: SamplingRows, row: int) -> Tensor:
+    """The distribution that one row's token is drawn from: float64 [vocab], sums to 1, or all 0 if nothing may follow.
+
+    Penalties, then bias and bans, then the mask, then temperature, top-k, top-p among what top-k kept,
+    min-p; equal probabilities are kept in the order of their ids.
+    """
+    scores = logits_row.double()
+    scores = torch.where(scores.isnan(), -math.inf, scores)
+    if rows.has_penalties[row]:
+        scores = _penalised(scores, rows, row)
+    ids, values = rows.edits_of(row)
+    scores.index_add_(0, torch.from_numpy(ids).long(), torch.from_numpy(values).double())
+    if rows.has_mask[row]:
+        mask = torch.from_numpy(rows.mask[row])
+        scores = scores.masked_fill(~_allowed(mask, scores.shape[0]), -math.inf)
+    best = scores.max()
+    if best == -math.inf:
+        return torch.zeros_like(scores)
+    temperature = float(rows.temperature[row])
+    if temperature == 0.0:
+        weights = torch.zeros_like(scores)
+        weights[(scores == best).nonzero()[0, 0]] = 1.0
+        return weights
+    weights = ((scores - best) / temperature).exp()
+    order = weights.sort(descending=True, stable=True)
+    kept = order.values.clone()
+    if rows.top_k[row] > 0:
+        kept[int(rows.top_k[row]) :] = 0.0
+    if rows.top_p[row] < 1.0:
+        before = kept.cumsum(0) - kept
+        kept[before >= float(rows.top_p[row]) * kept.sum()] = 0.0
+    kept[order.values < float(rows.min_p[row])] = 0.0
+    kept[0] = order.values[0]
+    weights = torch.zeros_like(weights).index_copy_(0, order.indices, kept)
+    return weights / weights.sum()
+
+
+def sample(logits: Tensor, rows: SamplingRows, out: Tensor) -> None:
+    """See `api.sample`."""
+    for row in range(len(rows)):
+        weights = choice_weights(logits[row], rows, row)
+        if not bool(weights.any()):
+            out[row] = NO_TOKEN
+            continue
+        # Inverse of the cumulative distribution in the order of ids; the last kept token
+        # takes what rounding leaves.
+        point = random_uniform(int(rows.seed[row]), int(rows.position[row]))
+        place = int(torch.searchsorted(weights.cumsum(0), point, right=True))
+        last = int(weights.nonzero()[-1, 0])
+        out[row] = min(place, last)

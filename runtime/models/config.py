@@ -1,0 +1,150 @@
+"""What a model is, read from the config.json of a Hugging Face folder into plain typed values."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from branchwork.runtime.models.rope import RopeConfig, read_rope
+from branchwork.runtime.wire.errors import ModelError
+
+ARCHITECTURES = {
+    "LlamaForCausalLM": "llama",
+    "MistralForCausalLM": "mistral",
+    "Qwen2ForCausalLM": "qwen2",
+    "Qwen3ForCausalLM": "qwen3",
+}
+"""The architectures that `decoder` can run, and the family that decides their details."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """The shape of a decoder of the Llama family.
+
+    `windows[i]` is how many positions layer i looks back over, its own included; 0: all of them.
+    `dtype` is the one of the stored weights as config.json names it.
+    """
+
+    architecture: str
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    rms_norm_eps: float
+    rope: RopeConfig
+    max_position: int
+    tied_embeddings: bool
+    qkv_bias: bool
+    out_bias: bool
+    mlp_bias: bool
+    qk_norm: bool
+    windows: tuple[int, ...]
+    eos_token_ids: tuple[int, ...]
+    dtype: str
+
+    def kv_bytes_per_slot(self, itemsize: int) -> int:
+        """Memory of one token's K and V in every layer."""
+        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * itemsize
+
+
+def read_config(raw: Mapping[str, Any], generation: Mapping[str, Any]) -> ModelConfig:
+    """Build the ModelConfig from config.json and generation_config.json (empty where there is none).
+
+    Raises ModelError where the folder needs code of its own, is of an unknown architecture, or where a value
+    is missing, of the wrong type, or one this decoder does not implement.
+    """
+    architecture = _architecture(raw)
+    family = ARCHITECTURES[architecture]
+    if raw.get("hidden_act", "silu") != "silu":
+        raise ModelError(
+            f"config.json: hidden_act {raw['hidden_act']!r} is not supported (silu is)"
+        )
+    if raw.get("quantization_config"):
+        raise ModelError(
+            "config.json: quantization_config: quantised checkpoints are not supported"
+        )
+    hidden_size, num_heads = _count(raw, "hidden_size"), _count(raw, "num_attention_heads")
+    num_kv_heads = _count(raw, "num_key_value_heads", num_heads)
+    head_dim = _count(raw, "head_dim", 128 if family == "qwen3" else hidden_size // num_heads)
+    if num_heads % num_kv_heads:
+        raise ModelError(
+            f"config.json: {num_heads} attention heads cannot share {num_kv_heads} key/value heads"
+        )
+    num_layers, max_position = (
+        _count(raw, "num_hidden_layers"),
+        _count(raw, "max_position_embeddings"),
+    )
+    attention_bias = bool(raw.get("attention_bias", False))
+    return ModelConfig(
+        architecture=architecture,
+        vocab_size=_count(raw, "vocab_size"),
+        hidden_size=hidden_size,
+        intermediate_size=_count(raw, "intermediate_size"),
+        num_layers=num_layers,
+        num_heads=num_heads,
+        num_kv_heads=num_kv_heads,
+        head_dim=head_dim,
+        rms_norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
+        rope=read_rope(raw, head_dim, max_position),
+        max_position=max_position,
+        tied_embeddings=bool(raw.get("tie_word_embeddings", False)),
+        qkv_bias=family == "qwen2" or (family in ("llama", "qwen3") and attention_bias),
+        out_bias=family in ("llama", "qwen3") and attention_bias,
+        mlp_bias=family == "llama" and bool(raw.get("mlp_bias", False)),
+        qk_norm=family == "qwen3",
+        windows=_windows(raw, family, num_layers),
+        eos_token_ids=_eos_ids(generation.get("eos_token_id", raw.get("eos_token_id"))),
+        dtype=str(raw.get("dtype") or raw.get("torch_dtype") or "float32"),
+    )
+
+
+def _architecture(raw: Mapping[str, Any]) -> str:
+    if raw.get("auto_map") or raw.get("trust_remote_code"):
+        raise ModelError(
+            "config.json: auto_map: the model brings Python code of its own, which is never executed"
+        )
+    names = raw.get("architectures") or []
+    if not isinstance(names, list) or len(names) != 1 or names[0] not in ARCHITECTURES:
+        known = ", ".join(ARCHITECTURES)
+        raise ModelError(
+            f"config.json: architectures {names!r} is not supported; known are {known}"
+        )
+    return str(names[0])
+
+
+def _count(raw: Mapping[str, Any], key: str, default: int | None = None) -> int:
+    value = raw.get(key)
+    if value is None:
+        value = default
+    if type(value) is not int or value < 1:
+        raise ModelError(f"config.json: {key} must be a positive integer, found {value!r}")
+    return value
+
+
+def _windows(raw: Mapping[str, Any], family: str, num_layers: int) -> tuple[int, ...]:
+    """The sliding window of each layer, from `layer_types` or the older keys of each family."""
+    window = raw.get("sliding_window")
+    if family == "llama" or window is None:
+        return (0,) * num_layers
+    if family in ("qwen2", "qwen3") and not raw.get("use_sliding_window", False):
+        return (0,) * num_layers
+    window = _count(raw, "sliding_window")
+    kinds = raw.get("layer_types")
+    if kinds is None:
+        first = raw.get("max_window_layers", 28) if family != "mistral" else 0
+        return tuple(window if i >= first else 0 for i in range(num_layers))
+    known = {"full_attention": 0, "sliding_attention": window}
+    if not isinstance(kinds, list) or len(kinds) != num_layers or not set(kinds) <= set(known):
+        raise ModelError(
+            f"config.json: layer_types must name full_attention or sliding_attention for {num_layers} layers"
+        )
+    return tuple(known[kind] for kind in kinds)
+
+
+def _eos_ids(value: Any) -> tuple[int, ...]:
+    ids = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(type(token) is int and token >= 0 for token in ids):
+        raise ModelError(f"eos_token_id must be token ids, found {value!r}")
+    return tuple(ids)

@@ -1,0 +1,135 @@
+"""Rotary position embedding: the frequencies of each scaling form, and their tables of cosines and sines."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from branchwork.runtime.wire.errors import ModelError
+
+_NEEDED = {
+    "default": (),
+    "linear": ("factor",),
+    "dynamic": ("factor",),
+    "yarn": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RopeConfig:
+    """Which rotation: the form's name, its base, and its own numbers under the names of config.json."""
+
+    kind: str
+    theta: float
+    head_dim: int
+    max_position: int
+    numbers: Mapping[str, Any]
+
+
+def read_rope(raw: Mapping[str, Any], head_dim: int, max_position: int) -> RopeConfig:
+    """Read `rope_parameters`, or the older `rope_theta` and `rope_scaling`. Raises ModelError."""
+    numbers = dict(raw.get("rope_parameters") or raw.get("rope_scaling") or {})
+    kind = str(numbers.get("rope_type") or numbers.get("type") or "default")
+    if kind not in _NEEDED:
+        raise ModelError(
+            f"config.json: rope type {kind!r} is not supported; known are {', '.join(_NEEDED)}"
+        )
+    missing = [name for name in _NEEDED[kind] if not isinstance(numbers.get(name), int | float)]
+    if missing:
+        raise ModelError(f"config.json: rope type {kind!r} needs the number {missing[0]}")
+    if numbers.get("partial_rotary_factor", raw.get("partial_rotary_factor", 1.0)) != 1.0:
+        raise ModelError("config.json: partial_rotary_factor other than 1 is not supported")
+    theta = float(numbers.get("rope_theta") or raw.get("rope_theta") or 10000.0)
+    return RopeConfig(kind, theta, head_dim, max_position, numbers)
+
+
+def frequencies(rope: RopeConfig) -> tuple[Tensor, float]:
+    """The angle per position of each pair of dimensions, float32 [head_dim / 2], and the factor on cos and sin.
+
+    Raises nothing for a RopeConfig that `read_rope` made. For "dynamic" they hold up to `max_position`.
+    """
+    plain = _plain(rope.theta, rope.head_dim)
+    if rope.kind == "linear":
+        return plain / rope.numbers["factor"], 1.0
+    if rope.kind == "llama3":
+        return _llama3(plain, rope.numbers), 1.0
+    if rope.kind == "yarn":
+        return _yarn(rope)
+    return plain, 1.0
+
+
+def tables(rope: RopeConfig, length: int) -> tuple[Tensor, Tensor]:
+    """Cosines and sines, float32 [length, head_dim / 2] each, as functions of the position alone.
+
+    So K in the cache is good for every request. For "dynamic" this means that a position beyond
+    `max_position` is rotated as if it were the last one, which is what step by step decoding does.
+    """
+    inv_freq, factor = frequencies(rope)
+    positions = torch.arange(length, dtype=torch.float32)
+    angles = torch.outer(positions, inv_freq)
+    if rope.kind == "dynamic" and length > rope.max_position:
+        far = positions[rope.max_position :]
+        angles[rope.max_position :] = far.unsqueeze(1) * _dynamic(rope, far + 1)
+    return angles.cos() * factor, angles.sin() * factor
+
+
+def _plain(theta: float, head_dim: int) -> Tensor:
+    exponents = torch.arange(0, head_dim, 2, dtype=torch.int64).float() / head_dim
+    return torch.reciprocal(theta**exponents)
+
+
+def _dynamic(rope: RopeConfig, lengths: Tensor) -> Tensor:
+    """NTK-aware base for each sequence length (bloc97 and emozilla 2023), [len(lengths), head_dim / 2]."""
+    factor, dim = rope.numbers["factor"], rope.head_dim
+    grown = factor * lengths / rope.max_position - (factor - 1)
+    base = rope.theta * grown ** (dim / (dim - 2))
+    exponents = torch.arange(0, dim, 2, dtype=torch.int64).float() / dim
+    return torch.reciprocal(base.unsqueeze(1) ** exponents)
+
+
+def _llama3(plain: Tensor, numbers: Mapping[str, Any]) -> Tensor:
+    """Llama 3.1: long waves are divided, short ones kept, those between interpolated."""
+    factor, low, high = numbers["factor"], numbers["low_freq_factor"], numbers["high_freq_factor"]
+    old_length = numbers["original_max_position_embeddings"]
+    wavelength = 2 * math.pi / plain
+    smooth = (old_length / wavelength - low) / (high - low)
+    between = (1 - smooth) * plain / factor + smooth * plain
+    scaled = torch.where(wavelength > old_length / low, plain / factor, between)
+    return torch.where(wavelength < old_length / high, plain, scaled)
+
+
+def _yarn(rope: RopeConfig) -> tuple[Tensor, float]:
+    """YaRN (Peng et al. 2023, sections 3.2 and 3.4)."""
+    numbers, dim = rope.numbers, rope.head_dim
+    factor = numbers["factor"]
+    old_length = numbers.get("original_max_position_embeddings") or rope.max_position
+
+    def dimension_of(rotations: float) -> float:
+        return (dim * math.log(old_length / (rotations * 2 * math.pi))) / (2 * math.log(rope.theta))
+
+    low = dimension_of(numbers.get("beta_fast") or 32)
+    high = dimension_of(numbers.get("beta_slow") or 1)
+    if numbers.get("truncate", True):
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, dim - 1)
+    if low == high:
+        high += 0.001
+    ramp = ((torch.arange(dim // 2, dtype=torch.float32) - low) / (high - low)).clamp(0, 1)
+    plain = _plain(rope.theta, dim)
+    return plain / factor * ramp + plain * (1 - ramp), _yarn_attention_factor(numbers, factor)
+
+
+def _yarn_attention_factor(numbers: Mapping[str, Any], factor: float) -> float:
+    def mscale(weight: float) -> float:
+        return 0.1 * weight * math.log(factor) + 1.0 if factor > 1 else 1.0
+
+    given = numbers.get("attention_factor")
+    if given is not None:
+        return float(given)
+    if numbers.get("mscale") and numbers.get("mscale_all_dim"):
+        return mscale(numbers["mscale"]) / mscale(numbers["mscale_all_dim"])
+    return mscale(1.0)

@@ -1,0 +1,87 @@
+"""The samples of a plan as arrays, in the form the sampling kernel reads."""
+
+from collections.abc import Iterable, Sequence
+from itertools import chain
+
+import numpy as np
+import numpy.typing as npt
+
+from branchwork.kernels.api import SamplingRows
+from branchwork.runtime.plan import Sample, Sampler
+
+Ints = npt.NDArray[np.int32]
+
+
+def sampling_rows(samples: Sequence[Sample], vocab_size: int) -> SamplingRows:
+    """One row for each sample. Ids outside of the vocabulary are left out: they have no logit to change."""
+    samplers = [sample.sampler for sample in samples]
+    edits = [_edits(sample, vocab_size) for sample in samples]
+    penalised = [sampler.has_penalties for sampler in samplers]
+    contexts = [s.context if p else () for s, p in zip(samples, penalised, strict=True)]
+    generated = [s.generated if p else () for s, p in zip(samples, penalised, strict=True)]
+    return SamplingRows(
+        temperature=_floats(sampler.temperature for sampler in samplers),
+        top_p=_floats(sampler.top_p for sampler in samplers),
+        min_p=_floats(sampler.min_p for sampler in samplers),
+        top_k=np.array([sampler.top_k for sampler in samplers], dtype=np.int32),
+        repetition_penalty=_floats(sampler.repetition_penalty for sampler in samplers),
+        frequency_penalty=_floats(sampler.frequency_penalty for sampler in samplers),
+        presence_penalty=_floats(sampler.presence_penalty for sampler in samplers),
+        seed=_signed_words(samplers),
+        position=np.array([sample.position for sample in samples], dtype=np.int64),
+        has_mask=np.array([sample.mask is not None for sample in samples]),
+        has_penalties=np.array(penalised),
+        mask=_masks(samples, vocab_size),
+        edit_start=_starts(edits),
+        edit_ids=np.array([token for row in edits for token, _ in row], dtype=np.int32),
+        edit_values=_floats(value for row in edits for _, value in row),
+        context_start=_starts(contexts),
+        context_ids=_ids(contexts, vocab_size),
+        generated_start=_starts(generated),
+        generated_ids=_ids(generated, vocab_size),
+    )
+
+
+def _edits(sample: Sample, vocab_size: int) -> list[tuple[int, float]]:
+    """Token ids and what is added to their logits: biases, and −inf for what may not follow."""
+    sampler = sample.sampler
+    if not (sampler.logit_bias or sampler.banned or sample.banned):
+        return []
+    bans = ((token, -np.inf) for token in chain(sampler.banned, sample.banned))
+    pairs = chain(sampler.logit_bias, bans)
+    return [(token, value) for token, value in pairs if 0 <= token < vocab_size]
+
+
+def _masks(samples: Sequence[Sample], vocab_size: int) -> Ints:
+    words = (vocab_size + 31) // 32
+    if all(sample.mask is None for sample in samples):
+        return np.empty((0, words), dtype=np.int32)
+    masks = np.empty((len(samples), words), dtype=np.int32)
+    for row, sample in enumerate(samples):
+        if sample.mask is not None:
+            masks[row] = sample.mask
+    return masks
+
+
+def _floats(values: Iterable[float]) -> npt.NDArray[np.float32]:
+    return np.fromiter(values, dtype=np.float32)
+
+
+def _signed_words(samplers: Sequence[Sampler]) -> npt.NDArray[np.int64]:
+    """Seeds as 64-bit words: any integer is one, modulo 2**64."""
+    words = [sampler.seed & 0xFFFF_FFFF_FFFF_FFFF for sampler in samplers]
+    return np.array(words, dtype=np.uint64).view(np.int64)
+
+
+def _starts(rows: Sequence[Sequence[object]]) -> Ints:
+    starts = np.zeros(len(rows) + 1, dtype=np.int32)
+    np.cumsum([len(row) for row in rows], out=starts[1:])
+    return starts
+
+
+def _ids(rows: Sequence[Sequence[int]], vocab_size: int) -> Ints:
+    ids = np.fromiter(chain.from_iterable(rows), dtype=np.int32)
+    assert not len(ids) or 0 <= ids.min() <= ids.max() < vocab_size, (
+        "a token outside of the vocabulary"
+    )
+    return ids
