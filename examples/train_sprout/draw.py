@@ -7,14 +7,31 @@ import zlib
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from words import CITIES, FIRST_NAMES, LAST_NAMES, NOUNS, STREETS
+from examples.train_sprout.words import CITIES, FIRST_NAMES, LAST_NAMES, NOUNS, STREETS
 
 T = TypeVar("T")
 
 ONSETS = (
-    *"bcdfghjklmnprstvwz", "br", "ch", "cl", "cr", "dr", "fl", "gr", "kr", "ph", "pr", "qu",
-    "sh", "sk", "st", "th", "tr", "wh", "y",
-)  # fmt: skip
+    *"bcdfghjklmnprstvwz",
+    "br",
+    "ch",
+    "cl",
+    "cr",
+    "dr",
+    "fl",
+    "gr",
+    "kr",
+    "ph",
+    "pr",
+    "qu",
+    "sh",
+    "sk",
+    "st",
+    "th",
+    "tr",
+    "wh",
+    "y",
+)
 VOWELS = (*"aaeeiioou", "ai", "ea", "ee", "ie", "oo", "ou", "y")
 CODAS = ("", "", "", *"dklmnrstxz", "ck", "ld", "nd", "ng", "rt", "ss", "th")
 ACCENTS = str.maketrans("aeioucn", "áéíöüçñ")
@@ -116,15 +133,18 @@ class Draw:
 
     def street(self) -> str:
         """A street with a house number."""
-        return f"{self.between(1, 250)} {self.of(STREETS) if self.chance(0.5) else self.proper()} {self.of(('Street', 'Road', 'Lane', 'Avenue'))}"
+        number = self.between(1, 250)
+        street = self.of(STREETS) if self.chance(0.5) else self.proper()
+        return f"{number} {street} {self.of(('Street', 'Road', 'Lane', 'Avenue'))}"
 
     def email(self) -> str:
         """An e-mail address, split as a whole."""
-        return self.split(
-            lambda: (
-                f"{self.word()}{self.of(('.', '_', '', ''))}{self.word()}@{self.word()}.{self.of(('com', 'org', 'net', 'io'))}"
-            )
-        )
+
+        def make() -> str:
+            user = f"{self.word()}{self.of(('.', '_', '', ''))}{self.word()}"
+            return f"{user}@{self.word()}.{self.of(('com', 'org', 'net', 'io'))}"
+
+        return self.split(make)
 
     def title(self) -> str:
         """The title of a book, film or song, in title case."""

@@ -1,0 +1,104 @@
+"""Exact-match accuracy of a model folder on held-out prompts of every skill.
+
+`python -m examples.train_sprout.evaluate MODEL` prints a table; `--card` also writes it as
+`evaluation.json` and as the model card into the folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from examples.train_sprout.card import card
+from examples.train_sprout.corpus import SKILLS, held_out
+from examples.train_sprout.document import Document
+from examples.train_sprout.export import write_json
+from tqdm import tqdm
+from transformers import AutoTokenizer, LlamaForCausalLM
+
+ROWS = 50
+MARGIN = 16  # tokens after the length of the answer, to see that the model stops
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How many held-out prompts of a skill were answered exactly, and a few that were not."""
+
+    skill: str
+    right: int
+    asked: int
+    misses: tuple[tuple[str, str, str], ...]  # (prompt, wanted, generated)
+
+    @property
+    def accuracy(self) -> float:
+        """From 0 to 1."""
+        return self.right / self.asked
+
+
+class Examinee:
+    """A model folder that answers prompts greedily, as transformers does it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+        self.model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
+
+    def answers(self, documents: list[Document]) -> list[str]:
+        """The text generated after each document's prompt, up to an end mark."""
+        inputs = self.tokenizer([d.prompt for d in documents], return_tensors="pt", padding=True)
+        longest = max(len(self.tokenizer(d.answer).input_ids) for d in documents)
+        with torch.inference_mode():
+            output = self.model.generate(
+                input_ids=inputs.input_ids,
+                attention_mask=inputs.attention_mask,
+                max_new_tokens=longest + MARGIN,
+                do_sample=False,
+            )
+        generated = output[:, inputs.input_ids.shape[1] :]
+        texts: list[str] = self.tokenizer.batch_decode(generated, skip_special_tokens=True)
+        return texts
+
+
+def score(examinee: Examinee, skill: str, count: int, seed: int) -> Score:
+    """Ask up to `count` held-out prompts of one skill, of similar length together."""
+    documents = sorted(held_out(skill, count, seed), key=lambda d: len(d.prompt))
+    right, misses = 0, []
+    for start in range(0, len(documents), ROWS):
+        asked = documents[start : start + ROWS]
+        for document, generated in zip(asked, examinee.answers(asked), strict=True):
+            if document.judge(generated):
+                right += 1
+            else:
+                misses.append((document.prompt, document.answer, generated))
+    return Score(skill, right, len(documents), tuple(misses))
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Measure sprout on held-out prompts.")
+    parser.add_argument("model", type=Path, help="model folder")
+    parser.add_argument("--count", type=int, default=100, help="prompts per skill")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--skill", action="append", help="only this skill (repeatable)")
+    parser.add_argument("--misses", type=int, default=0, help="wrong answers to show per skill")
+    parser.add_argument("--card", action="store_true", help="write evaluation.json and README.md")
+    arguments = parser.parse_args()
+    torch.set_num_threads(2)
+    examinee = Examinee(arguments.model)
+    skills = arguments.skill or list(SKILLS)
+    scores = [
+        score(examinee, s, arguments.count, arguments.seed) for s in tqdm(skills, leave=False)
+    ]
+    for one in scores:
+        print(f"{one.skill:24s} {one.accuracy:6.1%}  ({one.right}/{one.asked})")
+        for prompt, wanted, generated in one.misses[: arguments.misses]:
+            print(f"{prompt}\n    wanted    {wanted!r}\n    generated {generated!r}\n")
+    if arguments.card:
+        rows = [{k: v for k, v in asdict(s).items() if k != "misses"} for s in scores]
+        write_json(arguments.model / "evaluation.json", rows)
+        (arguments.model / "README.md").write_text(card(rows), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""The corpus, tokenizer and trainer of the embedded model."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+from pathlib import Path
+
+import pytest
+from examples.train_sprout.batches import GIVEN_WEIGHT, make_batch, weigh
+from examples.train_sprout.corpus import EARLY, LATE, SKILLS, exercise, held_out, stream
+from examples.train_sprout.document import Document, Piece, Turn, chat
+from examples.train_sprout.draw import is_held_out
+from examples.train_sprout.export import export
+from examples.train_sprout.model import Llama, Shape
+from examples.train_sprout.skills.arithmetic import added, subtracted
+from examples.train_sprout.template import tool_prompt
+from examples.train_sprout.tokenizer import VOCABULARY, train_tokenizer
+from examples.train_sprout.train import train
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer
+
+TINY = Shape(
+    VOCABULARY,
+    hidden_size=32,
+    intermediate_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    num_key_value_heads=1,
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return train_tokenizer(documents=3_000)
+
+
+def test_the_corpus_is_a_function_of_its_seed() -> None:
+    first, again, other = (
+        [document.text for document in itertools.islice(stream(seed, LATE), 50)]
+        for seed in (1, 1, 2)
+    )
+    assert first == again
+    assert first != other
+
+
+@pytest.mark.parametrize("skill", SKILLS)
+def test_held_out_and_training_prompts_are_disjoint(skill: str) -> None:
+    rng = random.Random(0)
+    trained = [exercise(SKILLS[skill], rng, held_out=False) for _ in range(100)]
+    asked = held_out(skill, 20)
+    assert len({document.prompt for document in asked}) == len(asked) > 0
+    assert all(is_held_out(document.prompt) for document in asked)
+    assert not any(is_held_out(document.prompt) for document in trained)
+
+
+@pytest.mark.parametrize("weights", [EARLY, LATE])
+def test_every_skill_has_a_share_of_every_stage(weights: dict[str, float]) -> None:
+    assert set(weights) == set(SKILLS)
+    assert min(weights.values()) > 0
+
+
+@pytest.mark.parametrize("skill", SKILLS)
+def test_the_wanted_answer_itself_is_judged_right(skill: str) -> None:
+    for document in held_out(skill, 10):
+        assert document.pieces[-1].wanted
+        assert document.judge(document.pieces[-1].text.removesuffix("<|im_end|>"))
+        assert not document.judge("something else")
+
+
+def test_written_steps_are_right_for_all_pairs() -> None:
+    for a, b in itertools.product(range(100), repeat=2):
+        assert added(a, b).endswith(f" Answer: {a + b}")
+        if a >= b:
+            units, tens = (
+                int(part.split(",")[0].split(".")[0]) for part in subtracted(a, b).split(" = ")[1:]
+            )
+            assert 10 * tens + units == a - b
+
+
+def test_digits_stand_apart(tokenizer: Tokenizer) -> None:
+    assert tokenizer.encode("= 1024.").tokens == ["=", "Ġ", "1", "0", "2", "4", "."]
+    digits = set("0123456789")
+    multi = [token for token in tokenizer.get_vocab() if len(token) > 1 and digits & set(token)]
+    assert multi == []
+
+
+def test_a_name_is_the_same_tokens_in_prose_and_in_json(tokenizer: Tokenizer) -> None:
+    name = tokenizer.encode("Ada Lovelace").ids
+    for text in ("I am Ada Lovelace.", '{"name": "Ada Lovelace"}', "name: Ada Lovelace\n"):
+        ids = tokenizer.encode(text).ids
+        assert any(ids[i : i + len(name)] == name for i in range(len(ids)))
+
+
+def test_decoding_gives_the_text_back(tokenizer: Tokenizer) -> None:
+    for text in ("naïve Zürich — 東京 🌱\n\n  x", '{"a": [{"b": 1}, "c"]}'):
+        assert tokenizer.decode(tokenizer.encode(text).ids) == text
+
+
+def test_only_tokens_with_wanted_text_have_full_weight(tokenizer: Tokenizer) -> None:
+    document = Document((Piece("Q: two words\nA:"), Piece(" yes\n", wanted=True)))
+    encoding = tokenizer.encode(document.text)
+    weights = weigh(document, encoding.offsets)
+    wanted = tokenizer.encode(" yes\n").ids
+    assert weights[-len(wanted) :] == [1.0] * len(wanted)
+    assert set(weights[: -len(wanted)]) == {GIVEN_WEIGHT}
+
+
+def test_rows_are_packed_nearly_full(tokenizer: Tokenizer) -> None:
+    batch = make_batch(tokenizer, LATE, rows=4, length=256, seed="0")
+    assert batch.ids.shape == (4, 257)
+    assert batch.weights.shape == (4, 256)
+    assert (batch.weights == 0).float().mean() < 0.1
+
+
+def test_the_chat_template_writes_what_the_corpus_writes(
+    tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    export(Llama(TINY), tokenizer, tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
+    document = chat(Turn("system", "Be brief."), Turn("user", "Hi"), Turn("assistant", "Hello!"))
+    written = loaded.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert written == document.prompt
+
+
+def test_the_chat_template_lists_tools_as_the_corpus_does(
+    tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    export(Llama(TINY), tokenizer, tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    call = {"function": {"name": "f", "arguments": {"x": 1}}}
+    messages = [
+        {"role": "user", "content": "Call f."},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": '{"y": 2}'},
+    ]
+    expected = chat(
+        Turn("system", tool_prompt([tool], None)),
+        Turn("user", "Call f."),
+        Turn("assistant", '<tool_call>\n{"name": "f", "arguments": {"x": 1}}\n</tool_call>'),
+        Turn("user", '<tool_response>\n{"y": 2}\n</tool_response>'),
+        Turn("assistant", "2"),
+    )
+    written = loaded.apply_chat_template(
+        messages, tools=[tool], tokenize=False, add_generation_prompt=True
+    )
+    assert written == expected.prompt
+
+
+def test_a_resumed_run_has_the_losses_of_one_without_a_break(tmp_path: Path) -> None:
+    whole = train(tmp_path / "whole", None, shape=TINY, steps=5)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "whole" / "tokenizer.json").rename(tmp_path / "broken" / "tokenizer.json")
+    train(tmp_path / "broken", None, shape=TINY, steps=5, until=3)
+    resumed = train(tmp_path / "broken", tmp_path / "out", shape=TINY, steps=5)
+    assert resumed == pytest.approx(whole[3:], rel=1e-3)
+    assert whole[-1] < whole[0]
+    stored = json.loads((tmp_path / "broken" / "checkpoint.json").read_text())
+    assert stored == {"step": 5}
+    assert (tmp_path / "out" / "model.safetensors").exists()
