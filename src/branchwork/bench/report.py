@@ -1,0 +1,66 @@
+"""What a bench found: rows of figures, printed as a table and kept as JSON."""
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(slots=True)
+class Report:
+    """A title, the meaning of each column, and rows of values. `notes` are sentences below the table."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: list[tuple[Any, ...]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, *row: Any) -> None:
+        """One more row, as many values as columns."""
+        assert len(row) == len(self.columns), f"{len(row)} values for {len(self.columns)} columns"
+        self.rows.append(row)
+
+    def text(self) -> str:
+        """The table, aligned for a terminal (and readable as Markdown)."""
+        cells = [self.columns, *(tuple(show(value) for value in row) for row in self.rows)]
+        widths = [max(len(row[i]) for row in cells) for i in range(len(self.columns))]
+        lines = [
+            "| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |"
+            for row in cells
+        ]
+        lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
+        return "\n".join(
+            [f"## {self.title}", "", *lines, *([""] if self.notes else []), *self.notes]
+        )
+
+    def save(self, path: Path) -> None:
+        """Write the figures as JSON."""
+        rows = [dict(zip(self.columns, row, strict=True)) for row in self.rows]
+        body = {"title": self.title, "when": time.strftime("%Y-%m-%d"), "rows": rows}
+        path.write_text(json.dumps(body | {"notes": self.notes}, indent=1) + "\n")
+
+
+def show(value: Any) -> str:
+    """A figure with three significant digits, anything else as it is."""
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def median_s(work: Callable[[], object], repeat: int = 5) -> float:
+    """Median seconds of `repeat` runs of `work`."""
+    times = []
+    for _ in range(repeat):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value below which `share` (0 to 1) of the values lie."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]

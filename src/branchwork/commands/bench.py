@@ -1,0 +1,31 @@
+"""`branchwork bench NAME`: measure, beside a peer in the same run."""
+
+import argparse
+import importlib
+from pathlib import Path
+
+BENCHES = {
+    "prefix": "what sharing a prefix saves",
+    "lang": "what the language costs, against a runtime that answers at once",
+    "grammar": "coverage, compile and mask times of constraints",
+}
+
+
+def main(argv: list[str]) -> int:
+    """Run one bench and print its table."""
+    parser = argparse.ArgumentParser(prog="branchwork bench", description=__doc__)
+    commands = parser.add_subparsers(dest="bench", metavar="NAME", required=True)
+    modules = {}
+    wanted = argv[0] if argv and argv[0] in BENCHES else None
+    for name, help_text in BENCHES.items():
+        command = commands.add_parser(name, help=help_text, description=help_text)
+        command.add_argument("--json", type=Path, help="also write the figures to this file")
+        if name == wanted:
+            modules[name] = importlib.import_module(f"branchwork.bench.{name}")
+            modules[name].add_options(command)
+    options = parser.parse_args(argv)
+    report = modules[options.bench].run(options)
+    print(report.text())
+    if options.json:
+        report.save(options.json)
+    return 0
