@@ -1,0 +1,144 @@
+"""From shapes to the machine's intermediate representation."""
+
+from branchwork.runtime.grammar import ir
+from branchwork.runtime.grammar.json_schema.closure import Closure
+from branchwork.runtime.grammar.json_schema.language import both, complement
+from branchwork.runtime.grammar.json_schema.numerals import numeral_dfa
+from branchwork.runtime.grammar.json_schema.quoting import quote
+from branchwork.runtime.grammar.json_schema.shape import FALSE, Array, Object, Term
+from branchwork.runtime.grammar.json_schema.strings import is_empty, quoted_dfa, string_node
+from branchwork.runtime.wire.errors import ConstraintError
+
+# More declared properties than this are written in their order even where any order is asked for.
+MAX_FREE_ORDER = 62
+
+
+class Emitter:
+    """Writes the terms of a closure as nodes; what holds objects or arrays becomes a rule of its own.
+
+    A *canonical* node writes each value in one way only, so that equal items of a `uniqueItems` array are equal
+    bytes: numbers without needless zeros, keys in their order, at most one undeclared key.
+    """
+
+    def __init__(self, closure: Closure, layout: ir.Layout, free_order: bool) -> None:
+        self._closure = closure
+        self._layout = layout
+        self._free_order = free_order
+        self._names: dict[tuple[Term, bool], str] = {}
+        self._rules: dict[str, ir.Node] = {}
+        self._waiting: list[tuple[Term, bool]] = []
+
+    def emit(self) -> tuple[ir.Node, dict[str, ir.Node]]:
+        """The node for the root and the rules it refers to."""
+        root = self._node(self._closure.root, canonical=False)
+        while self._waiting:
+            term, canonical = self._waiting.pop()
+            self._rules[self._names[term, canonical]] = self._alternatives(term, canonical)
+        return root, self._rules
+
+    def _node(self, term: Term, canonical: bool) -> ir.Node:
+        """The node for a term: inline if it is flat, else a reference to its rule."""
+        if term not in self._closure.fruitful:
+            return ir.NEVER
+        shape = self._closure.shapes[term]
+        if not shape.objects and not shape.arrays:
+            return self._alternatives(term, canonical)
+        name = self._names.get((term, canonical))
+        if name is None:
+            name = self._names[term, canonical] = f"r{len(self._names)}"
+            self._waiting.append((term, canonical))
+        return ir.Reference(name)
+
+    def _alternatives(self, term: Term, canonical: bool) -> ir.Node:
+        shape = self._closure.shapes[term]
+        options: list[ir.Node] = [
+            ir.Literal(word)
+            for word, admitted in (
+                (b"null", shape.null),
+                (b"true", shape.true),
+                (b"false", shape.false),
+            )
+            if admitted
+        ]
+        for number in shape.numbers:
+            numerals = numeral_dfa(number, canonical)
+            if not numerals.is_empty:
+                options.append(ir.Piece(numerals))
+        if not is_empty(shape.strings):
+            options.append(string_node(shape.strings))
+        for item in shape.objects:
+            if self._closure.object_has_value(item):
+                options.append(self._object(item, canonical, term))
+        for array in shape.arrays:
+            if self._closure.array_has_value(array):
+                options.append(self._array(array, canonical))
+        return options[0] if len(options) == 1 else ir.Alternation(tuple(options))
+
+    def _object(self, item: Object, canonical: bool, term: Term) -> ir.Object:
+        if item.witnesses:
+            raise ConstraintError(
+                "That some undeclared key must exist cannot be enforced.",
+                self._closure.pointer(term),
+            )
+        extras = []
+        outside = [complement(keys) for keys, _ in item.cells]
+        for keys, inner in (*item.cells, (both(*outside), item.rest)):
+            if inner in self._closure.fruitful and not is_empty(keys):
+                extras.append(ir.Extra(quoted_dfa(keys), self._node(inner, canonical)))
+        properties = []
+        for name, found in item.properties.items():
+            fruitful = found.term in self._closure.fruitful
+            if fruitful or extras:  # a forbidden key must not come by as an extra
+                properties.append(
+                    ir.Property(quote(name), self._node(found.term, canonical), found.required)
+                )
+        most = item.most
+        if canonical and extras:
+            declared = sum(found.required for found in item.properties.values())
+            most = declared + 1 if most is None else min(most, declared + 1)
+        return ir.Object(
+            tuple(properties),
+            tuple(extras),
+            self._layout,
+            item.least,
+            most,
+            self._free_order and not canonical and len(properties) <= MAX_FREE_ORDER,
+        )
+
+    def _array(self, array: Array, canonical: bool) -> ir.Array:
+        canonical = canonical or array.unique
+        prefix: list[ir.Node] = []
+        for inner in array.prefix:
+            if inner not in self._closure.fruitful:
+                return ir.Array(
+                    tuple(prefix), None, self._layout, array.least, len(prefix), array.unique
+                )
+            prefix.append(self._node(inner, canonical))
+        if not array.some:
+            return ir.Array(
+                tuple(prefix),
+                self._rest(array.rest, canonical),
+                self._layout,
+                array.least,
+                array.most,
+                array.unique,
+            )
+        some = array.some[0]
+        return ir.Array(
+            tuple(prefix),
+            self._rest(self._closure.uncounted(array), canonical),
+            self._layout,
+            array.least,
+            array.most,
+            array.unique,
+            self._rest(self._closure.counted(array), canonical),
+            some.least,
+            some.most,
+        )
+
+    def _rest(self, term: Term, canonical: bool) -> ir.Node | None:
+        return (
+            self._node(term, canonical)
+            if term is not FALSE and term in self._closure.fruitful
+            else None
+        )

@@ -1,0 +1,75 @@
+"""From sets of texts to the JSON strings that write them.
+
+Every text has exactly one spelling: `"` and `\\` and the control characters are escaped (short escapes where JSON has
+them, else \\u00xx in lower case), all else stands for itself. So two strings are equal exactly if their bytes are.
+"""
+
+import functools
+import json
+
+import numpy as np
+
+from branchwork.runtime.grammar.dfa import DEAD, Dfa, any_char, any_text, make
+
+_SHORT = {0x08: b"b", 0x09: b"t", 0x0A: b"n", 0x0C: b"f", 0x0D: b"r", 0x22: b'"', 0x5C: b"\\"}
+_SPECIAL = (*range(0x20), 0x22, 0x5C)
+_LONG = tuple(byte for byte in range(0x20) if byte not in _SHORT)
+
+
+def quote(text: str) -> bytes:
+    """The JSON string for `text`, quotes included."""
+    return json.dumps(text, ensure_ascii=False).encode()
+
+
+def quoted(texts: Dfa) -> Dfa:
+    """The JSON strings, quotes included, for a set of texts."""
+    return _escape(texts, quotes=True)
+
+
+@functools.cache
+def any_quoted() -> Dfa:
+    """All JSON strings."""
+    return quoted(any_text())
+
+
+@functools.cache
+def written_char() -> Dfa:
+    """One character of a JSON string as it is written."""
+    return _escape(any_char(), quotes=False)
+
+
+def _escape(texts: Dfa, *, quotes: bool) -> Dfa:
+    """A table with, beside each state, the states in the middle of an escape.
+
+    Which escapes may follow depends only on where the special characters lead, so states that agree there share.
+    """
+    count = texts.num_states
+    special = texts.table[:, texts.classes[list(_SPECIAL)]]
+    kinds, kind_of = np.unique(special, axis=0, return_inverse=True)
+    table = np.zeros((count + 2 + 6 * len(kinds), 256), np.int32)
+    table[:count] = texts.table[:, texts.classes]
+    table[:count, list(_SPECIAL)] = DEAD
+    first, end = count, count + 1
+    for kind, targets in enumerate(kinds.tolist()):
+        if not any(targets):
+            continue
+        leads_to = dict(zip(_SPECIAL, targets, strict=True))
+        escape = count + 2 + 6 * kind
+        table[np.flatnonzero(kind_of == kind), 0x5C] = escape
+        for byte, letter in _SHORT.items():
+            table[escape, letter[0]] = leads_to[byte]
+        table[escape, ord("u")] = escape + 1
+        table[escape + 1, ord("0")] = escape + 2
+        table[escape + 2, ord("0")] = escape + 3
+        table[escape + 3, ord("0")] = escape + 4
+        table[escape + 3, ord("1")] = escape + 5
+        for byte in _LONG:
+            table[escape + 4 + (byte >> 4), ord(f"{byte & 15:x}")] = leads_to[byte]
+    accepting = np.zeros(len(table), np.bool_)
+    if not quotes:
+        accepting[:count] = texts.accepting
+        return make(np.arange(256, dtype=np.uint8), table, accepting, texts.start)
+    table[first, 0x22] = texts.start
+    table[:count, 0x22][texts.accepting] = end
+    accepting[end] = True
+    return make(np.arange(256, dtype=np.uint8), table, accepting, first)

@@ -1,0 +1,132 @@
+"""Automata for the string languages: `language.py` says what, this file makes it."""
+
+import functools
+
+import numpy as np
+
+from branchwork.runtime.grammar import ir
+from branchwork.runtime.grammar.dfa import (
+    DEAD,
+    MAX_STATES,
+    Dfa,
+    TooManyStates,
+    any_text,
+    make,
+    of_strings,
+)
+from branchwork.runtime.grammar.json_schema.language import (
+    ALL,
+    And,
+    Language,
+    Length,
+    Not,
+    Or,
+    Pattern,
+    Words,
+)
+from branchwork.runtime.grammar.json_schema.quoting import any_quoted, quote, quoted, written_char
+from branchwork.runtime.grammar.regex import pattern_dfa
+
+# Up to here an unbounded string with a minimum length is an automaton, beyond it a counter.
+_SHORT_LEAST = 3
+
+
+@functools.lru_cache(maxsize=2048)
+def text_dfa(language: Language) -> Dfa:
+    """The texts of a language, in UTF-8. Raises TooManyStates, and what `pattern_dfa` raises."""
+    if isinstance(language, Words):
+        return of_strings(word.encode() for word in language.words if _writable(word))
+    if isinstance(language, Length):
+        return with_length(any_text(), language.least, language.most)
+    if isinstance(language, Pattern):
+        return pattern_dfa(language.source)
+    if isinstance(language, Not):
+        return any_text() - text_dfa(language.inner)
+    if isinstance(language, Or):
+        return functools.reduce(Dfa.__or__, map(text_dfa, language.parts))
+    assert isinstance(language, And), language
+    # Patterns first and lengths last: a length multiplies the states of what it bounds.
+    lengths = [part for part in language.parts if isinstance(part, Length)]
+    absent = [part for part in language.parts if isinstance(part, Not)]
+    present = [
+        text_dfa(part) for part in language.parts if part not in lengths and part not in absent
+    ]
+    found = functools.reduce(Dfa.__and__, present, any_text())
+    for part in absent:
+        found = found - text_dfa(part.inner)
+    for part in lengths:
+        found = with_length(found, part.least, part.most)
+    return found
+
+
+def is_empty(language: Language) -> bool:
+    """Whether the language has no string."""
+    if isinstance(language, Words):
+        return not language.words
+    if isinstance(language, Length) or (
+        isinstance(language, Not) and isinstance(language.inner, Words)
+    ):
+        return False
+    return text_dfa(language).is_empty
+
+
+def string_node(language: Language) -> ir.Node:
+    """The JSON strings for the texts of a language."""
+    if language == ALL:
+        return ir.Piece(any_quoted())
+    if isinstance(language, Words):
+        spelled = [quote(word) for word in sorted(language.words) if _writable(word)]
+        return ir.Literal(spelled[0]) if len(spelled) == 1 else ir.Piece(of_strings(spelled))
+    if isinstance(language, Length) and (
+        language.most is not None or language.least > _SHORT_LEAST
+    ):
+        inside = ir.Chars(written_char(), language.least, language.most)
+        return ir.Concat((ir.Literal(b'"'), inside, ir.Literal(b'"')))
+    return ir.Piece(quoted_dfa(language))
+
+
+@functools.lru_cache(maxsize=2048)
+def quoted_dfa(language: Language) -> Dfa:
+    """The JSON strings, quotes included, for the texts of a language."""
+    return any_quoted() if language == ALL else quoted(text_dfa(language))
+
+
+def with_length(texts: Dfa, least: int, most: int | None) -> Dfa:
+    """The texts of `least` to `most` characters.
+
+    State (q, n) is state q after n characters; n stops at `least` where there is no `most`. A character is counted at
+    its first byte, which no continuation byte (10xxxxxx) can be mistaken for.
+    """
+    top = least if most is None else most
+    if texts.num_states * (top + 1) > 4 * MAX_STATES:
+        raise TooManyStates(
+            f"a pattern together with a length of {top} needs too large an automaton"
+        )
+    byte = np.arange(256)
+    leads = ((byte & 0xC0) != 0x80).astype(np.int64)
+    kinds, first, classes = np.unique(
+        texts.classes.astype(np.int64) * 2 + leads, return_index=True, return_inverse=True
+    )
+    targets = texts.table[:, texts.classes[first]].astype(np.int64)
+    counts = np.arange(top + 1)
+    following = counts[:, None] + leads[first][None, :]
+    too_long = following > top
+    following = np.minimum(following, top)
+    table = targets[None, :, :] + following[:, None, :] * texts.num_states
+    lost = targets[None, :, :] == DEAD
+    if most is not None:
+        lost = lost | too_long[:, None, :]
+    table[np.broadcast_to(lost, table.shape)] = DEAD
+    accepting = texts.accepting[None, :] & (counts >= least)[:, None]
+    assert len(kinds) <= 256
+    return make(
+        classes.astype(np.uint8),
+        table.reshape(-1, len(kinds)).astype(np.int32),
+        accepting.ravel(),
+        texts.start,
+    )
+
+
+def _writable(word: str) -> bool:
+    """Whether a word is Unicode text; one with half a surrogate pair is not, and is never written."""
+    return not any("\ud800" <= char <= "\udfff" for char in word)

@@ -1,0 +1,1 @@
+"""`unevaluatedProperties` and `unevaluatedItems`."""
