@@ -5,7 +5,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from branchwork.runtime.wire.errors import ConfigError
 
-Group = Literal["model", "memory", "scheduling", "limits", "grammar", "process"]
+Group = Literal["model", "memory", "scheduling", "limits", "grammar", "process", "server"]
 
 
 def option(
@@ -16,7 +16,7 @@ def option(
     low: float | None = None,
     high: float | None = None,
 ) -> Any:
-    """A field of `RuntimeConfig`: its default, what it means, its unit and both its bounds."""
+    """A field of a configuration: its default, what it means, its unit and both its bounds."""
     metadata = {"help": help, "group": group, "unit": unit, "low": low, "high": high}
     return field(default=default, metadata=metadata)
 
@@ -55,6 +55,14 @@ class RuntimeConfig:
     )
     aging_steps: int = option(
         64, "passes after which a waiting request goes first", "scheduling", "passes", 1, 1_000_000
+    )
+    growth_reserve: int = option(
+        64,
+        "room kept for the growth of each running request before another is let in",
+        "scheduling",
+        "tokens",
+        0,
+        1_000_000,
     )
     prefix_cache: bool = option(True, "keep and share the K/V of prefixes", "scheduling")
 
@@ -101,8 +109,13 @@ class RuntimeConfig:
     )
 
     def __post_init__(self) -> None:
-        for spec in fields(self):
-            _check(spec.name, getattr(self, spec.name), spec.type, spec.metadata)
+        check_options(self)
+
+
+def check_options(config: Any) -> None:
+    """Hold every field made by `option` to its type and bounds. Raises ConfigError naming the flag."""
+    for spec in fields(config):
+        _check(spec.name, getattr(config, spec.name), spec.type, spec.metadata)
 
 
 def _check(name: str, value: Any, kind: Any, metadata: Any) -> None:

@@ -1,0 +1,261 @@
+"""A chat in plain values, whichever route it came by: turns, tools, how they may be used, and how the answer is held.
+
+The routes of OpenAI (chat, responses) and Anthropic (messages) translate into `Conversation`; from here on there
+is one way to the runtime, and one reader of what comes back.
+"""
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import msgspec
+
+from branchwork.runtime.server.errors import ApiError
+from branchwork.runtime.server.fields import ChatTurn, Part, Tool, ToolCall
+from branchwork.runtime.server.generation import Prompt
+from branchwork.runtime.server.model import Model
+from branchwork.runtime.server.reasoning import AnswerReader, after_thinking
+from branchwork.runtime.server.tools import ToolFormat, ToolReader, ToolSpec
+from branchwork.runtime.server.validate import parse
+from branchwork.runtime.wire.messages import Chat, ChatMessage, Constraint, Text
+
+ROLES = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "tool",
+    "function": "tool",
+}
+
+# What the runtime itself gives to a template; a caller's variable must not stand in its place.
+RESERVED = frozenset(
+    ("messages", "tools", "add_generation_prompt", "bos_token", "eos_token", "tokenize")
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ToolUse:
+    """Which tools there are, and whether one must be called. `definitions` are what the template shows."""
+
+    specs: tuple[ToolSpec, ...] = ()
+    definitions: tuple[dict[str, Any], ...] = ()
+    mode: Literal["none", "auto", "required"] = "none"
+    parallel: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """What is asked. `prefill` is the beginning of the answer, already given."""
+
+    turns: tuple[ChatMessage, ...]
+    tools: ToolUse = ToolUse()
+    prefill: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+    generation_prompt: bool = True
+
+    def prompt(self, model: Model) -> Prompt:
+        """The chat as instructions; the model's template is applied in the runtime."""
+        chat = Chat(
+            0,
+            self.turns,
+            tools=_json(self.tools.definitions),
+            options=_json(self.options),
+            add_generation_prompt=self.generation_prompt,
+        )
+        parts: list[Text | Chat] = [chat]
+        if self.prefill:
+            parts.append(Text(0, self.prefill))
+        form = self._form(model)
+        if form and form.prompt and self.tools.mode == "required":
+            parts.append(Text(0, form.prompt, special=True))
+        return Prompt(tuple(parts))
+
+    def rendering(self) -> dict[str, Any]:
+        """The body of the runtime's "render" and "tokenize" for this chat."""
+        messages = [
+            {"role": turn.role, "content": turn.content, "extra": turn.extra} for turn in self.turns
+        ]
+        return {
+            "messages": messages,
+            "tools": _json(self.tools.definitions),
+            "options": _json(self.options),
+            "add_generation_prompt": self.generation_prompt,
+        }
+
+    def constraint(self, model: Model, wanted: Constraint | None) -> Constraint | None:
+        """What holds the answer: the request's own constraint, or the tools. Raises ApiError."""
+        form = self._form(model)
+        if self.tools.mode == "required" or (form and wanted is None):
+            if form is None:
+                raise ApiError("this model's chat template knows no tools", param="tools")
+            forced = self.tools.mode == "required"
+            return form.constraint(self.tools.specs, forced, self.tools.parallel)
+        if wanted is not None and model.thinks and self._thinking:
+            return after_thinking(wanted, model.thought_begun)
+        return wanted
+
+    def reader(self, model: Model) -> AnswerReader | None:
+        """What splits the answer into reasoning, text and calls; None where all of it is text."""
+        form = self._form(model)
+        thinks = model.thinks and self._thinking and self.tools.mode != "required"
+        if form is None and not thinks:
+            return None
+        return AnswerReader(ToolReader(form) if form else None, thinks, model.thought_begun)
+
+    def _form(self, model: Model) -> ToolFormat | None:
+        return model.tool_format if self.tools.mode != "none" else None
+
+    @property
+    def _thinking(self) -> bool:
+        return self.options.get("enable_thinking") is not False
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def turns_of(messages: Sequence[ChatTurn], at: str = "messages") -> tuple[ChatMessage, ...]:
+    """OpenAI's messages as the template's. Raises ApiError naming the message."""
+    return tuple(_turn(message, f"{at}[{i}]") for i, message in enumerate(messages))
+
+
+def _turn(message: ChatTurn, at: str) -> ChatMessage:
+    role = ROLES.get(message.role)
+    if role is None:
+        raise ApiError(f"{at}.role must be one of {', '.join(ROLES)}", param=f"{at}.role")
+    extra: dict[str, Any] = {}
+    if message.name is not None:
+        extra["name"] = message.name
+    if message.tool_call_id is not None:
+        extra["tool_call_id"] = message.tool_call_id
+    if message.reasoning_content is not None:
+        extra["reasoning_content"] = message.reasoning_content
+    if message.tool_calls:
+        extra["tool_calls"] = [_call(call) for call in message.tool_calls]
+    if message.content is None and not (message.tool_calls or role == "assistant"):
+        raise ApiError(f"{at}.content is required", param=f"{at}.content")
+    return ChatMessage(role, text_of(message.content, f"{at}.content"), _json(extra))
+
+
+def _call(call: ToolCall) -> dict[str, Any]:
+    """A past call; templates want its arguments as an object, clients send them as JSON text."""
+    arguments: Any = call.function.arguments
+    if isinstance(arguments, str):
+        with contextlib.suppress(ApiError):
+            arguments = parse(arguments.encode())
+    function = {"name": call.function.name, "arguments": {} if arguments is None else arguments}
+    return {"id": call.id, "type": "function", "function": function}
+
+
+def text_of(content: str | list[Part] | None, at: str) -> str:
+    """The words of a content. Raises ApiError naming a part that is no text."""
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    texts = []
+    for i, part in enumerate(content):
+        text = part.refusal if part.type == "refusal" else part.text
+        if part.type not in ("text", "input_text", "output_text", "refusal"):
+            raise ApiError(
+                f"{at}[{i}] is of type {part.type[:64]}: this model takes text only",
+                param=f"{at}[{i}]",
+                code="unsupported_content",
+            )
+        if text is None:
+            missing = f"{at}[{i}].text"
+            raise ApiError(f"{missing} is required", param=missing, code="missing_parameter")
+        texts.append(text)
+    return "".join(texts)
+
+
+def tool_use(
+    tools: Sequence[Tool] | None,
+    choice: str | dict[str, Any] | None,
+    parallel: bool | None,
+    max_tools: int,
+    max_schema_bytes: int,
+) -> ToolUse:
+    """OpenAI's `tools` and `tool_choice`. Raises ApiError."""
+    tools = tools or ()
+    if len(tools) > max_tools:
+        raise ApiError(
+            f"tools has {len(tools)} entries, the server takes {max_tools} (--max-tools)",
+            param="tools",
+        )
+    specs = []
+    for i, tool in enumerate(tools):
+        if tool.type != "function" or tool.function is None:
+            raise ApiError(f"tools[{i}] must be of type function", param=f"tools[{i}].type")
+        specs.append(tool_spec(tool, f"tools[{i}]", max_schema_bytes))
+    if len({spec.name for spec in specs}) < len(specs):
+        raise ApiError("tools: two have the same name", param="tools")
+    mode, names = _chosen(choice, "auto" if specs else "none")
+    if mode == "none":
+        return ToolUse()
+    for name in names or ():
+        if name not in {spec.name for spec in specs}:
+            raise ApiError(
+                f"tool_choice names {name[:64]}, which is not in tools", param="tool_choice"
+            )
+    if not specs:
+        raise ApiError("tool_choice needs tools", param="tool_choice")
+    kept = tuple(spec for spec in specs if names is None or spec.name in names)
+    definitions = tuple(msgspec.to_builtins(tool) for tool in tools)
+    return ToolUse(kept, definitions, mode, parallel is not False and names is None)
+
+
+def tool_spec(tool: Tool, at: str, max_schema_bytes: int) -> ToolSpec:
+    """One function, with the schema of its arguments as JSON text. Raises ApiError."""
+    function = tool.function
+    assert function is not None
+    schema = function.parameters
+    if schema is None:
+        schema = {"type": "object", "properties": {}, "additionalProperties": False}
+    text = _json(schema)
+    if len(text) > max_schema_bytes:
+        raise ApiError(
+            f"{at}.function.parameters has {len(text)} bytes, the server takes {max_schema_bytes} "
+            "(--max-schema-bytes)",
+            param=f"{at}.function.parameters",
+            code="too_large",
+        )
+    return ToolSpec(function.name, text, bool(function.strict))
+
+
+def _chosen(
+    choice: str | dict[str, Any] | None, default: Literal["none", "auto"]
+) -> tuple[Literal["none", "auto", "required"], tuple[str, ...] | None]:
+    """The mode, and the names that may be called (None: all)."""
+    match choice:
+        case None:
+            return default, None
+        case "auto":
+            return default, None
+        case "none":
+            return "none", None
+        case "required" | "any":
+            return "required", None
+        case {"type": "function", "function": {"name": str(name)}}:
+            return "required", (name,)
+        case {"type": "function", "name": str(name)}:
+            return "required", (name,)
+        case {"type": "allowed_tools", "allowed_tools": {"mode": str(mode), "tools": list(tools)}}:
+            names = tuple(_chosen(tool, default)[1] or () for tool in tools)
+            return _chosen(mode, default)[0], tuple(name for each in names for name in each)
+    raise ApiError(
+        "tool_choice must be none, auto, required, or name a function of tools", param="tool_choice"
+    )
+
+
+def options_of(given: dict[str, Any] | None) -> dict[str, Any]:
+    """A caller's template variables. Raises ApiError where one would hide what the runtime itself gives."""
+    for name in given or ():
+        if name in RESERVED or "template" in name or not name.isidentifier():
+            raise ApiError(
+                f"chat_template_kwargs.{name[:64]} is not a variable that a request may set",
+                param="chat_template_kwargs",
+            )
+    return dict(given or {})

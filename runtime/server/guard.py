@@ -1,0 +1,187 @@
+"""The door: who may come in, how much they may bring, and what every answer carries.
+
+Raw ASGI around the whole application, so that nothing is reachable beside it: it reads the path as it came over the
+wire, never one rebuilt from headers, and lets only GET and HEAD of exactly `/health` through without a key.
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import logging
+import secrets
+import time
+from collections.abc import Iterable
+from urllib.parse import urlsplit
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from branchwork.runtime.server.body import too_large
+from branchwork.runtime.server.config import ServerConfig
+from branchwork.runtime.server.errors import ApiError, error_response
+from branchwork.runtime.server.gateway import Gateway
+
+log = logging.getLogger(__name__)
+
+LOOPBACK_NAMES = frozenset(("localhost", "127.0.0.1", "::1"))
+
+
+class Guard:
+    """Wraps the application. Each request gets an id made here, and its answer names it."""
+
+    def __init__(self, app: ASGIApp, gateway: Gateway) -> None:
+        self._app = app
+        self._gateway = gateway
+        self._config = gateway.config
+        self._key = _digest(gateway.config.api_key)
+        self._admin_key = _digest(gateway.config.admin_key)
+        self._hosts = allowed_hosts(gateway.config)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request through, or answer it here."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = "req_" + secrets.token_hex(12)
+        began = time.monotonic()
+        status = 0
+
+        async def send_named(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [
+                    *message.get("headers", ()),
+                    (b"x-request-id", request_id.encode()),
+                    (b"x-content-type-options", b"nosniff"),
+                ]
+            await send(message)
+
+        try:
+            admin = self._admit(scope)
+        except ApiError as error:
+            await _refuse(error, scope, receive, send_named)
+        else:
+            scope["state"] = {
+                **scope.get("state", {}),
+                "request_id": request_id,
+                "began": began,
+                "admin": admin,
+            }
+            await self._app(scope, receive, send_named)
+        route = getattr(scope.get("route"), "path", "other")
+        self._gateway.metrics.requests.labels(route, str(status)).inc()
+        log.info(
+            "%s %s %s %d %.1f ms",
+            request_id,
+            scope["method"] if scope["method"].isalpha() else "?",
+            route,
+            status,
+            (time.monotonic() - began) * 1e3,
+        )
+
+    def _admit(self, scope: Scope) -> bool:
+        """Whether the caller is an administrator. Raises ApiError for who may not come in."""
+        headers: list[tuple[bytes, bytes]] = scope["headers"]
+        self._check_origin(headers)
+        admin = self._check_key(scope, headers)
+        for value in _values(headers, b"content-length"):
+            if not value.isdigit() or len(value) > 18 or int(value) > self._config.max_body:
+                raise too_large(self._config)
+        return admin
+
+    def _check_key(self, scope: Scope, headers: list[tuple[bytes, bytes]]) -> bool:
+        if self._key is None and self._admin_key is None:
+            return True
+        given = _given_key(headers)
+        if _equal(given, self._admin_key):
+            return True
+        if self._key is None or _equal(given, self._key):
+            return self._admin_key is None
+        if scope.get("raw_path") == b"/health" and scope["method"] in ("GET", "HEAD"):
+            return False
+        raise ApiError(
+            "give the server's API key: Authorization: Bearer KEY",
+            status=401,
+            code="invalid_api_key",
+        )
+
+    def _check_origin(self, headers: list[tuple[bytes, bytes]]) -> None:
+        """No other site's page may use this server through its visitor's browser."""
+        hosts = [value.decode("latin-1") for value in _values(headers, b"host")]
+        host = hosts[0] if hosts else ""
+        for origin in _values(headers, b"origin"):
+            netloc = _netloc(origin.decode("latin-1"))
+            if netloc != host.lower() and _name(netloc) not in self._hosts:
+                raise ApiError("requests of other sites are refused", 403, code="origin_refused")
+        keyless = self._key is None and not self._config.without_key
+        if keyless and host and _name(host) not in self._hosts:
+            # A name that an attacker points at this machine (DNS rebinding) has another Host.
+            raise ApiError(
+                "this name is not served without a key (--allowed-hosts)", 403, code="host_refused"
+            )
+
+
+def allowed_hosts(config: ServerConfig) -> frozenset[str]:
+    """The names under which browsers may reach the server."""
+    named = {name.strip().lower() for name in config.allowed_hosts.split(",") if name.strip()}
+    return frozenset({config.host.lower(), *named}) | LOOPBACK_NAMES
+
+
+async def _refuse(error: ApiError, scope: Scope, receive: Receive, send: Send) -> None:
+    response = error_response(error, scope["path"])
+    if error.status == 401:
+        # A browser that opens the page asks its user; its password is the key.
+        wants_page = any(b"text/html" in value for value in _values(scope["headers"], b"accept"))
+        response.headers["www-authenticate"] = (
+            'Basic realm="branchwork"' if wants_page else 'Bearer realm="branchwork"'
+        )
+    # What was not read of the body is not waited for.
+    response.headers["connection"] = "close"
+    await response(scope, receive, send)
+
+
+def _values(headers: Iterable[tuple[bytes, bytes]], wanted: bytes) -> list[bytes]:
+    return [value for name, value in headers if name == wanted]
+
+
+def _given_key(headers: list[tuple[bytes, bytes]]) -> bytes:
+    """The one key a request carries: as bearer token, as `x-api-key`, or as a browser's password."""
+    given = _values(headers, b"authorization") + _values(headers, b"x-api-key")
+    if len(set(given)) != 1:
+        bearers = {value.partition(b" ")[2] or value for value in given}
+        return bearers.pop() if len(bearers) == 1 else b""
+    scheme, _, rest = given[0].partition(b" ")
+    if not rest:
+        return scheme
+    if scheme.lower() == b"bearer":
+        return rest.strip()
+    if scheme.lower() == b"basic":
+        try:
+            return base64.b64decode(rest.strip(), validate=True).partition(b":")[2]
+        except binascii.Error:
+            return b""
+    return b""
+
+
+def _digest(key: str) -> bytes | None:
+    return hashlib.sha256(key.encode()).digest() if key else None
+
+
+def _equal(given: bytes, digest: bytes | None) -> bool:
+    """Constant in time, whatever the length of what was given."""
+    return digest is not None and hmac.compare_digest(hashlib.sha256(given).digest(), digest)
+
+
+def _netloc(origin: str) -> str:
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""
+
+
+def _name(host: str) -> str:
+    """The name in a Host header, without its port."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0].lower()
+    return host.partition(":")[0].lower()

@@ -1,0 +1,68 @@
+"""Routes about the server itself: which model, whether it lives, and its numbers."""
+
+from importlib.metadata import version as installed_version
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from branchwork.runtime.server.answers import json_response
+from branchwork.runtime.server.errors import ApiError
+from branchwork.runtime.server.gateway import Gateway
+
+
+async def models(gateway: Gateway, request: Request) -> Response:
+    """The models this server has."""
+    model = gateway.attached.model
+    cards = [{**model.card(), "id": name} for name in model.names]
+    return json_response({"object": "list", "data": cards})
+
+
+async def model(gateway: Gateway, request: Request) -> Response:
+    """One model."""
+    name = request.path_params["name"]
+    model = gateway.attached.model
+    model.check(name)
+    return json_response({**model.card(), "id": name})
+
+
+async def health(gateway: Gateway, request: Request) -> Response:
+    """Whether the runtime lives: read from its heartbeat, so that asking costs it nothing."""
+    trouble = gateway.trouble()
+    body = {"status": "ok"} if trouble is None else {"status": "unhealthy", "reason": trouble}
+    return Response(
+        msgspec.json.encode(body), 200 if trouble is None else 503, media_type="application/json"
+    )
+
+
+async def ready(gateway: Gateway, request: Request) -> Response:
+    """Whether new requests are taken."""
+    is_ready = gateway.ready and gateway.trouble() is None
+    body = msgspec.json.encode({"ready": is_ready})
+    return Response(body, 200 if is_ready else 503, media_type="application/json")
+
+
+async def metrics(gateway: Gateway, request: Request) -> Response:
+    """Numbers for Prometheus."""
+    try:
+        runtime: Any = await gateway.ask("stats")
+    except ApiError:
+        runtime = {}
+    return Response(gateway.metrics.text(runtime), media_type="text/plain; version=0.0.4")
+
+
+async def version(gateway: Gateway, request: Request) -> Response:
+    """The server's version."""
+    return json_response({"version": installed_version("branchwork")})
+
+
+async def stats(gateway: Gateway, request: Request) -> Response:
+    """The runtime's numbers: slots, requests, the cache."""
+    numbers = await gateway.ask("stats")
+    return json_response({**numbers, "requests_in_gateway": gateway.num_running})
+
+
+async def flush_cache(gateway: Gateway, request: Request) -> Response:
+    """Forget every cached prefix that nothing uses."""
+    return json_response(await gateway.ask("flush_cache"))
