@@ -17,12 +17,13 @@ MaskRow = npt.NDArray[np.int32]
 class Vocabulary:
     """The tokens as bytes. `token_bytes[t]` is b"" for special tokens and for ids that may never be sampled.
 
-    `size` is the width of the model's logits (≥ len(token_bytes)); `eos_ids` end a sequence.
+    `size` is the width of the model's logits (≥ len(token_bytes)); `eos_ids` end a sequence; `bos_id` begins one.
     """
 
     token_bytes: tuple[bytes, ...]
     eos_ids: tuple[int, ...]
     size: int
+    bos_id: int | None = None
 
     @property
     def mask_words(self) -> int:

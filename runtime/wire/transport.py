@@ -1,0 +1,126 @@
+"""The client's socket: frames out from any thread, frames in to the one thread that reads.
+
+A ZeroMQ socket may be used by one thread at a time, so a short lock stands around each call; the reader sleeps outside
+the lock, on file descriptors. Those of ZeroMQ signal edges: whoever sends may swallow the signal that something
+has arrived, and then wakes the reader himself.
+"""
+
+import select
+import socket as sockets
+import threading
+
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+from branchwork.runtime.wire import curve
+from branchwork.runtime.wire.errors import QueueFull, RuntimeUnreachable
+
+_LOST = zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED | zmq.EVENT_CONNECT_RETRIED
+_REFUSED = (
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+)
+
+# ZeroMQ's own heartbeat, from its own thread, so that it needs no thread of ours: a runtime that is stopped or
+# unplugged for this long counts as dead. A busy one still answers, since its ZeroMQ thread needs no Python.
+PING_MS = 2_000
+PING_TIMEOUT_MS = 8_000
+
+# Frames that wait in the socket while the runtime does not read; beyond it `send` raises QueueFull.
+MAX_UNSENT_FRAMES = 100_000
+MAX_READ_FRAMES = 256
+
+
+class Transport:
+    """A connection to one runtime. It is never made again: once `gone` is true, it stays so."""
+
+    def __init__(self, address: str, key: curve.KeyPair | None) -> None:
+        self.gone = False
+        self._lock = threading.Lock()
+        self._sleeping = False
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
+        self._socket = self._context.socket(zmq.DEALER)
+        self._socket.linger = 0
+        self._socket.sndhwm = MAX_UNSENT_FRAMES
+        self._socket.reconnect_ivl = -1
+        self._socket.heartbeat_ivl = PING_MS
+        self._socket.heartbeat_timeout = PING_TIMEOUT_MS
+        if key is not None:
+            curve.use_as_client(self._socket, key)
+        self._monitor = self._socket.get_monitor_socket(_LOST | _REFUSED)
+        self._wake_out, self._wake_in = sockets.socketpair()
+        self._wake_out.setblocking(False)
+        self._wake_in.setblocking(False)
+        self._poll = select.poll()
+        self._monitor_fd = self._monitor.get(zmq.FD)
+        for fd in (self._socket.get(zmq.FD), self._monitor_fd, self._wake_in.fileno()):
+            self._poll.register(fd, select.POLLIN)
+        try:
+            self._socket.connect(address)
+        except zmq.ZMQError as error:
+            self.close()
+            raise RuntimeUnreachable(f"{address}: {error.strerror}") from error
+
+    def send(self, frame: bytes) -> None:
+        """Queue one frame; returns at once. Raises QueueFull when the runtime has not read for long."""
+        with self._lock:
+            if self.gone:
+                return
+            try:
+                self._socket.send(frame, zmq.NOBLOCK)
+            except zmq.Again:
+                self._read_monitor()
+                if self.gone:
+                    return
+                raise QueueFull("the runtime does not read what it is sent") from None
+            if self._sleeping and self._socket.get(zmq.EVENTS) & zmq.POLLIN:
+                self.wake()
+
+    def receive(self) -> list[bytes]:
+        """The frames that have arrived, in order; none is waited for. One thread at a time."""
+        frames: list[bytes] = []
+        with self._lock:
+            if self.gone:
+                return frames
+            while self._socket.get(zmq.EVENTS) & zmq.POLLIN and len(frames) < MAX_READ_FRAMES:
+                frames.append(self._socket.recv(zmq.NOBLOCK))
+            self._sleeping = not frames
+            if self._sleeping:
+                self._read_monitor()
+        return frames
+
+    def sleep(self, timeout_s: float) -> None:
+        """Wait until `receive` may find something, `wake` is called, or the time is over.
+
+        To be called when `receive` has just found nothing; from then on senders take care not to swallow a signal.
+        """
+        for fd, _ in self._poll.poll(max(0.0, timeout_s) * 1000):
+            if fd == self._wake_in.fileno():
+                self._wake_in.recv(4096)
+        self._sleeping = False
+
+    def wake(self) -> None:
+        """Make the reader's `sleep` return."""
+        try:
+            self._wake_out.send(b"\0")
+        except BlockingIOError:
+            return  # it has been woken many times already
+
+    def close(self) -> None:
+        """Cut the connection; frames that are not sent yet are dropped. No thread may be in `sleep`."""
+        with self._lock:
+            self.gone = True
+            if self._socket.closed:
+                return
+            self._socket.disable_monitor()
+            self._monitor.close(0)
+            self._socket.close(0)
+            self._context.term()
+            self._wake_in.close()
+            self._wake_out.close()
+
+    def _read_monitor(self) -> None:
+        while self._monitor.get(zmq.EVENTS) & zmq.POLLIN:
+            recv_monitor_message(self._monitor, zmq.NOBLOCK)
+            self.gone = True
