@@ -1,0 +1,50 @@
+"""Jump-forward: what a constraint already decides is appended, not sampled.
+
+After SGLang's compressed finite state machine (Zheng et al. 2024, section 4), on bytes: the forced run becomes
+canonical tokens, and its last token is left to the model unless nothing can follow it, since a longer token that
+begins with the same bytes may be what the model would write. So the language is the same with and without.
+"""
+
+from dataclasses import dataclass
+
+from branchwork.runtime.grammar.interface import Matcher
+from branchwork.runtime.inbox import EngineTokenizer
+from branchwork.runtime.wire.errors import InternalError
+
+
+@dataclass(frozen=True, slots=True)
+class Jump:
+    """Tokens that may be appended at once; `matcher` is where the constraint stands after them.
+
+    `complete`: nothing can follow them.
+    """
+
+    token_ids: tuple[int, ...]
+    matcher: Matcher
+    complete: bool
+
+
+def find_jump(
+    matcher: Matcher, tokenizer: EngineTokenizer, token_bytes: tuple[bytes, ...]
+) -> Jump | None:
+    """The tokens that every continuation begins with, or None where there is a choice. `matcher` does not move."""
+    data = matcher.forced()
+    if not data:
+        return None
+    token_ids = tokenizer.encode_bytes(data)
+    after = matcher.copy()
+    if not after.accept_bytes(data):
+        raise InternalError("the constraint forbids the bytes that it forces")
+    if after.must_end():
+        return Jump(token_ids, after, complete=True)
+    if len(token_ids) == 1:
+        return None
+    after = matcher.copy()
+    if not after.accept_bytes(data[: -len(token_bytes[token_ids[-1]])]):
+        raise InternalError("the constraint forbids the bytes that it forces")
+    return Jump(token_ids[:-1], after, complete=False)
+
+
+def fits(data: bytes, num_tokens: int, tokenizer: EngineTokenizer) -> bool:
+    """Whether the bytes take at most so many tokens. A token is a byte at least, so most are seen at a glance."""
+    return len(data) <= num_tokens or len(tokenizer.encode_bytes(data)) <= num_tokens

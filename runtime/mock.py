@@ -1,0 +1,263 @@
+"""A runtime without a model: real engine, scheduler, cache and tasks over a runner that only pretends.
+
+The pretended model is a function of all tokens so far, so it writes the same text whatever is cached, chunked or
+shared; and its pool remembers whose K/V lies in each slot, so that reading a wrong slot is found at once.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from branchwork.runtime.config import RuntimeConfig
+from branchwork.runtime.engine import Engine
+from branchwork.runtime.grammar.interface import Vocabulary
+from branchwork.runtime.inbox import Operation
+from branchwork.runtime.plan import Plan, Sample, Scored, Segment, SegmentResult, StepResult
+from branchwork.runtime.wire.messages import Event
+
+_MERGES = (
+    " the", " a", "the", "th", "he", "in", "er", "an", " is", "ing", "\n\n", '{"', '": "', '", "', '"}', '": ',
+    "name", "age", "true", "false", "null", "Par", "Paris", " Paris", "London", " London", "http", "://", "ab",
+)  # fmt: skip
+
+EOS_ID = 256
+"""The end of sequence in `mock_vocabulary`: 256 bytes stand before it, whole words behind it."""
+
+
+def mock_vocabulary(words: Sequence[str] = _MERGES) -> Vocabulary:
+    """Every byte, an end of sequence, and some longer tokens."""
+    token_bytes = [bytes([value]) for value in range(256)]
+    token_bytes += [b"", *(word.encode() for word in words)]
+    size = (len(token_bytes) + 31) // 32 * 32
+    return Vocabulary(tuple(token_bytes), (EOS_ID,), size)
+
+
+class MockTokenizer:
+    """Canonical means here: the longest token that fits, from left to right."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._ids = {data: token for token, data in enumerate(vocabulary.token_bytes) if data}
+        self._longest = max(map(len, self._ids))
+
+    def encode_bytes(self, data: bytes) -> tuple[int, ...]:
+        """The tokens of the bytes."""
+        token_ids = []
+        at = 0
+        while at < len(data):
+            for length in range(min(self._longest, len(data) - at), 0, -1):
+                token = self._ids.get(data[at : at + length])
+                if token is not None:
+                    token_ids.append(token)
+                    at += length
+                    break
+        return tuple(token_ids)
+
+
+class MockRunner:
+    """Computes plans like a model whose logits are a hash of all tokens so far.
+
+    A slot holds the hash of the prefix that ends with its token. A step asserts that the slots it is told to read
+    are one unbroken chain of hashes from position 0 on: K/V of these very tokens at these very positions.
+    """
+
+    def __init__(
+        self, vocabulary: Vocabulary, num_slots: int, max_rows: int = 256, max_len: int = 4096
+    ) -> None:
+        self.vocabulary = vocabulary
+        self.num_slots = num_slots
+        self.max_len = max_len
+        self.num_steps = 0
+        self.num_computed = 0
+        self._table = np.zeros((max_rows, max_len), np.int32)
+        self._token = np.zeros(num_slots, np.int64)
+        self._hash = np.zeros(num_slots, np.uint64)
+        self._special = [token for token, data in enumerate(vocabulary.token_bytes) if not data]
+        self._special = [token for token in self._special if token not in vocabulary.eos_ids]
+        self._special += range(len(vocabulary.token_bytes), vocabulary.size)
+
+    def run(self, plan: Plan) -> StepResult:
+        """Compute one step."""
+        self._check(plan)
+        self.num_steps += 1
+        self.num_computed += plan.num_tokens
+        for write in plan.table_writes:
+            self._table[write.row, write.start : write.start + len(write.slots)] = write.slots
+        hashes = [self._store(segment) for segment in plan.segments]
+        for shared in plan.shared_prefixes:
+            rows = self._table[list(shared.rows), : shared.length]
+            assert (rows == rows[0]).all(), "a shared prefix that is not shared"
+        return StepResult(
+            tuple([self._read(*pair) for pair in zip(plan.segments, hashes, strict=True)])
+        )
+
+    def logits(self, prefix_hash: np.uint64) -> npt.NDArray[np.float64]:
+        """What the model thinks of every token after a prefix."""
+        tokens = np.arange(self.vocabulary.size, dtype=np.uint64)
+        logits = _unit(_mix(np.uint64(prefix_hash), tokens)) * 8.0
+        logits[list(self.vocabulary.eos_ids)] -= 1.0
+        logits[self._special] = -np.inf
+        return logits
+
+    def _check(self, plan: Plan) -> None:
+        rows = [segment.row for segment in plan.segments]
+        assert len(set(rows)) == len(rows), "a row is in the plan twice"
+        slots = np.concatenate([segment.slots for segment in plan.segments])
+        assert len(np.unique(slots)) == len(slots), "a slot is written twice"
+        assert all(segment.token_ids for segment in plan.segments), "a segment without tokens"
+
+    def _store(self, segment: Segment) -> npt.NDArray[np.uint64]:
+        """Check the K/V that the segment builds on, and write its own; returns the hash after each of its tokens."""
+        start, stop = segment.start, segment.start + len(segment.token_ids)
+        assert len(segment.slots) == stop - start
+        before = self._table[segment.row, :start]
+        chain = self._hash[before]
+        first = np.zeros(1, np.uint64)
+        expected = _mix(np.concatenate([first, chain[:-1]]), self._token[before].astype(np.uint64))
+        assert (chain == expected[: len(chain)]).all(), "a slot does not hold what it should"
+        last = chain[-1] if start else np.uint64(0)
+        hashes = np.empty(stop - start, np.uint64)
+        for index, token in enumerate(segment.token_ids):
+            last = hashes[index] = _mix(last, np.uint64(token))
+        self._table[segment.row, start:stop] = segment.slots
+        self._token[segment.slots] = segment.token_ids
+        self._hash[segment.slots] = hashes
+        return hashes
+
+    def _read(self, segment: Segment, hashes: npt.NDArray[np.uint64]) -> SegmentResult:
+        sampled, scored, hidden = None, (), None
+        if segment.sample is not None:
+            assert segment.sample.position == segment.start + len(segment.token_ids)
+            sampled = self._sample(segment.sample, hashes[-1])
+        if segment.score is not None:
+            score = segment.score
+            assert score.first >= 0
+            assert score.first + len(score.targets) <= len(hashes), "scores past the segment"
+            scored = tuple(
+                [
+                    _scored(self.logits(hashes[score.first + index]), target, score.top)
+                    for index, target in enumerate(score.targets)
+                ]
+            )
+        if segment.pool_hidden is not None:
+            states = _unit(_mix(hashes[:, None], np.arange(8, dtype=np.uint64)))
+            pooled = states.sum(0) if segment.pool_hidden == "mean" else states[-1]
+            hidden = pooled.astype(np.float32)
+        return SegmentResult(sampled, scored, hidden)
+
+    def _sample(self, sample: Sample, prefix_hash: np.uint64) -> Scored | None:
+        logits = self.logits(prefix_hash)
+        adjusted = logits.copy()
+        sampler = sample.sampler
+        for token, bias in sampler.logit_bias:
+            adjusted[token] += bias
+        if sampler.has_penalties:
+            adjusted[list(set(sample.generated))] -= sampler.presence_penalty
+        if sample.mask is not None:
+            bits = np.unpackbits(sample.mask.view(np.uint8), bitorder="little")
+            adjusted[bits[: len(adjusted)] == 0] = -np.inf
+        adjusted[[*sample.banned, *sampler.banned]] = -np.inf
+        if sampler.temperature > 0:
+            key = _mix(np.uint64(sampler.seed), np.uint64(sample.position))
+            noise = _unit(_mix(key, np.arange(len(adjusted), dtype=np.uint64)))
+            adjusted = adjusted / sampler.temperature - np.log(-np.log(noise + 1e-12) + 1e-12)
+        token = int(adjusted.argmax())
+        if adjusted[token] == -np.inf:
+            return None
+        if sample.top_logprobs is None:
+            return Scored(token, float("nan"))
+        return _scored(logits, token, sample.top_logprobs)
+
+
+class MockInbox:
+    """Operations put in by hand."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Operation] = deque()
+
+    def put(self, *operations: Operation) -> None:
+        """More to do, in order."""
+        self._waiting.extend(operations)
+
+    def drain(self, block_s: float) -> Sequence[Operation]:
+        """All that wait; never blocks."""
+        operations = list(self._waiting)
+        self._waiting.clear()
+        return operations
+
+
+class MockOutbox:
+    """Keeps the events."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[bytes, Event]] = []
+
+    def send(self, events: Sequence[tuple[bytes, Event]]) -> None:
+        """Note them."""
+        self.events.extend(events)
+
+
+class MockRuntime:
+    """An engine over `MockRunner` that is driven step by step, on a clock that only `run` moves (1 ms a pass)."""
+
+    def __init__(
+        self, config: RuntimeConfig | None = None, num_slots: int = 4096, max_len: int = 4096
+    ) -> None:
+        config = config if config is not None else RuntimeConfig()
+        self.now_s = 0.0
+        self.vocabulary = mock_vocabulary()
+        self.tokenizer = MockTokenizer(self.vocabulary)
+        self.runner = MockRunner(self.vocabulary, num_slots, config.max_rows, max_len)
+        self.inbox = MockInbox()
+        self.outbox = MockOutbox()
+        self.engine = Engine(
+            config, self.runner, self.vocabulary, self.tokenizer, self.inbox, self.outbox, self.clock
+        )
+
+    def clock(self) -> float:
+        """Seconds since the start."""
+        return self.now_s
+
+    def put(self, *operations: Operation) -> None:
+        """Hand operations to the engine, as the io thread would."""
+        self.inbox.put(*operations)
+
+    def step(self) -> None:
+        """One turn of the engine's loop."""
+        for operation in self.inbox.drain(0.0):
+            self.engine.branches.handle(operation)
+        self.engine.branches.expire()
+        self.engine.step()
+        self.now_s += 0.001
+
+    def run(self, max_steps: int = 100_000) -> list[tuple[bytes, Event]]:
+        """Turn the loop until nothing is left to do; returns the events since the last call."""
+        for _ in range(max_steps):
+            self.step()
+            if self.engine.scheduler.idle:
+                events, self.outbox.events = self.outbox.events, []
+                return events
+        raise AssertionError(f"not done after {max_steps} passes: a stall")
+
+
+def _mix(left: npt.NDArray[np.uint64] | np.uint64, right: npt.NDArray[np.uint64] | np.uint64):  # type: ignore[no-untyped-def]
+    """A hash of two numbers (the finaliser of splitmix64, Steele et al. 2014)."""
+    with np.errstate(over="ignore"):
+        mixed = left * np.uint64(0x9E3779B97F4A7C15) + right + np.uint64(0x632BE59BD9B4E019)
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return mixed ^ (mixed >> np.uint64(31))
+
+
+def _unit(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
+    """Numbers in [0, 1)."""
+    return (hashes >> np.uint64(11)).astype(np.float64) / 2.0**53
+
+
+def _scored(logits: npt.NDArray[np.float64], token: int, num_top: int) -> Scored:
+    highest = logits.max()
+    logprobs = logits - highest - np.log(np.exp(logits - highest).sum())
+    order = np.argsort(-logprobs, kind="stable")[:num_top].tolist()
+    top = tuple([(best, float(logprobs[best])) for best in order])
+    return Scored(token, float(logprobs[token]), top)
