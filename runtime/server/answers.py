@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from starlette.responses import Response
 
-from branchwork.runtime.wire.messages import TokenLogprob, Usage
+from branchwork.runtime.wire.messages import Run, TokenLogprob, Usage
 
 
 def new_id(prefix: str) -> str:
@@ -52,6 +52,11 @@ def finish_reason(reason: str) -> str:
 def decoder() -> codecs.IncrementalDecoder:
     """Bytes to text, never cutting a character; bytes that are none become U+FFFD."""
     return codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+
+def runs_body(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """How tokens came about, run by run."""
+    return [{"kind": run.kind, "token_ids": run.token_ids} for run in runs]
 
 
 def token_text(data: bytes) -> str:

@@ -323,7 +323,7 @@ class ChatStream:
         if self._shape.prompt_ids is not None and event.runs:
             extra["token_ids"] = [id_ for run in event.runs for id_ in run.token_ids]
         if self._shape.include_runs and event.runs:
-            extra["runs"] = event.runs
+            extra["runs"] = answers.runs_body(event.runs)
         return extra
 
     def _last(self, index: int, choice: ChoiceStream, event: Done) -> bytes:

@@ -273,7 +273,7 @@ class CompletionStream:
         if self._shape.prompt_ids is not None:
             choice["token_ids"] = [id_ for run in event.runs for id_ in run.token_ids]
         if self._shape.include_runs:
-            choice["runs"] = event.runs
+            choice["runs"] = answers.runs_body(event.runs)
 
     def _last(self, index: int, event: Done) -> bytes:
         self._usages[index] = event.usage
