@@ -13,8 +13,8 @@ _CONTENTS = ("Qzaleph", "Qzbeth", "Qzgimel", "Qzdaleth", "Qzhe")
 def find_chat_format(render: Render, bos: str) -> ChatFormat:
     """What `render` writes around system, user and assistant messages; `bos` is the BOS token as text.
 
-    Exact for templates that write messages one after another, each between two texts of its role's own (ChatML, Llama 3,
-    Gemma, Phi, …). For others it is near: a program whose roles must be exact sends its messages as a `Chat`.
+    Exact for templates that write messages one after another, each between two texts of its role's own (ChatML,
+    Llama 3, Gemma, Phi, …). For others it is near: whoever must have it exact sends the messages as a `Chat`.
     """
     user, assistant = "user", "assistant"
     alone = _gaps(render, [user])

@@ -1,8 +1,8 @@
 """The model's chat template: chats to text, in a sandbox, within bounds of time and size.
 
-A template is a program that came with a model. It runs in Jinja's immutable sandbox, which keeps it from Python; its loops
-and its texts are counted, which keeps it from running for ever. A special token written in a content stays text: a mark
-stands in its place while the template runs.
+A template is a program that came with a model. It runs in Jinja's immutable sandbox, which keeps it from Python; its
+loops and its texts are counted, which keeps it from running for ever. A special token written in a content stays text:
+a mark stands in its place while the template runs.
 """
 
 import json
@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import jinja2
 import msgspec
@@ -158,7 +158,7 @@ class _Marks:
 
 
 class _BoundedEnvironment(ImmutableSandboxedEnvironment):
-    """Jinja's sandbox with what chat templates expect, in which every turn of a loop and every joined text is counted."""
+    """Jinja's sandbox with what chat templates expect; every turn of a loop and every joined text is counted."""
 
     intercepted_binops = frozenset(["+", "*", "**", "%"])
 
@@ -213,7 +213,8 @@ class _BoundedEnvironment(ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
-        return _Counting().visit(super()._parse(source, name, filename))
+        tree: nodes.Template = _Counting().visit(super()._parse(source, name, filename))
+        return tree
 
 
 class _Counting(NodeTransformer):
@@ -238,7 +239,7 @@ def _call(method: str, arguments: list[nodes.Expr]) -> nodes.Call:
 class _GenerationBlock(Extension):
     """`{% generation %} … {% endgeneration %}`: marks what the assistant wrote, for training; here its body is all."""
 
-    tags: ClassVar[set[str]] = {"generation"}
+    tags = {"generation"}  # noqa: RUF012 - Jinja's own declaration
 
     def parse(self, parser: Parser) -> list[nodes.Node]:
         """The statements of the body."""

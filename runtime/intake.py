@@ -40,11 +40,11 @@ from branchwork.runtime.wire.messages import (
     Constraint,
     Done,
     Embed,
-    Event,
     Failed,
     Gen,
     Instruction,
     Open,
+    RuntimeMessage,
     Select,
     Text,
 )
@@ -88,7 +88,7 @@ class Taken:
     """What came of some messages."""
 
     operations: list[Operation] = field(default_factory=list)
-    answers: list[Event] = field(default_factory=list)
+    answers: list[RuntimeMessage] = field(default_factory=list)
 
 
 class Intake:
@@ -130,11 +130,11 @@ class Intake:
             logger.exception("%s was not taken", type(instruction).__name__)
             self._fail(instruction, InternalError("the runtime has failed on this message"), taken)
 
-    def sent(self, event: Event) -> None:
+    def sent(self, event: Done | Failed | Closed) -> None:
         """Note an event of the engine that goes to the client."""
         if isinstance(event, Closed):
             self._branches.pop(event.branch, None)
-        elif isinstance(event, Done | Failed):
+        else:
             self.open_slots -= 1
 
     def leave(self) -> ClientGone:
@@ -202,10 +202,9 @@ class Intake:
         self._flush(state, key, taken)
         operation: Operation
         match message:
-            case Gen(constraint=None):
-                operation = Generate(key, message)
             case Gen(constraint=constraint):
-                operation = Generate(key, message, self._compile(key, constraint))
+                grammar = None if constraint is None else self._compile(key, constraint)
+                operation = Generate(key, message, grammar)
             case Select():
                 operation = Choose(key, message)
             case Embed():

@@ -126,7 +126,7 @@ class IoLoop:
 
     def _take(self, client: bytes, messages: Sequence[ClientMessage]) -> None:
         taken = Taken()
-        answers: list[RuntimeMessage] = taken.answers
+        answers = taken.answers
         for message in messages:
             intake = self._intakes.get(client)
             if isinstance(message, Hello):

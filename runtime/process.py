@@ -1,9 +1,9 @@
 """The runtime process, as `runtime.wire.launcher` starts it: `python -P -m branchwork.runtime.process`.
 
-Standard input is the line to the parent: first a line of JSON with the options, later perhaps "shutdown SECONDS"; its end
-means that the parent is gone, and the process goes at once, with its children. Standard output carries a line of JSON for
-each step of the start: {"progress": …}, then {"ready": …} or {"error": …}. Only what is light is imported before the
-line is watched, so no orphan is left even by a parent that dies during the start.
+Standard input is the line to the parent: first a line of JSON with the options, later perhaps "shutdown SECONDS"; its
+end means that the parent is gone, and the process goes at once, with its children. Standard output carries a line of
+JSON for each step of the start: {"progress": …}, then {"ready": …} or {"error": …}. Only what is light is imported
+before the line is watched, so no orphan is left even by a parent that dies during the start.
 """
 
 import contextlib

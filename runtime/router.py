@@ -4,6 +4,7 @@ A ROUTER socket in mandatory mode. The ids by which it knows its peers are its o
 Whoever does not read is remembered in a bounded buffer, and forgotten when that is full.
 """
 
+import math
 import os
 import socket as sockets
 import stat
@@ -17,6 +18,7 @@ from zmq.utils.monitor import recv_monitor_message
 from branchwork.runtime.config import RuntimeConfig
 from branchwork.runtime.wire import curve
 from branchwork.runtime.wire.errors import ConfigError
+from branchwork.runtime.wire.transport import is_readable
 
 # Frames that wait inside ZeroMQ for one client; a frame holds a client's events of one pass of the engine.
 MAX_QUEUED_FRAMES = 1000
@@ -93,13 +95,13 @@ class Router:
             timeout_s = min(timeout_s, RETRY_S)
         if self._probe_at is not None:
             timeout_s = min(timeout_s, self._probe_at - time.monotonic())
-        self._poller.poll(max(0.0, timeout_s) * 1000)
+        self._poller.poll(max(0, math.ceil(timeout_s * 1000)))
 
     def receive(self) -> list[tuple[bytes, bytes]]:
         """Frames that have arrived, each with its client; none is waited for."""
-        frames = []
+        frames: list[tuple[bytes, bytes]] = []
         now = time.monotonic()
-        while len(frames) < MAX_READ_FRAMES and self._socket.get(zmq.EVENTS) & zmq.POLLIN:
+        while len(frames) < MAX_READ_FRAMES and is_readable(self._socket):
             parts = self._socket.recv_multipart(zmq.NOBLOCK)
             # Ids that ROUTER makes begin with a zero byte; a peer cannot bring such a one (RFC 28).
             if len(parts) != 2 or parts[0][:1] != b"\0":
@@ -130,7 +132,7 @@ class Router:
     def tend(self, probe: bytes) -> list[bytes]:
         """Do what is due: send what waits, admit by key, notice who left (by sending `probe`). Returns who is gone."""
         self._answer_zap()
-        while self._monitor.get(zmq.EVENTS) & zmq.POLLIN:
+        while is_readable(self._monitor):
             recv_monitor_message(self._monitor, zmq.NOBLOCK)
             self._probe_at = time.monotonic() + PROBE_DELAY_S
         if self._probe_at is not None and self._probe_at <= time.monotonic():
@@ -190,7 +192,7 @@ class Router:
     def _answer_zap(self) -> None:
         if self._zap is None or self._key is None:
             return
-        while self._zap.get(zmq.EVENTS) & zmq.POLLIN:
+        while is_readable(self._zap):
             self._zap.send_multipart(
                 curve.answer_zap(self._zap.recv_multipart(zmq.NOBLOCK), self._key)
             )

@@ -32,14 +32,7 @@ class Service:
         self._mailbox, self._events = Mailbox(), EventQueue()
         self._compiler = GrammarCompiler(vocabulary, options)
         self._engine = Engine(
-            options,
-            runner,
-            vocabulary,
-            encoder.tokenizer,
-            self._mailbox,
-            self._events,
-            num_slots=num_slots,
-            context_len=context_len,
+            options, runner, vocabulary, encoder.tokenizer, self._mailbox, self._events
         )
         greeting = welcome(
             options,

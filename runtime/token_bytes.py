@@ -36,7 +36,7 @@ class BytesIndex:
         self._longest = max(map(len, self._ids), default=0)
 
     def spell(self, data: bytes) -> list[int]:
-        """Tokens whose bytes, joined, are `data`: at each place the longest one. Raises ValueError if there are none."""
+        """Tokens whose bytes, joined, are `data`: at each place the longest one. Raises ValueError if there is none."""
         token_ids, start = [], 0
         while start < len(data):
             for end in range(min(len(data), start + self._longest), start, -1):

@@ -1,8 +1,8 @@
 """The model's tokenizer: texts to tokens, and tokens to the bytes that they stand for.
 
-It is the folder's tokenizer.json, run by the `tokenizers` library. What a branch holds stays as it is, so a text is encoded
-as the continuation that it is: what a tokenizer puts before a text (BOS, SentencePiece's blank) comes at the start of a
-branch only.
+It is the folder's tokenizer.json, run by the `tokenizers` library. What a branch holds stays as it is, so a text is
+encoded as the continuation that it is: what a tokenizer puts before a text (BOS, SentencePiece's blank) comes at the
+start of a branch only.
 """
 
 from collections.abc import Mapping, Sequence
@@ -77,7 +77,7 @@ class Tokenizer:
     def encode(self, segments: Sequence[Segment], at_start: bool) -> tuple[int, ...]:
         """Tokens of the joined segments, as the continuation of a branch or, `at_start`, as its beginning.
 
-        A beginning gets the tokenizer's own BOS, unless special tokens are meant there: a chat's template writes its own.
+        A beginning gets the tokenizer's own BOS, unless special tokens are meant there: a chat writes its own.
         """
         token_ids: list[int] = []
         for index, part in enumerate(self.special_tokens.split(segments)):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 import zmq
+from zmq.utils import z85
 
 from branchwork.runtime.wire.errors import ConfigError
 
@@ -84,7 +85,7 @@ def answer_zap(request: list[bytes], pair: KeyPair) -> list[bytes]:
     known = (
         mechanism == b"CURVE"
         and len(request) == 7
-        and zmq.utils.z85.encode(request[6]) == pair.public.encode()
+        and z85.encode(request[6]) == pair.public.encode()
     )
     status = (b"200", b"OK") if known else (b"400", b"unknown key")
     return [version, number, *status, b"", b""]

@@ -84,16 +84,15 @@ class Session:
             logger.warning("a frame of the runtime cannot be read: %s", error)
             return
         for message in messages:
-            kind = type(message)
-            if kind is Tokens or kind is Done or kind is Failed:
-                listener = self._listeners.get(message.branch)  # type: ignore[union-attr]
-            elif kind is Closed:
-                listener = self._listeners.pop(message.branch, None)  # type: ignore[union-attr]
+            if isinstance(message, Tokens | Done | Failed):
+                listener = self._listeners.get(message.branch)
+            elif isinstance(message, Closed):
+                listener = self._listeners.pop(message.branch, None)
             else:
                 self._take_control(message)
                 continue
             if listener is not None:
-                _call(listener, message)  # type: ignore[arg-type]
+                _call(listener, message)
 
     def fail(self, error: BranchworkError) -> None:
         """Nothing more will come: tell every listener so, once. Later calls do nothing."""

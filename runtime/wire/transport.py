@@ -8,6 +8,7 @@ has arrived, and then wakes the reader himself.
 import select
 import socket as sockets
 import threading
+from typing import cast
 
 import zmq
 from zmq.utils.monitor import recv_monitor_message
@@ -32,6 +33,11 @@ MAX_UNSENT_FRAMES = 100_000
 MAX_READ_FRAMES = 256
 
 
+def is_readable(socket: "zmq.Socket[bytes]") -> bool:
+    """Whether a frame can be received without waiting. Its descriptor alone does not tell: that signals edges."""
+    return bool(cast("int", socket.get(zmq.EVENTS)) & zmq.POLLIN)
+
+
 class Transport:
     """A connection to one runtime. It is never made again: once `gone` is true, it stays so."""
 
@@ -53,9 +59,8 @@ class Transport:
         self._wake_out.setblocking(False)
         self._wake_in.setblocking(False)
         self._poll = select.poll()
-        self._monitor_fd = self._monitor.get(zmq.FD)
-        for fd in (self._socket.get(zmq.FD), self._monitor_fd, self._wake_in.fileno()):
-            self._poll.register(fd, select.POLLIN)
+        for source in (self._socket, self._monitor, self._wake_in):
+            self._poll.register(source.fileno(), select.POLLIN)
         try:
             self._socket.connect(address)
         except zmq.ZMQError as error:
@@ -74,7 +79,7 @@ class Transport:
                 if self.gone:
                     return
                 raise QueueFull("the runtime does not read what it is sent") from None
-            if self._sleeping and self._socket.get(zmq.EVENTS) & zmq.POLLIN:
+            if self._sleeping and is_readable(self._socket):
                 self.wake()
 
     def receive(self) -> list[bytes]:
@@ -83,7 +88,7 @@ class Transport:
         with self._lock:
             if self.gone:
                 return frames
-            while self._socket.get(zmq.EVENTS) & zmq.POLLIN and len(frames) < MAX_READ_FRAMES:
+            while is_readable(self._socket) and len(frames) < MAX_READ_FRAMES:
                 frames.append(self._socket.recv(zmq.NOBLOCK))
             self._sleeping = not frames
             if self._sleeping:
@@ -121,6 +126,6 @@ class Transport:
             self._wake_out.close()
 
     def _read_monitor(self) -> None:
-        while self._monitor.get(zmq.EVENTS) & zmq.POLLIN:
+        while is_readable(self._monitor):
             recv_monitor_message(self._monitor, zmq.NOBLOCK)
             self.gone = True
