@@ -10,6 +10,7 @@ from heapq import heappop, heappush
 
 from branchwork.runtime.branch import Activity, Branch, Failure, Fork, Queued
 from branchwork.runtime.config import RuntimeConfig
+from branchwork.runtime.context import Context
 from branchwork.runtime.embedding import Embedding
 from branchwork.runtime.generation import Generation
 from branchwork.runtime.inbox import (
@@ -30,7 +31,6 @@ from branchwork.runtime.radix import Namespace
 from branchwork.runtime.request import Req
 from branchwork.runtime.scheduler import Ended, Scheduler
 from branchwork.runtime.selection import Selection
-from branchwork.runtime.context import Context
 from branchwork.runtime.wire.errors import (
     Aborted,
     BranchFailed,
@@ -88,13 +88,16 @@ class Branches:
             case GrammarReady(key):
                 self._grammar_ready(key)
             case _:
-                branch = self._find(operation.key)
-                if branch is None:
-                    self._refuse(operation)
-                else:
-                    branch.queue.append((operation, self._context.clock()))
-                    self._ready.append(branch)
+                self._enqueue(operation)
         self._run_ready()
+
+    def _enqueue(self, operation: Append | SlotOperation | FailBranch | CloseBranch) -> None:
+        branch = self._find(operation.key)
+        if branch is None:
+            self._refuse(operation)
+        else:
+            branch.queue.append((operation, self._context.clock()))
+            self._ready.append(branch)
 
     def request_ended(self, ended: Ended) -> None:
         """A request of the scheduler is done, or has failed."""
@@ -225,18 +228,16 @@ class Branches:
         if not branches:
             del self._clients[branch.key.client]
 
-    def _refuse(self, operation: Queued) -> None:
+    def _refuse(self, operation: Append | SlotOperation | FailBranch | CloseBranch) -> None:
         """An operation on a branch that is not open: what expects an answer gets one."""
         self.num_unknown += 1
-        key = operation.key  # type: ignore[union-attr]
+        key = operation.key
         slot = _slot_of(operation)
         if isinstance(operation, CloseBranch):
             self._context.emit(key.client, Closed(key.branch))
         elif slot is not None:
             message = f"branch {key.branch} is not open"
-            self._context.emit(
-                key.client, Failed(key.branch, slot, BranchFailed.code, message)
-            )
+            self._context.emit(key.client, Failed(key.branch, slot, BranchFailed.code, message))
 
     # ------------------------------------------------------------------ queues
 
@@ -245,7 +246,9 @@ class Branches:
             branch = self._ready.popleft()
             while branch.queue and branch.born and branch.activity is None and not branch.closed:
                 operation, arrived_s = branch.queue[0]
-                if isinstance(operation, Generate) and self._must_wait(branch, operation, arrived_s):
+                if isinstance(operation, Generate) and self._must_wait(
+                    branch, operation, arrived_s
+                ):
                     break
                 branch.queue.popleft()
                 self._run(branch, operation, arrived_s)

@@ -55,9 +55,7 @@ def greedy_token_selection(choices: Sequence[Choice]) -> Scores:
     where a choice was still in the running.
     """
     length = max(len(choice.logprobs) for choice in choices)
-    padded = [
-        choice.values + [choice.mean] * (length - len(choice.logprobs)) for choice in choices
-    ]
+    padded = [choice.values + [choice.mean] * (length - len(choice.logprobs)) for choice in choices]
     figures = [row[0] for row in padded]
     staying = list(range(len(choices)))
     for column in range(length):

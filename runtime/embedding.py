@@ -4,9 +4,9 @@ import numpy as np
 import numpy.typing as npt
 
 from branchwork.runtime.branch import Branch
+from branchwork.runtime.context import Context
 from branchwork.runtime.plan import SegmentResult
 from branchwork.runtime.request import Ask, Req
-from branchwork.runtime.context import Context
 from branchwork.runtime.wire.errors import InternalError
 from branchwork.runtime.wire.messages import Done, Embed, Usage
 

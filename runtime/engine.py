@@ -9,13 +9,14 @@ from typing import Protocol
 
 from branchwork.runtime.branches import Branches
 from branchwork.runtime.cache import PrefixCache
+from branchwork.runtime.capacity import Capacity
 from branchwork.runtime.config import RuntimeConfig
+from branchwork.runtime.context import Context
 from branchwork.runtime.grammar.interface import Vocabulary
-from branchwork.runtime.plain_stops import PlainScanner as StopScanner
 from branchwork.runtime.inbox import Control, EngineTokenizer, Inbox, Outbox
+from branchwork.runtime.plain_stops import PlainScanner as StopScanner
 from branchwork.runtime.plan import Plan, StepResult
 from branchwork.runtime.scheduler import Scheduler
-from branchwork.runtime.context import Capacity, Services
 from branchwork.runtime.wire.errors import Aborted
 
 log = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ class Engine:
         self.cache = PrefixCache(runner.num_slots, config.prefix_cache)
         self.scheduler = Scheduler(config, self.cache, clock)
         capacity = Capacity(runner.max_len, runner.num_slots, config.max_len > 0)
-        self.context = Services(vocabulary, tokenizer, capacity, clock, StopScanner)
+        self.context = Context(vocabulary, tokenizer, capacity, clock, StopScanner)
         self.branches = Branches(config, self.context, self.scheduler, self._control)
         self._runner = runner
         self._inbox = inbox
@@ -94,7 +95,9 @@ class Engine:
         if plan is not None:
             try:
                 result = self._compute(plan)
-            except Exception as error:  # the boundary: the requests of this pass fail, the engine goes on
+            except (
+                Exception
+            ) as error:  # the boundary: the requests of this pass fail, the engine goes on
                 log.exception("a pass failed: %d requests", len(plan.segments))
                 self.scheduler.fail_step(error)
             else:

@@ -2,19 +2,22 @@
 
 import math
 import secrets
+from typing import Literal
 
 import numpy as np
 
 from branchwork.runtime.answer import Answer, Kind, Stop
 from branchwork.runtime.branch import Branch
+from branchwork.runtime.context import Context
 from branchwork.runtime.forcing import find_jump, fits
 from branchwork.runtime.grammar.interface import Grammar, MaskRow, Matcher
 from branchwork.runtime.healing import HealedMatcher
-from branchwork.runtime.plan import Sample, Sampler, Scored, Score, SegmentResult
+from branchwork.runtime.plan import Sample, Sampler, Score, Scored, SegmentResult
 from branchwork.runtime.request import Ask, Req
-from branchwork.runtime.context import Context
 from branchwork.runtime.wire.errors import ConstraintError, InternalError, InvalidParameter
 from branchwork.runtime.wire.messages import Done, Gen, Sampling, TokenLogprob, Usage
+
+Reason = Literal["stop", "stop_string", "stop_token", "length"]
 
 
 class Generation:
@@ -24,9 +27,7 @@ class Generation:
     None until the answer is complete. Tokens [_score_from, _score_until) still need their logprobs.
     """
 
-    def __init__(
-        self, context: Context, branch: Branch, gen: Gen, grammar: Grammar | None
-    ) -> None:
+    def __init__(self, context: Context, branch: Branch, gen: Gen, grammar: Grammar | None) -> None:
         self.slot = gen.slot
         self._context = context
         self._branch = branch
@@ -45,7 +46,7 @@ class Generation:
         self._max_tokens = 0
         self._score_from = self._score_until = 0
         self._prompt_logprobs: list[TokenLogprob] = []
-        self._reason: str | None = None
+        self._reason: Reason | None = None
         self._matched: str | int | None = None
         self._begun_s = context.clock()
         self._first_token_s: float | None = None
@@ -70,7 +71,9 @@ class Generation:
         if gen.prompt_logprobs_from is not None:
             self._score_prompt(gen.prompt_logprobs_from)
         if self._max_tokens == 0:
-            self._finish("length")  # the prompt is computed all the same, for its logprobs and the cache
+            self._finish(
+                "length"
+            )  # the prompt is computed all the same, for its logprobs and the cache
             return [self._req]
         if self._length_safe:
             self._check_closing()
@@ -105,7 +108,7 @@ class Generation:
         return Done(
             self._gen.branch,
             self._gen.slot,
-            self._reason,  # type: ignore[arg-type]
+            self._reason,
             answer.text.decode("utf-8", "replace"),
             usage,
             matched=self._matched,
@@ -258,7 +261,7 @@ class Generation:
 
     # ------------------------------------------------------------------ the end
 
-    def _finish(self, reason: str, matched: str | int | None = None) -> None:
+    def _finish(self, reason: Reason, matched: str | int | None = None) -> None:
         self._reason = reason
         self._matched = matched
 

@@ -73,9 +73,10 @@ class MockRunner:
         self._table = np.zeros((max_rows, max_len), np.int32)
         self._token = np.zeros(num_slots, np.int64)
         self._hash = np.zeros(num_slots, np.uint64)
-        self._special = [token for token, data in enumerate(vocabulary.token_bytes) if not data]
-        self._special = [token for token in self._special if token not in vocabulary.eos_ids]
-        self._special += range(len(vocabulary.token_bytes), vocabulary.size)
+        self._taste = np.array([_taste(data) for data in vocabulary.token_bytes])
+        self._taste[list(vocabulary.eos_ids)] = -1.0
+        padding = np.full(vocabulary.size - len(self._taste), -np.inf)
+        self._taste = np.concatenate([self._taste, padding])
 
     def run(self, plan: Plan) -> StepResult:
         """Compute one step."""
@@ -95,9 +96,7 @@ class MockRunner:
     def logits(self, prefix_hash: np.uint64) -> npt.NDArray[np.float64]:
         """What the model thinks of every token after a prefix."""
         tokens = np.arange(self.vocabulary.size, dtype=np.uint64)
-        logits = _unit(_mix(np.uint64(prefix_hash), tokens)) * 8.0
-        logits[list(self.vocabulary.eos_ids)] -= 1.0
-        logits[self._special] = -np.inf
+        logits: npt.NDArray[np.float64] = _unit(_mix(prefix_hash, tokens)) * 8.0 + self._taste
         return logits
 
     def _check(self, plan: Plan) -> None:
@@ -126,7 +125,8 @@ class MockRunner:
         return hashes
 
     def _read(self, segment: Segment, hashes: npt.NDArray[np.uint64]) -> SegmentResult:
-        sampled, scored, hidden = None, (), None
+        sampled, hidden = None, None
+        scored: tuple[Scored, ...] = ()
         if segment.sample is not None:
             assert segment.sample.position == segment.start + len(segment.token_ids)
             sampled = self._sample(segment.sample, hashes[-1])
@@ -212,7 +212,13 @@ class MockRuntime:
         self.inbox = MockInbox()
         self.outbox = MockOutbox()
         self.engine = Engine(
-            config, self.runner, self.vocabulary, self.tokenizer, self.inbox, self.outbox, self.clock
+            config,
+            self.runner,
+            self.vocabulary,
+            self.tokenizer,
+            self.inbox,
+            self.outbox,
+            self.clock,
         )
 
     def clock(self) -> float:
@@ -239,6 +245,16 @@ class MockRuntime:
                 events, self.outbox.events = self.outbox.events, []
                 return events
         raise AssertionError(f"not done after {max_steps} passes: a stall")
+
+
+def _taste(data: bytes) -> float:
+    """What the model likes by itself: letters and words before other bytes; special tokens never."""
+    if not data:
+        return -np.inf
+    text = data.decode("utf-8", "replace")
+    if text.isascii() and text.strip().isalnum():
+        return 1.0
+    return 0.0 if text.isascii() and text.isprintable() else -5.0
 
 
 def _mix(left: npt.NDArray[np.uint64] | np.uint64, right: npt.NDArray[np.uint64] | np.uint64):  # type: ignore[no-untyped-def]

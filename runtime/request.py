@@ -73,7 +73,7 @@ class Req:
         self,
         tokens: IntBuffer,
         task: Task,
-        namespace: Namespace = Namespace(),
+        namespace: Namespace,
         priority: int = 0,
         program: object = 0,
     ) -> None:
@@ -93,7 +93,9 @@ class Req:
         self.since = 0  # the pass at which it began to wait
         self.last_step = 0  # the pass that last computed something for it
         self.steps = 0  # passes that computed something for it
-        self.node: Node | None = None  # where its tokens ended in the tree when it last left the pool
+        self.node: Node | None = (
+            None  # where its tokens ended in the tree when it last left the pool
+        )
         self.found: Found | None = None  # the longest cached prefix, as of `found_generation`
         self.found_generation = -1
 

@@ -7,9 +7,9 @@ it changed, as in SGLang (python/sglang/lang/backend/runtime_endpoint.py, `selec
 from branchwork.runtime.branch import Branch
 from branchwork.runtime.buffer import IntBuffer
 from branchwork.runtime.choices import METHODS, Choice
-from branchwork.runtime.plan import Scored, Score, SegmentResult
-from branchwork.runtime.request import Ask, Req
 from branchwork.runtime.context import Context
+from branchwork.runtime.plan import Score, Scored, SegmentResult
+from branchwork.runtime.request import Ask, Req
 from branchwork.runtime.wire.errors import InvalidParameter
 from branchwork.runtime.wire.messages import ChoiceScore, Done, Select, TokenLogprob, Usage
 
