@@ -6,6 +6,7 @@ Operations that can explode take their fuel from `MAX_STATES` and raise `TooMany
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -182,6 +183,13 @@ def make(classes: npt.NDArray[np.uint8], table: Table, accepting: Flags, start: 
     table, accepting, start = _merge_states(table, accepting, start)
     classes, table = _merge_classes(classes, table)
     table, accepting, start = _number(table, accepting, start)
+    return _identified(classes, table, accepting, start)
+
+
+def _identified(
+    classes: npt.NDArray[np.uint8], table: Table, accepting: Flags, start: int
+) -> Dfa:
+    """A `Dfa` of what is in normal form already."""
     digest = blake2b(classes.tobytes(), digest_size=16)
     digest.update(table.tobytes())
     digest.update(accepting.tobytes())
@@ -261,7 +269,7 @@ def _number(table: Table, accepting: Flags, start: int) -> tuple[Table, Flags, i
 def _product(a: Dfa, b: Dfa, accept: Callable[[Flags, Flags], Flags]) -> Dfa:
     """Both automata side by side; a pair of states accepts as `accept` says."""
     joint = a.classes.astype(np.int64) * 256 + b.classes
-    kinds, first, classes = np.unique(joint, return_index=True, return_inverse=True)
+    _, first, classes = np.unique(joint, return_index=True, return_inverse=True)
     table_a = a.table[:, a.classes[first]].astype(np.int64)
     table_b = b.table[:, b.classes[first]].astype(np.int64)
     width = b.num_states
@@ -399,7 +407,7 @@ class Nfa:
                 cuts.add(high + 1)
         ordered = sorted(cuts)
         classes = np.zeros(256, np.uint8)
-        for column, (low, high) in enumerate(zip(ordered, ordered[1:], strict=False)):
+        for column, (low, high) in enumerate(itertools.pairwise(ordered)):
             classes[low:high] = column
         return classes, {cut: column for column, cut in enumerate(ordered)}
 
@@ -417,26 +425,68 @@ def literal(data: bytes) -> Dfa:
 
 
 def of_strings(strings: Iterable[bytes]) -> Dfa:
-    """A finite set, as the trie of its members."""
+    """A finite set: the trie of its members with equal tails shared, so linear in their length."""
     ordered = sorted(set(strings))
-    used = sorted({byte for string in ordered for byte in string})
-    column = {byte: index + 1 for index, byte in enumerate(used)}
-    width = len(used) + 1
-    rows, accepting = [[DEAD] * width, [DEAD] * width], [False, False]
+    if not ordered:
+        return nothing()
+    edges: list[dict[int, int]] = [{}]
+    final = [False]
+    path, previous = [0], b""
     for string in ordered:
-        state = 1
-        for byte in string:
-            target = rows[state][column[byte]]
-            if target == DEAD:
-                target = rows[state][column[byte]] = len(rows)
-                rows.append([DEAD] * width)
-                accepting.append(False)
-                if len(rows) * width > 250 * MAX_STATES:
-                    raise TooManyStates("the set of strings is too large")
-            state = target
-        accepting[state] = True
-    classes = np.array([column.get(byte, 0) for byte in range(256)], np.uint8)
-    return make(classes, np.array(rows, np.int32), np.array(accepting), 1)
+        common = _common_prefix(previous, string)
+        del path[common + 1 :]
+        for byte in string[common:]:
+            edges[path[-1]][byte] = len(edges)
+            path.append(len(edges))
+            edges.append({})
+            final.append(False)
+        final[path[-1]] = True
+        previous = string
+        if len(edges) > 50 * MAX_STATES:
+            raise TooManyStates("the set of strings is too large")
+    return _of_trie(edges, final)
+
+
+def _common_prefix(a: bytes, b: bytes) -> int:
+    length = min(len(a), len(b))
+    return next((index for index in range(length) if a[index] != b[index]), length)
+
+
+def _of_trie(edges: list[dict[int, int]], final: list[bool]) -> Dfa:
+    """The minimal automaton of a trie (children after parents, edges in byte order).
+
+    As in "Incremental construction of minimal acyclic finite-state automata" (Daciuk et al., 2000): from the leaves
+    up, a state with the end and the edges of another is that other.
+    """
+    same: dict[tuple[bool, tuple[tuple[int, int], ...]], int] = {}
+    merged = [0] * len(edges)
+    for state in range(len(edges) - 1, -1, -1):
+        out = edges[state]
+        for byte, target in out.items():
+            out[byte] = merged[target]
+        merged[state] = same.setdefault((final[state], tuple(out.items())), state)
+    number = {0: 1}
+    order = [0]
+    for state in order:
+        for target in edges[state].values():
+            if target not in number:
+                number[target] = len(order) + 1
+                order.append(target)
+    used = sorted({byte for state in order for byte in edges[state]})
+    unused = int(len(used) < 256)  # column 0, unless every byte has its own
+    width = len(used) + unused
+    if (len(order) + 1) * width > 250 * MAX_STATES:
+        raise TooManyStates("the set of strings is too large")
+    classes = np.zeros(256, np.uint8)
+    classes[used] = np.arange(unused, width)
+    table = np.zeros((len(order) + 1, width), np.int32)
+    rows = [number[state] for state in order for _ in edges[state]]
+    columns = [byte for state in order for byte in edges[state]]
+    targets = [number[target] for state in order for target in edges[state].values()]
+    table[rows, classes[columns]] = targets
+    accepting = np.array([False, *(final[state] for state in order)])
+    classes, table = _merge_classes(classes, table)
+    return _identified(classes, table, accepting, 1)
 
 
 def of_ranges(*ranges: tuple[int, int]) -> Dfa:
