@@ -18,12 +18,14 @@ from branchwork.runtime.server.jobs import ClientGone, Job, Pump
 from branchwork.runtime.server.metrics import Metrics
 from branchwork.runtime.server.model import Model, describe
 from branchwork.runtime.wire.backend import Backend
-from branchwork.runtime.wire.errors import Aborted, BranchworkError, TransportError
+from branchwork.runtime.wire.errors import Aborted, BranchworkError, RequestError
 
 log = logging.getLogger(__name__)
 
 # A sweep looks for readers that have stopped reading; the time-out itself is an option.
 SWEEP_S = 1.0
+
+SAMPLE_CHAT = {"messages": [{"role": "user", "content": "hello"}], "add_generation_prompt": True}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +69,7 @@ class Gateway:
         loop = asyncio.get_running_loop()
         self._pump = self._pump or Pump(loop)
         backend.deliver_in_background()
-        tokenizer = msgspec.json.decode(await asyncio.to_thread(backend.request, "tokenizer_info"))
-        rendered = await asyncio.to_thread(_render_sample, backend)
+        tokenizer, rendered = await asyncio.to_thread(_learn, backend)
         model = describe(self.config, backend.welcome, tokenizer, rendered)
         self._attached = Attached(backend, model, Limits(self.config, backend.welcome.vocab_size))
         self.metrics.up.set(1)
@@ -188,13 +189,16 @@ class Gateway:
                     running.task.cancel()
 
 
-def _render_sample(backend: Backend) -> str:
-    """A short chat in the model's template; empty where the model has none."""
-    body = {"messages": [{"role": "user", "content": "hello"}], "add_generation_prompt": True}
+def _learn(backend: Backend) -> tuple[dict[str, Any], str]:
+    """The runtime's "tokenizer_info", and a short chat in its template; empty where it has none of them."""
+    info = _question(backend, "tokenizer_info", {})
+    return info, str(_question(backend, "render", SAMPLE_CHAT).get("text", ""))
+
+
+def _question(backend: Backend, what: str, body: dict[str, Any]) -> dict[str, Any]:
     try:
-        answer = backend.request("render", msgspec.json.encode(body).decode())
-    except TransportError:
-        raise
-    except BranchworkError:
-        return ""
-    return str(msgspec.json.decode(answer).get("text", ""))
+        answer = msgspec.json.decode(backend.request(what, msgspec.json.encode(body).decode()))
+    except RequestError as error:
+        log.info("the runtime answers no %s: %s", what, error)
+        return {}
+    return answer if isinstance(answer, dict) else {}

@@ -241,7 +241,8 @@ def test_tools_that_may_be_called_leave_the_text_free(serving: Any) -> None:
     _, chat, gen, _ = server.backend.frames[0]
     assert json.loads(chat.tools) == [WEATHER]
     assert isinstance(gen.constraint, StructuralTags)
-    assert not (gen.constraint.at_least_one or gen.constraint.only_tags)
+    assert not gen.constraint.at_least_one
+    assert not gen.constraint.only_tags
     assert gen.constraint.tags[0].begin == '<tool_call>\n{"name": "weather", "arguments": '
 
 
