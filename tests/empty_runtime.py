@@ -1,0 +1,8 @@
+"""A runtime that answers at once, for tests of what stands around the engine."""
+
+from branchwork.runtime.wire.launcher import RunningRuntime, launch
+
+
+def launch_empty(**options: object) -> RunningRuntime:
+    """Start it; options are those of `RuntimeConfig`."""
+    return launch(module="branchwork.runtime.empty", **options)

@@ -1,0 +1,325 @@
+"""Starting, watching and ending runtime processes."""
+
+import os
+import signal
+import socket as sockets
+import stat
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+from tests.empty_runtime import launch_empty
+
+from branchwork.runtime.config import RuntimeConfig
+from branchwork.runtime.wire import curve
+from branchwork.runtime.wire.client import connect
+from branchwork.runtime.wire.errors import (
+    ConfigError,
+    RuntimeDied,
+    RuntimeUnreachable,
+    UnknownOption,
+)
+from branchwork.runtime.wire.launcher import launch
+from branchwork.runtime.wire.messages import Gen, Open
+
+ROOT = Path(__file__).parents[3]
+
+
+def is_running(pid: int) -> bool:
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return status.rpartition(")")[2].split()[0] != "Z"
+
+
+def wait_until_gone(pid: int, timeout_s: float = 30.0) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while is_running(pid) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return not is_running(pid)
+
+
+def write_module(folder: Path, name: str, body: str) -> dict[str, str]:
+    """A module that a launched process can run, and the environment in which it can."""
+    (folder / f"{name}.py").write_text(textwrap.dedent(body))
+    return {**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"}
+
+
+SLOW_START = """
+    import time
+    from branchwork.runtime.process import boot
+
+    def assemble(options, report):
+        report("taking my time")
+        time.sleep(300)
+
+    if __name__ == "__main__":
+        boot(assemble)
+"""
+
+PARENT = """
+    import time
+    from branchwork.runtime.wire import launcher
+
+    class Told(launcher.RunningRuntime):
+        def await_ready(self, progress, deadline):
+            print(self.pid, flush=True)
+            super().await_ready(progress, deadline)
+            print("ready", flush=True)
+
+    launcher.RunningRuntime = Told
+    runtime = launcher.launch(module={module!r})
+    time.sleep(300)
+"""
+
+
+def test_the_socket_lies_in_a_folder_for_this_user_alone() -> None:
+    with launch_empty() as runtime:
+        folder = Path(runtime.address.removeprefix("ipc://")).parent
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        assert stat.S_IMODE((folder / "socket").stat().st_mode) & 0o077 == 0
+    assert not folder.exists()
+
+
+def test_closing_ends_the_process_and_closing_again_does_nothing() -> None:
+    runtime = launch_empty()
+    assert runtime.alive
+    runtime.close()
+    runtime.close()
+    assert not runtime.alive
+    assert runtime.ending() == f"the runtime (pid {runtime.pid}) ended: 0"
+
+
+def test_the_runtime_has_a_session_of_its_own_so_that_ctrl_c_does_not_reach_it() -> None:
+    with launch_empty() as runtime:
+        assert os.getsid(runtime.pid) == runtime.pid != os.getsid(0)
+
+
+def test_a_terminated_runtime_ends_in_order() -> None:
+    with launch_empty() as runtime:
+        runtime.terminate()
+        assert runtime.wait_exit(30)
+        assert runtime.ending().endswith("ended: 0")
+
+
+def test_an_unknown_option_is_named_with_the_nearest_one() -> None:
+    with pytest.raises(UnknownOption, match="max_row; did you mean max_rows?"):
+        launch(max_row=3)
+
+
+def test_a_value_out_of_bounds_is_refused_before_anything_starts() -> None:
+    with pytest.raises(ConfigError, match="--max-rows 0: must be between 1 and"):
+        launch(max_rows=0)
+
+
+def test_tcp_without_a_key_is_refused_before_anything_starts() -> None:
+    with pytest.raises(ConfigError, match="--key-file"):
+        launch_empty(address="tcp://127.0.0.1:0")
+
+
+@pytest.mark.parametrize("address", ["udp://127.0.0.1:1", "nonsense", "http://127.0.0.1:1"])
+def test_other_kinds_of_addresses_are_refused(address: str) -> None:
+    with pytest.raises(ConfigError, match="must begin with ipc:// or tcp://"):
+        launch_empty(address=address)
+
+
+def test_tcp_with_a_key_serves_its_holders_and_nobody_else(tmp_path: Path) -> None:
+    ours, theirs = str(tmp_path / "ours"), str(tmp_path / "theirs")
+    curve.write_key_file(ours)
+    curve.write_key_file(theirs)
+    with launch_empty(address="tcp://127.0.0.1:*", key_file=ours) as runtime:
+        client = runtime.connect()
+        assert client.request("stats") == "{}"
+        client.close()
+        with pytest.raises(RuntimeUnreachable):
+            connect(runtime.address, key_file=theirs, timeout_s=1.0)
+        with pytest.raises(ConfigError, match="--key-file"):
+            connect(runtime.address)
+
+
+def test_an_address_that_another_runtime_listens_at_is_refused(tmp_path: Path) -> None:
+    address = f"ipc://{tmp_path}/socket"
+    with launch_empty(address=address) as runtime:
+        with pytest.raises(ConfigError, match="another process listens there"):
+            launch_empty(address=address)
+        client = runtime.connect()
+        assert client.request("stats") == "{}"
+        client.close()
+
+
+def test_the_socket_that_a_killed_runtime_left_is_taken_over(tmp_path: Path) -> None:
+    address = f"ipc://{tmp_path}/socket"
+    with launch_empty(address=address) as runtime:
+        runtime.kill()
+        runtime.wait_exit(30)
+    with launch_empty(address=address) as runtime:
+        client = runtime.connect()
+        client.close()
+
+
+def test_a_busy_port_is_refused_by_name(tmp_path: Path) -> None:
+    key = str(tmp_path / "key")
+    curve.write_key_file(key)
+    with sockets.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"tcp://127.0.0.1:{port}: Address already in use"):
+            launch_empty(address=f"tcp://127.0.0.1:{port}", key_file=key)
+
+
+def test_a_file_that_is_no_socket_is_not_taken_over(tmp_path: Path) -> None:
+    (tmp_path / "socket").write_text("precious")
+    with pytest.raises(ConfigError, match="no socket"):
+        launch_empty(address=f"ipc://{tmp_path}/socket")
+    assert (tmp_path / "socket").read_text() == "precious"
+
+
+def test_a_start_that_ends_without_a_word_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = write_module(tmp_path, "mute_start", "import os; os._exit(3)")
+    monkeypatch.setenv("PYTHONPATH", environment["PYTHONPATH"])
+    with pytest.raises(RuntimeDied, match="ended: 3 during its start"):
+        launch(module="mute_start")
+
+
+def test_a_bug_in_the_start_is_one_sentence_to_the_caller(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = write_module(
+        tmp_path,
+        "broken_start",
+        """
+        from branchwork.runtime.process import boot
+        boot(lambda options, report: {}["secret"])
+        """,
+    )
+    monkeypatch.setenv("PYTHONPATH", environment["PYTHONPATH"])
+    with pytest.raises(Exception, match="^the runtime failed: KeyError$"):
+        launch(module="broken_start")
+
+
+def test_a_start_that_takes_too_long_is_ended_and_its_progress_was_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = write_module(tmp_path, "slow_start", SLOW_START)
+    monkeypatch.setenv("PYTHONPATH", environment["PYTHONPATH"])
+    heard: list[str] = []
+    with pytest.raises(RuntimeUnreachable, match="not ready in time"):
+        launch(module="slow_start", progress=heard.append, timeout_s=3.0)
+    assert heard == ["taking my time"]
+
+
+@pytest.mark.parametrize("moment", ["start", "later"])
+def test_when_the_parent_is_killed_the_runtime_goes(moment: str, tmp_path: Path) -> None:
+    module = "slow_start" if moment == "start" else "branchwork.runtime.empty"
+    environment = write_module(tmp_path, "slow_start", SLOW_START)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(PARENT).format(module=module)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert parent.stdout is not None
+    runtime_pid = int(parent.stdout.readline())
+    if moment == "later":
+        assert parent.stdout.readline() == "ready\n"
+    parent.send_signal(signal.SIGKILL)
+    parent.wait(30)
+    parent.stdout.close()
+    assert wait_until_gone(runtime_pid)
+
+
+def test_a_runtime_takes_its_own_children_along(tmp_path: Path) -> None:
+    environment = write_module(
+        tmp_path,
+        "with_child",
+        """
+        import subprocess
+        from branchwork.runtime import empty
+        from branchwork.runtime.process import boot
+
+        def assemble(options, report):
+            child = subprocess.Popen(["sleep", "300"])
+            report(str(child.pid))
+            return empty.assemble(options, report)
+
+        if __name__ == "__main__":
+            boot(assemble)
+        """,
+    )
+    parent = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import time\nfrom branchwork.runtime.wire.launcher import launch\n"
+            "launch(module='with_child', progress=lambda p: print(p, flush=True))\n"
+            "print('ready', flush=True); time.sleep(300)",
+        ],
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert parent.stdout is not None
+    grandchild = int(parent.stdout.readline())
+    assert parent.stdout.readline() == "ready\n"
+    parent.send_signal(signal.SIGKILL)
+    parent.wait(30)
+    parent.stdout.close()
+    assert wait_until_gone(grandchild)
+
+
+def test_a_program_that_ends_without_closing_leaves_no_process() -> None:
+    code = (
+        "from tests.empty_runtime import launch_empty\n"
+        "runtime = launch_empty()\n"
+        "print(runtime.pid, runtime.address)\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    pid, address = ran.stdout.split()
+    assert ran.stderr == ""
+    assert wait_until_gone(int(pid))
+    assert not Path(address.removeprefix("ipc://")).parent.exists()
+
+
+def test_a_users_file_named_like_a_module_is_not_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "msgspec.py").write_text("raise SystemExit(9)")
+    monkeypatch.chdir(tmp_path)
+    with launch_empty() as runtime:
+        assert runtime.alive
+
+
+def test_options_reach_the_process() -> None:
+    with launch_empty(max_choices=7) as runtime:
+        client = runtime.connect()
+        assert client.welcome.limits["max_choices"] == 7
+        assert client.welcome.pid == runtime.pid
+        client.close()
+
+
+def test_a_config_and_options_are_joined() -> None:
+    with launch_empty(max_stops=3) as runtime:
+        assert runtime.config == RuntimeConfig(max_stops=3, address=runtime.address)
+
+
+def test_closing_lets_open_slots_finish() -> None:
+    runtime = launch_empty()
+    client = runtime.connect()
+    heard: list[object] = []
+    branch = client.new_branch(heard.append)
+    client.send([Open(branch), Gen(branch, "x")])
+    assert client.wait(lambda: len(heard) >= 2, 30)
+    runtime.close()
+    client.close()
+    assert not runtime.alive
