@@ -1,1 +1,82 @@
-"""Branchwork: a language for programs that talk to language models, and the runtime that serves them."""
+"""Branchwork: a language for programs that talk to language models, and the runtime that serves them.
+
+from branchwork import function, gen
+
+@function
+def capital(s, country):
+    s += "The capital of " + country + " is" + gen("city", stop=".")
+
+print(capital.run(country="France")["city"])
+"""
+
+from branchwork.lang.choices import (
+    ChoicesDecision,
+    ChoicesSamplingMethod,
+    greedy_token_selection,
+    token_length_normalized,
+    unconditional_likelihood_normalized,
+)
+from branchwork.lang.default import (
+    Runtime,
+    connect,
+    flush_cache,
+    get_server_info,
+    global_config,
+    set_default_backend,
+)
+from branchwork.lang.function import Function, function
+from branchwork.lang.gen import gen, gen_int, gen_string, image, select, separate_reasoning, video
+from branchwork.lang.ir import Expr
+from branchwork.lang.roles import (
+    assistant,
+    assistant_begin,
+    assistant_end,
+    role,
+    system,
+    system_begin,
+    system_end,
+    user,
+    user_begin,
+    user_end,
+)
+from branchwork.lang.state import AsyncState, State
+from branchwork.runtime.wire.errors import BranchworkError
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AsyncState",
+    "BranchworkError",
+    "ChoicesDecision",
+    "ChoicesSamplingMethod",
+    "Expr",
+    "Function",
+    "Runtime",
+    "State",
+    "assistant",
+    "assistant_begin",
+    "assistant_end",
+    "connect",
+    "flush_cache",
+    "function",
+    "gen",
+    "gen_int",
+    "gen_string",
+    "get_server_info",
+    "global_config",
+    "greedy_token_selection",
+    "image",
+    "role",
+    "select",
+    "separate_reasoning",
+    "set_default_backend",
+    "system",
+    "system_begin",
+    "system_end",
+    "token_length_normalized",
+    "unconditional_likelihood_normalized",
+    "user",
+    "user_begin",
+    "user_end",
+    "video",
+]

@@ -1,0 +1,164 @@
+"""Which backend a program runs against when it is told none: the one that was set, or the embedded runtime."""
+
+import json
+from collections.abc import Callable, Sequence
+from threading import Lock
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from branchwork.runtime.wire.backend import Backend, Listener
+from branchwork.runtime.wire.errors import ProgramError
+from branchwork.runtime.wire.messages import BranchId, Instruction, Welcome
+
+if TYPE_CHECKING:
+    from branchwork.runtime.wire.launcher import RunningRuntime
+
+
+class GlobalConfig:
+    """What holds for all programs of this process; `default_backend` is what `set_default_backend` has set."""
+
+    def __init__(self) -> None:
+        self.default_backend: Backend | None = None
+        self.lock = Lock()
+
+
+global_config = GlobalConfig()
+
+
+class Runtime:
+    """A runtime process of its own, and the backend that talks to it.
+
+    Options are those of `branchwork serve` (`Runtime(model="…", max_len=4096)`). As a context manager it is the
+    default backend inside the block, and the process ends with the block.
+    """
+
+    def __init__(
+        self, model: str | None = None, *, model_path: str | None = None, **options: Any
+    ) -> None:
+        # pyzmq is 25 ms to import; a program that runs against an API does not need it.
+        from branchwork.runtime.wire.launcher import launch  # noqa: PLC0415
+
+        chosen = model or model_path
+        if chosen is not None:
+            options["model"] = chosen
+        self._process: RunningRuntime = launch(**options)
+        self._client: Backend = self._process.connect()
+        self._outer: Backend | None = None
+
+    @property
+    def address(self) -> str:
+        """Where `connect` finds this runtime."""
+        return self._process.address
+
+    @property
+    def pid(self) -> int:
+        """The process id of the runtime."""
+        return self._process.pid
+
+    @property
+    def welcome(self) -> Welcome:
+        """Who answers, and within which limits."""
+        return self._client.welcome
+
+    def new_branch(self, listener: Listener) -> BranchId:
+        """As `Backend.new_branch`."""
+        return self._client.new_branch(listener)
+
+    def send(self, instructions: Sequence[Instruction]) -> None:
+        """As `Backend.send`."""
+        self._client.send(instructions)
+
+    def wait(self, ready: Callable[[], bool], timeout_s: float | None = None) -> bool:
+        """As `Backend.wait`."""
+        return self._client.wait(ready, timeout_s)
+
+    def deliver_in_background(self) -> None:
+        """As `Backend.deliver_in_background`."""
+        self._client.deliver_in_background()
+
+    def request(self, what: str, body: str = "{}", timeout_s: float | None = 60.0) -> str:
+        """As `Backend.request`."""
+        return self._client.request(what, body, timeout_s)
+
+    def close(self) -> None:
+        """End the process and wait for it."""
+        if global_config.default_backend is self:
+            global_config.default_backend = self._outer
+        self._client.close()
+        self._process.close()
+
+    shutdown = close
+
+    def __enter__(self) -> Self:
+        self._outer = global_config.default_backend
+        global_config.default_backend = self
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def connect(address: str, *, key_file: str = "") -> Backend:
+    """Join a runtime that runs, and make it the default backend. Raises RuntimeUnreachable, VersionMismatch."""
+    # pyzmq is 25 ms to import; a program that runs against an API does not need it.
+    from branchwork.runtime.wire.client import connect as connect_client  # noqa: PLC0415
+
+    client = connect_client(address, key_file=key_file)
+    set_default_backend(client)
+    return client
+
+
+def set_default_backend(backend: Backend | None) -> None:
+    """What programs run against when they are told nothing else; None: the embedded runtime."""
+    global_config.default_backend = backend
+
+
+def default_backend() -> Backend:
+    """The backend that was set; the first call without one starts the embedded runtime, once in this process."""
+    if global_config.default_backend is None:
+        with global_config.lock:
+            if global_config.default_backend is None:
+                global_config.default_backend = Runtime()
+    return global_config.default_backend
+
+
+def resolve(backend: Any) -> Backend:
+    """The backend to use for what the caller gave: None is the default; SGLang's runtimes hold theirs in `endpoint`."""
+    if backend is None:
+        return default_backend()
+    chosen = getattr(backend, "endpoint", backend)
+    if not hasattr(chosen, "new_branch"):
+        raise ProgramError(
+            f"backend must be a Runtime, connect(…) or an API, not {type(backend).__name__}"
+        )
+    return chosen  # type: ignore[no-any-return]
+
+
+def flush_cache(backend: Backend | None = None) -> bool:
+    """Drop every cached prefix that no running program uses; False when there is no backend to ask."""
+    chosen = backend or global_config.default_backend
+    if chosen is None:
+        return False
+    resolve(chosen).request("flush_cache")
+    return True
+
+
+def get_server_info(backend: Backend | None = None) -> dict[str, Any] | None:
+    """The runtime's numbers, and who it is; None when there is no backend to ask."""
+    chosen = backend or global_config.default_backend
+    if chosen is None:
+        return None
+    asked = resolve(chosen)
+    welcome = asked.welcome
+    numbers: dict[str, Any] = json.loads(asked.request("stats"))
+    return {
+        "model": welcome.model,
+        "context_len": welcome.context_len,
+        "pid": welcome.pid,
+        **numbers,
+    }

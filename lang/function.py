@@ -1,0 +1,306 @@
+"""`@function`: a Python function that becomes a program."""
+
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from typing import Any, Literal, TypeVar, overload
+
+from branchwork.lang import run
+from branchwork.lang.batch import MAX_RUNNING, OnError, run_batch
+from branchwork.lang.default import resolve
+from branchwork.lang.options import RUN_OPTIONS, Defaults, normalise, unknown_option
+from branchwork.lang.run import Call
+from branchwork.lang.state import Appending, State
+from branchwork.runtime.wire.backend import Backend
+from branchwork.runtime.wire.errors import ProgramError
+
+# Bits of a code object's flags, as in `inspect`, which itself is 16 ms to import.
+_HAS_KEYWORDS, _IS_COROUTINE = 0x08, 0x80
+
+T = TypeVar("T")
+
+_STATE_TYPES = ("State", "AsyncState")
+
+
+class Function:
+    """A program. Its body appends to its first parameter, `s`, or returns an expression.
+
+    An argument of `run` is the body's own where the body has a parameter of that name, and else an option of
+    `gen` (`temperature=0`), which holds for every slot that says nothing else.
+    """
+
+    def __init__(
+        self,
+        body: Callable[..., Any],
+        num_api_spec_tokens: int | None = None,
+        bound: Mapping[str, Any] | None = None,
+    ) -> None:
+        code = body.__code__
+        self.body = body
+        self.num_api_spec_tokens = num_api_spec_tokens
+        self.bound = dict(bound or {})
+        self.is_async = bool(code.co_flags & _IS_COROUTINE)
+        names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+        self.takes_state = bool(names) and _is_state(names[0], body)
+        self.parameters = names[1:] if self.takes_state else names
+        self._positional = code.co_varnames[int(self.takes_state) : code.co_argcount]
+        self._takes_any = bool(code.co_flags & _HAS_KEYWORDS)
+        self.__name__ = body.__name__
+        self.__doc__ = body.__doc__
+        self.__wrapped__ = body
+
+    # ------------------------------------------------------------------ one program
+
+    def run(
+        self,
+        *args: Any,
+        stream: bool = False,
+        backend: Backend | None = None,
+        timeout: float | None = None,
+        retries: int = 0,
+        **kwargs: Any,
+    ) -> State:
+        """Run the program, and return its state when body and slots have ended.
+
+        `stream=True` returns at once: read the state with `text_iter`. `timeout` (seconds) ends the program with
+        DeadlineExceeded. `retries` runs it again when the transport failed. Raises what the body raises, or what
+        became of a slot.
+        """
+        if self.is_async:
+            return _run_coroutine(
+                self.arun(
+                    *args,
+                    stream=stream,
+                    backend=backend,
+                    timeout=timeout,
+                    retries=retries,
+                    **kwargs,
+                )
+            )
+        call = self._call(args, kwargs, backend, stream, timeout, retries)
+        return run.run_beside(call) if stream else run.run(call)
+
+    async def arun(
+        self,
+        *args: Any,
+        stream: bool = False,
+        backend: Backend | None = None,
+        timeout: float | None = None,
+        retries: int = 0,
+        **kwargs: Any,
+    ) -> State:
+        """As `run`, on the running asyncio loop, for `async def` bodies and plain ones alike."""
+        # asyncio is 35 ms to import; only asynchronous programs need it.
+        from branchwork.lang import arun  # noqa: PLC0415
+
+        call = self._call(args, kwargs, backend, stream, timeout, retries)
+        return await (arun.arun_beside(call) if stream else arun.arun(call))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """With a state as first argument: run the body on that state, as a part of its program. Else as `run`."""
+        if args and isinstance(args[0], Appending):
+            return self._inline(args[0], args[1:], {**self.bound, **kwargs})
+        return self.run(*args, **kwargs)
+
+    def _inline(self, state: Appending, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self.takes_state:
+            return self.body(state, *args, **kwargs)
+        result = self.body(*args, **kwargs)
+        state.append(result)
+        return result
+
+    # ------------------------------------------------------------------ many programs
+
+    @overload
+    def run_batch(
+        self, batch: Sequence[Any], *, generator_style: Literal[False] = False, **kwargs: Any
+    ) -> list[State]: ...
+
+    @overload
+    def run_batch(
+        self, batch: Sequence[Any], *, generator_style: Literal[True], **kwargs: Any
+    ) -> Iterator[State]: ...
+
+    def run_batch(
+        self,
+        batch: Sequence[Any],
+        *,
+        num_threads: int | Literal["auto"] = "auto",
+        progress_bar: bool = False,
+        generator_style: bool = False,
+        on_error: OnError = "raise",
+        backend: Backend | None = None,
+        timeout: float | None = None,
+        retries: int = 0,
+        **kwargs: Any,
+    ) -> list[State] | Iterator[State]:
+        """Run the program once for each item of `batch` (a dict or a sequence of arguments), in one thread.
+
+        `num_threads` is how many programs run at once; none of them needs a thread. With `generator_style` the
+        states come one by one, in order. With `on_error="return"` a failed program's state is returned as well
+        (`state.error()` says why), else its error is raised and the others end. The rest is as in `run`.
+        """
+        calls = self._calls(batch, kwargs, backend, timeout, retries)
+        num_running = _num_running(num_threads)
+        if self.is_async:
+            states = _run_coroutine(self._arun_calls(calls, num_running, on_error, progress_bar))
+            return iter(states) if generator_style else states
+        iterator = run_batch(calls, num_running, on_error, progress_bar)
+        return iterator if generator_style else list(iterator)
+
+    async def arun_batch(
+        self,
+        batch: Sequence[Any],
+        *,
+        num_threads: int | Literal["auto"] = "auto",
+        progress_bar: bool = False,
+        on_error: OnError = "raise",
+        backend: Backend | None = None,
+        timeout: float | None = None,
+        retries: int = 0,
+        **kwargs: Any,
+    ) -> list[State]:
+        """As `run_batch`, on the running asyncio loop."""
+        calls = self._calls(batch, kwargs, backend, timeout, retries)
+        return await self._arun_calls(calls, _num_running(num_threads), on_error, progress_bar)
+
+    async def _arun_calls(
+        self, calls: Sequence[Call], num_running: int, on_error: OnError, progress_bar: bool
+    ) -> list[State]:
+        # asyncio is 35 ms to import; only asynchronous programs need it.
+        from branchwork.lang.abatch import arun_batch  # noqa: PLC0415
+
+        return await arun_batch(calls, num_running, on_error, progress_bar)
+
+    # ------------------------------------------------------------------ arguments
+
+    def bind(self, **kwargs: Any) -> "Function":
+        """The same program with some arguments given. Raises UnknownOption for a name that it does not have."""
+        for name in kwargs:
+            if name not in self.parameters and not self._takes_any:
+                raise unknown_option(name, self.parameters)
+        return Function(self.body, self.num_api_spec_tokens, {**self.bound, **kwargs})
+
+    def _call(
+        self,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        backend: Any,
+        stream: bool,
+        timeout: float | None,
+        retries: int,
+    ) -> Call:
+        arguments, options = self._divide(kwargs)
+        return Call(
+            self.__name__,
+            self.body,
+            self.takes_state,
+            self.is_async,
+            args,
+            arguments,
+            lambda: resolve(backend),
+            Defaults(options, stream),
+            timeout,
+            retries,
+        )
+
+    def _calls(
+        self,
+        batch: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        backend: Any,
+        timeout: float | None,
+        retries: int,
+    ) -> list[Call]:
+        arguments, options = self._divide(kwargs)
+        defaults = Defaults(options)
+        chosen = resolve(backend)
+        return [
+            Call(
+                self.__name__,
+                self.body,
+                self.takes_state,
+                self.is_async,
+                (),
+                {**arguments, **self._item(item)},
+                lambda: chosen,
+                defaults,
+                timeout,
+                retries,
+            )
+            for item in batch
+        ]
+
+    def _divide(self, kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The body's arguments, and the options for its slots. Raises UnknownOption for what is neither."""
+        arguments = dict(self.bound)
+        options: dict[str, Any] = {}
+        for name, value in kwargs.items():
+            if name in self.parameters or (self._takes_any and name not in RUN_OPTIONS):
+                arguments[name] = value
+            else:
+                options[name] = value
+        return arguments, normalise(options, also_known=self.parameters)
+
+    def _item(self, item: Any) -> dict[str, Any]:
+        if isinstance(item, Mapping):
+            return dict(item)
+        values = tuple(item) if isinstance(item, list | tuple) else (item,)
+        if len(values) > len(self._positional):
+            raise ProgramError(
+                f"{self.__name__} takes {len(self._positional)} arguments; an item has {len(values)}"
+            )
+        return dict(zip(self._positional, values, strict=False))
+
+    def __repr__(self) -> str:
+        return f"function({self.__name__})"
+
+
+def _is_state(name: str, body: Callable[..., Any]) -> bool:
+    annotation = body.__annotations__.get(name)
+    named = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
+    return name == "s" or named.rpartition(".")[2] in _STATE_TYPES
+
+
+def _num_running(num_threads: int | str) -> int:
+    if num_threads == "auto":
+        return MAX_RUNNING
+    if not isinstance(num_threads, int) or num_threads < 1:
+        raise ProgramError(f'num_threads={num_threads!r}: must be at least 1, or "auto"')
+    return num_threads
+
+
+def _run_coroutine(coroutine: Coroutine[Any, Any, T]) -> T:
+    # asyncio is 35 ms to import; only asynchronous programs need it.
+    import asyncio  # noqa: PLC0415
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(coroutine)
+    coroutine.close()
+    raise ProgramError(
+        "an async program cannot be run from inside a running loop; await its arun instead"
+    )
+
+
+@overload
+def function(body: Callable[..., Any]) -> Function: ...
+
+
+@overload
+def function(
+    *, num_api_spec_tokens: int | None = None
+) -> Callable[[Callable[..., Any]], Function]: ...
+
+
+def function(
+    body: Callable[..., Any] | None = None, num_api_spec_tokens: int | None = None
+) -> Function | Callable[[Callable[..., Any]], Function]:
+    """Make a Python function a program: `@function`, or `@function(num_api_spec_tokens=64)`.
+
+    The body's first parameter is the state (it is named `s`, or annotated State or AsyncState); or the body has no
+    such parameter and returns the expression to run. `num_api_spec_tokens` lets an API write so many tokens ahead
+    in one call, from which the following slots are read when they fit.
+    """
+    if body is not None:
+        return Function(body, num_api_spec_tokens)
+    return lambda body: Function(body, num_api_spec_tokens)

@@ -1,0 +1,157 @@
+"""The slots of a program: what the model writes, and what it chooses."""
+
+from collections.abc import Mapping, Sequence
+from enum import Enum, EnumMeta
+from typing import Any, Literal, Unpack
+
+from branchwork.lang import holes
+from branchwork.lang.choices import Method, named
+from branchwork.lang.ir import Expr, Gen, Hole, Media, Reasoning, Select, expression
+from branchwork.lang.options import RunOptions, normalise
+from branchwork.lang.reasoning import splitter
+from branchwork.runtime.wire.backend import Backend
+from branchwork.runtime.wire.errors import ProgramError
+from branchwork.runtime.wire.messages import Constraint, Ebnf
+
+
+class GenOptions(RunOptions, total=False):
+    """What `gen` takes beside its form. `n` answers make the value a list; `timeout` (seconds) is the slot's own."""
+
+    n: int
+    timeout: float
+
+
+_FORMS = ("type", "dtype", "choices", "regex", "json_schema", "ebnf", "constraint")
+_FREE = Hole()
+
+
+def gen(
+    name: str | None = None,
+    max_tokens: int | None = None,
+    *,
+    type: Any = None,
+    dtype: Any = None,
+    choices: "Sequence[str] | EnumMeta | None" = None,
+    choices_method: Method = "token_length_normalized",
+    regex: str | None = None,
+    json_schema: str | Mapping[str, Any] | None = None,
+    ebnf: str | None = None,
+    constraint: Constraint | None = None,
+    strict: bool = True,
+    whitespace: Literal["fixed", "any"] = "fixed",
+    on: Backend | None = None,
+    **options: Unpack[GenOptions],
+) -> Gen | Select:
+    """A slot that the model fills; `s[name]` is its value.
+
+    At most one form: `type` (any type; the value is an object of it), `dtype` (int, float, bool, str; the value is
+    text), `regex`, `json_schema` (`strict=False` lets what cannot be enforced go, and says so), `ebnf`, `choices`
+    (as `select`), or a `constraint` of the wire. `on` is another backend to ask. The options are in `RunOptions`.
+
+    Raises UnknownOption, InvalidParameter, ProgramError or ConstraintError where it is called.
+    """
+    own = normalise(options, also_known=_FORMS) if options else {}
+    if max_tokens is not None:
+        own.update(normalise({"max_tokens": max_tokens}))
+    values = (type, dtype, choices, regex, json_schema, ebnf, constraint)
+    given = [form for form, value in zip(_FORMS, values, strict=True) if value is not None]
+    if not given:
+        return Gen(name, own, _FREE, on)
+    if len(given) > 1:
+        raise ProgramError(
+            f"gen({name!r}): {' and '.join(given)} exclude one another; give one of them"
+        )
+    if choices is not None:
+        return select(name, choices, choices_method=choices_method, on=on)
+    return Gen(name, own, _hole(given[0], values, strict, whitespace), on)
+
+
+def _hole(
+    form: str, values: tuple[Any, ...], strict: bool, whitespace: Literal["fixed", "any"]
+) -> Hole:
+    value = values[_FORMS.index(form)]
+    match form:
+        case "type":
+            return holes.of_type(value)
+        case "dtype":
+            return holes.of_dtype(value)
+        case "regex":
+            return holes.of_regex(value)
+        case "json_schema":
+            return holes.of_schema(value, strict, whitespace)
+        case "ebnf":
+            return Hole(Ebnf(value))
+        case _:
+            return Hole(value)
+
+
+def gen_int(
+    name: str | None = None, max_tokens: int | None = None, **options: Unpack[GenOptions]
+) -> Gen | Select:
+    """A whole number, as text: `gen(name, dtype=int)`."""
+    return gen(name, max_tokens, dtype=int, **options)
+
+
+def gen_string(
+    name: str | None = None, max_tokens: int | None = None, **options: Unpack[GenOptions]
+) -> Gen | Select:
+    """A string in double quotes, as text: `gen(name, dtype=str)`."""
+    return gen(name, max_tokens, dtype=str, **options)
+
+
+def select(
+    name: str | None = None,
+    choices: "Sequence[str] | EnumMeta | None" = None,
+    temperature: float = 0.0,
+    choices_method: Method = "token_length_normalized",
+    *,
+    on: Backend | None = None,
+) -> Select:
+    """A slot filled with the likeliest of `choices`: texts, or an Enum whose member is then the value.
+
+    `choices_method` is one of SGLang's names or a function of your own. `temperature` is taken for SGLang's
+    programs and changes nothing: the choice is never drawn.
+    """
+    if choices is None:
+        raise ProgramError(f"select({name!r}) has no choices")
+    texts: list[str]
+    values: tuple[Any, ...] = ()
+    if isinstance(choices, EnumMeta):
+        values = tuple(choices)
+        texts = [str(member.value) for member in values]
+    else:
+        if isinstance(choices, str):
+            raise ProgramError(f"select({name!r}): choices must be a list of texts, not one text")
+        if any(isinstance(choice, Enum) for choice in choices):
+            values = tuple(choices)
+        texts = [_choice(choice, name) for choice in choices]
+    if not texts:
+        raise ProgramError(f"select({name!r}) has no choices")
+    return Select(name, tuple(texts), named(choices_method), values, on)
+
+
+def _choice(choice: Any, name: str | None) -> str:
+    text = choice.value if isinstance(choice, Enum) else choice
+    if not isinstance(text, str):
+        raise ProgramError(f"select({name!r}): a choice must be text, not {type(text).__name__}")
+    return text
+
+
+def image(path: str) -> Media:
+    """An image, by path; only models that see can be shown one."""
+    return Media(path)
+
+
+def video(path: str, num_frames: int) -> Media:
+    """A video, of which `num_frames` frames are shown."""
+    return Media(path, num_frames)
+
+
+def separate_reasoning(expr: Expr | str, model_type: str = "deepseek-r1") -> Reasoning:
+    """Split what the slots of `expr` give into thought and answer.
+
+    `s[name]` is then the answer, with which the branch goes on, and `s[name + "_reasoning_content"]` the thought.
+    `model_type` says how the model marks its thoughts. Raises ProgramError for one that is not known.
+    """
+    thought, said = splitter(model_type)
+    return Reasoning(expression(expr), thought, said)

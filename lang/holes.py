@@ -1,0 +1,212 @@
+"""Typed holes: from what an author asks for (a type, a pattern, a schema) to a constraint and a decoder."""
+
+import json
+import re
+import sys
+import types
+from collections.abc import Callable, Iterator, Mapping
+from datetime import date, datetime
+from decimal import Decimal
+from enum import Enum
+from functools import lru_cache
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from uuid import UUID
+
+import msgspec
+
+from branchwork.lang.ir import Hole
+from branchwork.lang.partial import partial_value
+from branchwork.runtime.wire import messages as wire
+from branchwork.runtime.wire.errors import ConstraintError, ProgramError
+
+# SGLang's, because its programs know them. A number may be followed by blanks, at which it is cut: so the model
+# can end it with what it would write next, where "end of text" is not likely.
+REGEX_INT = r"[-+]?[0-9]+[ \n]*"
+REGEX_FLOAT = r"[-+]?[0-9]*\.?[0-9]+[ \n]*"
+REGEX_BOOL = r"(True|False)"
+# A JSON string: any character but controls, with JSON's own escapes.
+REGEX_STR = r'"([^"\\\x00-\x1f]|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})*"'
+
+_AFTER_NUMBER = (" ", "\n")
+
+_DTYPES: dict[str, Hole] = {
+    "int": Hole(wire.Regex(REGEX_INT), stop=_AFTER_NUMBER),
+    "float": Hole(wire.Regex(REGEX_FLOAT), stop=_AFTER_NUMBER),
+    "bool": Hole(wire.Regex(REGEX_BOOL)),
+    "str": Hole(wire.Regex(REGEX_STR)),
+}
+
+_DATE = r"[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])"
+_TIME = r"([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]"
+_UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+
+
+def _bare(type_: Any, pattern: str, stop: tuple[str, ...] = ()) -> Hole:
+    return Hole(
+        wire.Regex(pattern),
+        lambda text: msgspec.convert(text.strip(), type_, strict=False),
+        stop=stop,
+    )
+
+
+# Values that are written without the quotes of JSON when they stand alone.
+_BARE: dict[Any, Hole] = {
+    str: Hole(),
+    int: _bare(int, r"-?(0|[1-9][0-9]*)[ \n]*", _AFTER_NUMBER),
+    float: _bare(float, r"-?(0|[1-9][0-9]*)(\.[0-9]+)?[ \n]*", _AFTER_NUMBER),
+    Decimal: _bare(Decimal, r"-?(0|[1-9][0-9]*)(\.[0-9]+)?[ \n]*", _AFTER_NUMBER),
+    bool: Hole(wire.Choices(("true", "false")), lambda text: text == "true"),
+    date: _bare(date, _DATE),
+    datetime: _bare(datetime, f"{_DATE}T{_TIME}(Z|[+-]{_TIME[:-12]})?"),
+    UUID: _bare(UUID, _UUID),
+}
+
+
+def of_dtype(dtype: Any) -> Hole:
+    """The form of SGLang's `dtype`: int, float, bool or str, or its name. The slot's value stays its text."""
+    name = dtype if isinstance(dtype, str) else getattr(dtype, "__name__", repr(dtype))
+    if name not in _DTYPES:
+        raise ProgramError(
+            f"dtype {name} is none of {', '.join(_DTYPES)}; for other types write type={name}"
+        )
+    return _DTYPES[name]
+
+
+def of_regex(pattern: str) -> Hole:
+    """The form of a pattern. Raises ConstraintError, with the position, for what is no pattern at all."""
+    if not isinstance(pattern, str):
+        raise ConstraintError(f"regex must be a string, not {type(pattern).__name__}", "regex")
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        message = f'gen(regex="{pattern}") - {error.msg} at position {error.pos}'
+        raise ConstraintError(message, str(error.pos)) from None
+    return Hole(wire.Regex(pattern))
+
+
+def of_schema(
+    schema: str | Mapping[str, Any], strict: bool, whitespace: Literal["fixed", "any"]
+) -> Hole:
+    """The form of a JSON schema, as text or as a mapping. The slot's value stays its text."""
+    text = schema if isinstance(schema, str) else json.dumps(schema)
+    try:
+        json.loads(text)
+    except ValueError as error:
+        raise ConstraintError(f"json_schema is no JSON: {error}", "json_schema") from None
+    return Hole(wire.JsonSchema(text, "strict" if strict else "best_effort", whitespace))
+
+
+def of_type(type_: Any) -> Hole:
+    """The form of a Python type; the slot's value is an object of it.
+
+    Strings, numbers, dates, UUIDs, Enums and Literals are written bare; everything else as JSON.
+    Raises ProgramError where no constraint can be derived.
+    """
+    try:
+        return _of_type(type_)
+    except TypeError as error:
+        if "unhashable" not in str(error):
+            raise
+        return _derive(type_)
+
+
+def _derive(type_: Any) -> Hole:
+    if get_origin(type_) is None and type_ in _BARE:
+        return _BARE[type_]
+    words = _words(type_)
+    if words is not None:
+        return Hole(wire.Choices(tuple(words)), words.__getitem__)
+    schema, decode = _with_pydantic(type_) if _needs_pydantic(type_) else _with_msgspec(type_)
+    text = json.dumps(_closed(schema))
+    return Hole(wire.JsonSchema(text), decode, lambda partial: partial_value(partial, type_))
+
+
+_of_type = lru_cache(maxsize=1024)(_derive)
+
+
+def _words(type_: Any) -> dict[str, Any] | None:
+    """The texts of an Enum or a Literal and what each stands for; None for other types."""
+    if isinstance(type_, type) and issubclass(type_, Enum):
+        return {str(member.value): member for member in type_}
+    if get_origin(type_) is Literal:
+        return {str(value): value for value in get_args(type_)}
+    return None
+
+
+def _with_msgspec(type_: Any) -> tuple[dict[str, Any], Callable[[str], Any]]:
+    try:
+        schema = msgspec.json.schema(type_)
+        decoder = msgspec.json.Decoder(type_)
+    except (TypeError, RuntimeError) as error:
+        raise ProgramError(f"no constraint can be derived from {_name(type_)}: {error}") from None
+    return schema, decoder.decode
+
+
+def _with_pydantic(type_: Any) -> tuple[dict[str, Any], Callable[[str], Any]]:
+    # Only a program that has imported pydantic itself comes here.
+    from pydantic import TypeAdapter  # noqa: PLC0415
+    from pydantic.errors import PydanticUserError  # noqa: PLC0415
+
+    try:
+        adapter = TypeAdapter(type_)
+        return adapter.json_schema(), adapter.validate_json
+    except PydanticUserError as error:
+        reason = str(error).partition("\n")[0]
+        raise ProgramError(f"no constraint can be derived from {_name(type_)}: {reason}") from None
+
+
+def _needs_pydantic(type_: Any) -> bool:
+    """Whether the type says anything that msgspec would overlook: a pydantic model, or a bound in its words."""
+    pydantic = sys.modules.get("pydantic")
+    return pydantic is not None and any(
+        _is_pydantic(part, pydantic) for part in _parts(type_, set())
+    )
+
+
+def _is_pydantic(part: Any, pydantic: Any) -> bool:
+    if isinstance(part, type):
+        return issubclass(part, pydantic.BaseModel) or hasattr(part, "__pydantic_core_schema__")
+    module = type(part).__module__.partition(".")[0]
+    return module in ("pydantic", "annotated_types")
+
+
+def _parts(type_: Any, seen: set[int]) -> Iterator[Any]:
+    """The type, the types it is made of, and what Annotated says about them."""
+    if id(type_) in seen:
+        return
+    seen.add(id(type_))
+    yield type_
+    if get_origin(type_) is Annotated:
+        yield from type_.__metadata__
+    for part in get_args(type_):
+        yield from _parts(part, seen)
+    if (
+        isinstance(type_, type)
+        and not isinstance(type_, types.GenericAlias)
+        and type_.__module__ != "builtins"
+    ):
+        for part in _hints(type_).values():
+            yield from _parts(part, seen)
+
+
+def _hints(type_: type) -> dict[str, Any]:
+    try:
+        return get_type_hints(type_, include_extras=True)
+    except (NameError, TypeError):
+        return {}
+
+
+def _closed(schema: Any) -> Any:
+    """The schema without room for keys that the type does not name."""
+    if isinstance(schema, list):
+        return [_closed(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    closed = {key: _closed(value) for key, value in schema.items()}
+    if isinstance(closed.get("properties"), dict) and closed.get("type") == "object":
+        closed.setdefault("additionalProperties", False)
+    return closed
+
+
+def _name(type_: Any) -> str:
+    return getattr(type_, "__qualname__", None) or repr(type_)

@@ -1,0 +1,87 @@
+"""Reading a program while it runs: what is new in its text, or in one of its slots."""
+
+from collections.abc import Sequence
+
+from branchwork.lang.branch import Branch
+from branchwork.lang.cursor import Piece
+from branchwork.lang.program import Program
+from branchwork.lang.report import located
+from branchwork.lang.slot import Slot
+from branchwork.lang.variable import render, slots_of
+
+
+class TextStream:
+    """The text of a branch, or of its variable `name`, as it grows. Its methods are called under the program's lock."""
+
+    def __init__(self, branch: Branch, name: str | None) -> None:
+        self._branch = branch
+        self._name = name
+        self._next = 0
+        self._shown_len = 0
+        self.slot: Slot | None = None
+
+    def take(self) -> str | None:
+        """What is new; "" where nothing is, and None when nothing will be.
+
+        Raises the error of a slot that failed or of the body, and SlotError when the body has ended without `name`.
+        """
+        branch = self._branch
+        program = branch.program
+        pieces = self._pieces()
+        if pieces is None:
+            if branch.ended or program.ended:
+                _raise_error(program)
+                branch.variable(self._name or "")
+            return ""
+        out: list[str] = []
+        while self._next < len(pieces):
+            piece = pieces[self._next]
+            if isinstance(piece, Slot):
+                self.slot = piece
+                text = piece.spoken if piece.done else piece.text if piece.said is None else ""
+                out.append(text[self._shown_len :])
+                self._shown_len = len(text)
+                if not piece.done or (piece.error is not None and any(out)):
+                    break
+                if piece.error is not None:
+                    program.reported.append(piece.error)
+                    raise located(piece, piece.error)
+            else:
+                out.append(render([piece], program.backends[0].welcome.chat_format))
+            self._next += 1
+            self._shown_len = 0
+        text = "".join(out)
+        if text:
+            return text
+        if self._next < len(pieces) or not (
+            self._name is not None or branch.ended or program.ended
+        ):
+            return ""
+        if self._name is None:
+            _raise_error(program)
+        return None
+
+    def has_more(self) -> bool:
+        """Whether `take` may give something else than ""; cheap enough to ask at every event."""
+        ended = self._branch.ended or self._branch.program.ended
+        pieces = self._pieces()
+        if pieces is None:
+            return ended
+        if self._next >= len(pieces):
+            return ended or self._name is not None
+        piece = pieces[self._next]
+        if not isinstance(piece, Slot) or piece.done:
+            return True
+        return piece.said is None and len(piece.text) > self._shown_len
+
+    def _pieces(self) -> Sequence[Piece] | None:
+        if self._name is None:
+            return self._branch.all_pieces() if self._branch.base else self._branch.pieces
+        if self._name not in self._branch.variables:
+            return None
+        return tuple(slots_of(self._branch.variables[self._name]))
+
+
+def _raise_error(program: Program) -> None:
+    if program.error is not None:
+        raise program.error
