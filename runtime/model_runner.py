@@ -26,6 +26,8 @@ class ModelRunner:
 
     def __init__(self, model: LoadedModel, num_slots: int, max_rows: int, max_len: int) -> None:
         config, dtype = model.config, model.decoder.dtype
+        self.num_slots = num_slots
+        self.max_len = max_len
         shape = (num_slots, config.num_kv_heads, config.head_dim)
         self._decoder = model.decoder
         self._vocab_size = config.vocab_size
