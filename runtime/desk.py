@@ -16,12 +16,20 @@ from branchwork.runtime.wire.validate import Limits, check, check_token_ids
 Body = TypeVar("Body")
 
 
+class MessageBody(msgspec.Struct):
+    """A `ChatMessage` as a JSON object."""
+
+    role: str
+    content: str
+    extra: str = "{}"
+
+
 class TokenizeBody(msgspec.Struct):
     """A text, or else the messages of a chat."""
 
     text: str = ""
     add_special_tokens: bool = True
-    messages: tuple[ChatMessage, ...] = ()
+    messages: tuple[MessageBody, ...] = ()
     tools: str = "[]"
     options: str = "{}"
     add_generation_prompt: bool = True
@@ -88,7 +96,8 @@ class Desk:
         )
 
     def _segments(self, asked: TokenizeBody) -> list[Segment]:
-        chat = Chat(0, asked.messages, asked.tools, asked.options, asked.add_generation_prompt)
+        messages = tuple(ChatMessage(m.role, m.content, m.extra) for m in asked.messages)
+        chat = Chat(0, messages, asked.tools, asked.options, asked.add_generation_prompt)
         check(chat, self._limits)
         return self._encoder.render(chat)
 

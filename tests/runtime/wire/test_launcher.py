@@ -107,7 +107,7 @@ def test_a_terminated_runtime_ends_in_order() -> None:
 
 
 def test_an_unknown_option_is_named_with_the_nearest_one() -> None:
-    with pytest.raises(UnknownOption, match="max_row; did you mean max_rows?"):
+    with pytest.raises(UnknownOption, match=r"max_row; did you mean max_rows\?"):
         launch(max_row=3)
 
 
@@ -198,7 +198,7 @@ def test_a_bug_in_the_start_is_one_sentence_to_the_caller(
         """,
     )
     monkeypatch.setenv("PYTHONPATH", environment["PYTHONPATH"])
-    with pytest.raises(Exception, match="^the runtime failed: KeyError$"):
+    with pytest.raises(Exception, match=r"^the runtime failed: KeyError$"):
         launch(module="broken_start")
 
 
