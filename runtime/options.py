@@ -24,7 +24,12 @@ def variable(spec: Field[Any]) -> str:
 def describe(spec: Field[Any]) -> str:
     """What the option means, its unit and its default, as one line."""
     unit = f" [{spec.metadata['unit']}]" if spec.metadata["unit"] else ""
-    default = spec.default if spec.default != "" else "none"
+    default = (
+        {True: "on", False: "off"}.get(spec.default, spec.default)
+        if spec.type is bool
+        else spec.default
+    )
+    default = "none" if default == "" else default
     return f"{spec.metadata['help']}{unit} (default: {default})"
 
 
@@ -44,12 +49,21 @@ def parse_value(spec: Field[Any], text: str) -> Any:
         raise ConfigError(f"{flag(spec)} {text}: must be {name}") from None
 
 
-def add_options(parser: argparse.ArgumentParser, cls: type[Any]) -> None:
-    """Give `parser` a flag for each field of the config dataclass `cls`, grouped as its metadata says."""
+def add_options(
+    parser: argparse.ArgumentParser, *classes: type[Any], without: tuple[str, ...] = ()
+) -> None:
+    """Give `parser` a flag for each field of the config dataclasses, grouped as their metadata says.
+
+    Fields named in `without` (secrets) get none: a process list would show them. A field that two classes
+    have (a limit that gateway and runtime both hold) is one flag for both.
+    """
     groups: dict[str, Any] = {}
-    for spec in fields(cls):
+    specs = {spec.name: spec for cls in reversed(classes) for spec in fields(cls)}
+    for spec in (spec for name, spec in specs.items() if name not in without):
         name = spec.metadata["group"]
-        group = groups.setdefault(name, parser.add_argument_group(name))
+        if name not in groups:
+            groups[name] = parser.add_argument_group(name)
+        group = groups[name]
         choices = get_args(spec.type) if get_origin(spec.type) is Literal else None
         metavar = None if choices else _metavar(spec)
         help_text = describe(spec).replace("%", "%%")

@@ -1,0 +1,56 @@
+"""`branchwork info`: what this machine and this model give."""
+
+import argparse
+import importlib.metadata
+import os
+import platform
+from dataclasses import asdict
+
+from branchwork.bench.load import stats
+from branchwork.runtime.config import RuntimeConfig
+from branchwork.runtime.options import add_options, config_from
+from branchwork.runtime.wire.launcher import launch
+
+PACKAGES = ("torch", "triton", "numba", "numpy", "tokenizers", "transformers", "pyzmq", "msgspec")
+
+
+def main(argv: list[str]) -> int:
+    """Print versions, the processor, and what a runtime with these options would have."""
+    parser = argparse.ArgumentParser(prog="branchwork info", description=__doc__)
+    add_options(parser, RuntimeConfig)
+    config = config_from(RuntimeConfig, vars(parser.parse_args(argv)))
+    print(
+        f"branchwork   {importlib.metadata.version('branchwork')}, Python {platform.python_version()}"
+    )
+    print(f"packages     {', '.join(_versions())}")
+    print(f"machine      {platform.machine()}, {os.cpu_count()} cores, {_features()}")
+    with launch(**asdict(config)) as runtime:
+        client = runtime.connect()
+        welcome = client.welcome
+        numbers = stats(client)
+        print(f"model        {welcome.model}, checksum {welcome.model_checksum}")
+        print(f"context      {welcome.context_len:,} tokens, vocabulary {welcome.vocab_size:,}")
+        print(f"KV pool      {int(numbers['slots_total']):,} tokens")
+        print(f"limits       {', '.join(f'{k} {v:,}' for k, v in sorted(welcome.limits.items()))}")
+    return 0
+
+
+def _versions() -> list[str]:
+    found = []
+    for name in PACKAGES:
+        try:
+            found.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            found.append(f"{name} –")
+    return found
+
+
+def _features() -> str:
+    """The instruction sets that matter for bf16 on this processor."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            flags = set(next(line for line in file if line.startswith("flags")).split())
+    except (OSError, StopIteration):
+        return "instruction sets unknown"
+    known = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+    return " ".join(name for name in known if name in flags) or "no vector extensions known"
