@@ -27,7 +27,7 @@ from branchwork.runtime.grammar.json_schema.shape import (
     Some,
     Term,
 )
-from branchwork.runtime.grammar.json_schema.strings import is_empty
+from branchwork.runtime.grammar.json_schema.strings import disjoint, is_empty
 from branchwork.runtime.wire.errors import ConstraintError
 
 # Cases worked out for one schema; 40_000 take about a second.
@@ -71,7 +71,7 @@ class Compound(Term):
 class Algebra:
     """The terms of one schema and their shapes; `read` gives the shape of a place."""
 
-    def __init__(self, read: Callable[[Place], Shape]) -> None:
+    def __init__(self, read: Callable[[Place, Shape], Shape]) -> None:
         self._read = read
         self._named: dict[int, Named] = {}
         self._compounds: dict[tuple[str, frozenset[Term]], Term] = {}
@@ -95,7 +95,7 @@ class Algebra:
             )
             parts.update(dict.fromkeys(inner))
         parts.pop(TRUE, None)
-        if FALSE in parts:
+        if FALSE in parts or any(_contradicts(part, parts) for part in parts):
             return FALSE
         return self._compound("both", parts, TRUE)
 
@@ -147,13 +147,19 @@ class Algebra:
                 del self._shapes[term]
         return found
 
+    def shape_in(self, term: Named, context: Shape) -> Shape:
+        """What `term` admits of what `context` admits, worked out anew."""
+        if self._pointers.count(term.place.pointer) > 1:
+            raise ConstraintError("The schema refers to itself without end.", self.pointer)
+        self._pointers.append(term.place.pointer)
+        try:
+            return self._read(term.place, context)
+        finally:
+            self._pointers.pop()
+
     def _work_out(self, term: Term) -> Shape:
         if isinstance(term, Named):
-            self._pointers.append(term.place.pointer)
-            try:
-                return self._read(term.place)
-            finally:
-                self._pointers.pop()
+            return self.shape_in(term, ANY)
         if isinstance(term, Given):
             return term.shape
         assert isinstance(term, Compound), term
@@ -189,7 +195,7 @@ class Algebra:
             any(shape.false for shape in shapes),
             self._distinct((n for shape in shapes for n in shape.numbers), _same),
             either_language(*(shape.strings for shape in shapes)),
-            self._distinct((o for shape in shapes for o in shape.objects), Object.signature),
+            self._distinct_objects(o for shape in shapes for o in shape.objects),
             self._distinct((a for shape in shapes for a in shape.arrays), _same),
             all(shape.exact for shape in shapes),
         )
@@ -217,13 +223,16 @@ class Algebra:
             arrays,
         )
 
-    def one_of(self, shapes: Sequence[Shape]) -> Shape:
-        """What exactly one of `shapes` admits."""
+    def one_of(self, shapes: Sequence[Shape], alone: Callable[[int], Shape]) -> Shape:
+        """What exactly one of `shapes` admits.
+
+        Each has been met with the same context; `alone(i)` is the i-th without it, which has the simpler opposite.
+        """
         cases = []
         for index, shape in enumerate(shapes):
             for other_index, other in enumerate(shapes):
                 if other_index != index and not self.disjoint(shape, other):
-                    shape = self.meet(shape, self.negate(other))
+                    shape = self.meet(shape, self.negate(alone(other_index)))
             cases.append(shape)
         return self.join(*cases)
 
@@ -249,10 +258,16 @@ class Algebra:
                 raise ConstraintError(
                     "The schema multiplies out to too many cases here.", self.pointer
                 )
-        for whole in (Object().signature(), Array(), Number()):
-            if whole in found:
-                return (found[whole],)
         return tuple(found.values())
+
+    def _distinct_objects(self, cases: Iterable[Object]) -> tuple[Object, ...]:
+        """The same union without the cases that others cover."""
+        found = self._distinct(cases, Object.signature)
+        kept: list[Object] = []
+        for case in found:
+            if not any(_covers(other, case) for other in kept):
+                kept = [other for other in kept if not _covers(case, other)] + [case]
+        return tuple(kept)
 
     # ------------------------------------------------------------ objects
 
@@ -260,7 +275,7 @@ class Algebra:
         self, left: Iterable[Object], right: tuple[Object, ...]
     ) -> tuple[Object, ...]:
         met = (self.meet_objects(a, b) for a in left for b in right)
-        return self._distinct((case for cases in met for case in cases), Object.signature)
+        return self._distinct_objects(case for cases in met for case in cases)
 
     def meet_objects(self, a: Object, b: Object) -> list[Object]:
         """Objects that are both, as a union (of none, where that is plainly empty)."""
@@ -293,16 +308,15 @@ class Algebra:
             return (), rest
         cells: list[tuple[Language, Term]] = []
         for keys, term in a.cells:
+            shared = [(other, inner) for other, inner in b.cells if not disjoint(keys, other)]
             cells += [
-                (both_languages(keys, other), self.both(term, inner)) for other, inner in b.cells
+                (both_languages(keys, other), self.both(term, inner)) for other, inner in shared
             ]
-        for these, those in ((a, b), (b, a)):
-            for keys, term in these.cells:
-                outside = (complement(other) for other, _ in those.cells)
-                cells.append((both_languages(keys, *outside), self.both(term, those.rest)))
-        return tuple(
-            (keys, term) for keys, term in cells if term is not rest and not is_empty(keys)
-        ), rest
+            cells += _outside(keys, [other for other, _ in shared], self.both(term, b.rest))
+        for keys, term in b.cells:
+            shared_keys = [other for other, _ in a.cells if not disjoint(keys, other)]
+            cells += _outside(keys, shared_keys, self.both(term, a.rest))
+        return tuple((keys, term) for keys, term in cells if term is not rest), rest
 
     def settle(self, item: Object) -> list[Object]:
         """The union of objects without witnesses that are `item`; a witness among unnamed keys stays one."""
@@ -425,7 +439,7 @@ class Algebra:
             return False
         if any(meet_numbers(x, y) is not None for x in a.numbers for y in b.numbers):
             return False
-        if not is_empty(both_languages(a.strings, b.strings)):
+        if not disjoint(a.strings, b.strings):
             return False
         return all(
             self._disjoint_objects(x, y, depth) for x in a.objects for y in b.objects
@@ -461,6 +475,57 @@ class Algebra:
             return self.disjoint(self.shape(a), self.shape(b), depth - 1)
         except ConstraintError:
             return False  # whatever is wrong in there is reported when it is needed
+
+
+def _covers(whole: Object, part: Object) -> bool:
+    """Whether plainly every object of `part` is one of `whole`."""
+    if whole.least > part.least or whole.witnesses and whole.witnesses != part.witnesses:
+        return False
+    if whole.most is not None and (part.most is None or part.most > whole.most):
+        return False
+    for name, wanted in whole.properties.items():
+        found = part.at(name)
+        if (wanted.required and not found.required) or not _implies(found.term, wanted.term):
+            return False
+    if whole.rest is TRUE and not whole.cells:
+        return True
+    return (
+        whole.cells == part.cells
+        and _implies(part.rest, whole.rest)
+        and all(
+            _implies(found.term, whole.at(name).term)
+            for name, found in part.properties.items()
+            if name not in whole.properties
+        )
+    )
+
+
+def _implies(term: Term, wanted: Term) -> bool:
+    """Whether plainly all that `term` admits, `wanted` does."""
+    if wanted is TRUE or term is FALSE or term is wanted:
+        return True
+    parts = term.parts if isinstance(term, Compound) and term.operation == "both" else (term,)
+    needed = (
+        wanted.parts if isinstance(wanted, Compound) and wanted.operation == "both" else (wanted,)
+    )
+    return all(part in parts for part in needed)
+
+
+def _contradicts(term: Term, terms: dict[Term, None]) -> bool:
+    """Whether `term` is the opposite of some of `terms` together."""
+    if not isinstance(term, Compound) or term.operation != "not":
+        return False
+    inner = term.parts[0]
+    both = isinstance(inner, Compound) and inner.operation == "both"
+    return all(part in terms for part in inner.parts) if both else inner in terms
+
+
+def _outside(keys: Language, others: list[Language], term: Term) -> list[tuple[Language, Term]]:
+    """What of a cell no overlapping cell takes."""
+    if not others:
+        return [(keys, term)]
+    left = both_languages(keys, *map(complement, others))
+    return [] if is_empty(left) else [(left, term)]
 
 
 def _same(case: Case) -> Case:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Literal
 
-from branchwork.runtime.grammar.json_schema.algebra import Algebra, Given
+from branchwork.runtime.grammar.json_schema.algebra import Algebra, Given, Named
 from branchwork.runtime.grammar.json_schema.document import Document, Json, Place, escape
 from branchwork.runtime.grammar.json_schema.formats import FORMATS
 from branchwork.runtime.grammar.json_schema.language import (
@@ -57,7 +57,18 @@ _APPLICATORS = (
     "dependentRequired", "dependentSchemas", "dependencies", "unevaluatedProperties", "unevaluatedItems",
 )  # fmt: skip
 _CONSTRAINING = frozenset((*_NUMERIC, *_TEXTUAL, *_KEYED, *_INDEXED, *_APPLICATORS, "type"))
-_OBJECTS_ONLY = replace(NONE, objects=(Object(),))
+_MULTIPLYING = frozenset(
+    (
+        "anyOf",
+        "oneOf",
+        "if",
+        "dependentRequired",
+        "dependentSchemas",
+        "dependencies",
+        "allOf",
+        "$ref",
+    )
+)
 
 
 class Reader:
@@ -68,22 +79,20 @@ class Reader:
         self.warnings: dict[str, None] = {}
         self.algebra = Algebra(self.read)
         self._best_effort = mode == "best_effort"
-        self._applicators: dict[str, Callable[[Place], Shape]] = {
+        self._applicators: dict[str, Callable[[Place, Shape], Shape]] = {
             "$ref": self._ref,
             "$dynamicRef": self._dynamic_ref,
             "$recursiveRef": self._dynamic_ref,
-            "enum": lambda place: self._listed(place.child("enum"), _array(place, "enum")),
-            "const": lambda place: self._listed(
-                place.child("const"), [_object(place.schema)["const"]]
-            ),
-            "allOf": lambda place: self.algebra.meet(*self._shapes(place, "allOf")),
-            "anyOf": lambda place: self.algebra.join(*self._shapes(place, "anyOf")),
-            "oneOf": lambda place: self.algebra.one_of(self._shapes(place, "oneOf")),
-            "not": lambda place: self.algebra.negate(self._shape(place.child("not"))),
+            "enum": self._enum,
+            "const": self._const,
+            "allOf": self._all_of,
             "if": self._conditional,
             "dependentRequired": self._dependencies,
             "dependentSchemas": self._dependencies,
             "dependencies": self._dependencies,
+            "oneOf": self._one_of,
+            "anyOf": self._any_of,
+            "not": self._not,
         }
 
     def term(self, place: Place) -> Term:
@@ -106,8 +115,8 @@ class Reader:
                 break  # raised again, or left out, when the term is read
         return self.algebra.named(place)
 
-    def read(self, place: Place) -> Shape:
-        """The shape of the schema object at a place."""
+    def read(self, place: Place, context: Shape = ANY) -> Shape:
+        """What the schema object at a place admits of what `context` admits."""
         place = self.document.enter(place)
         schema = _object(place.schema)
         if self.document.dialect.name == "draft-3":
@@ -115,26 +124,46 @@ class Reader:
                 "Draft 3 of JSON Schema is not supported; use draft 4 or later.", "/$schema"
             )
         if "$ref" in schema and self.document.dialect.ref_hides_siblings:
-            return self._attempt(place, "$ref", self._ref)
-        shape = self._types(place, schema)
+            return self._attempt(place, "$ref", self._ref, context)
+        shape = self.algebra.meet(context, self._types(place, schema))
         for keyword, apply in self._applicators.items():
-            if keyword in schema and shape is not NONE:
-                shape = self.algebra.meet(shape, self._attempt(place, keyword, apply))
+            if keyword in schema:
+                shape = self._attempt(place, keyword, apply, shape)
         if "unevaluatedProperties" in schema or "unevaluatedItems" in schema:
             raise ConstraintError("unevaluatedProperties is not done yet.", place.pointer)
         return shape
 
-    def _attempt(self, place: Place, keyword: str, read: Callable[[Place], Shape]) -> Shape:
-        """What `read` gives; in best effort, everything where it cannot be enforced."""
+    def _attempt(
+        self,
+        place: Place,
+        keyword: str,
+        read: Callable[[Place, Shape], Shape],
+        context: Shape,
+    ) -> Shape:
+        """What `read` gives; in best effort, all of `context` where it cannot be enforced."""
         try:
-            return read(place)
+            return read(place, context)
         except ConstraintError as error:
             if error.param is None or not error.param.startswith("/"):
                 error = ConstraintError(str(error), f"{place.pointer}/{escape(keyword)}")
             if not self._best_effort:
                 raise error from None
             self.warnings[f"{error.param}: {error}"] = None
-            return replace(ANY, exact=False)
+            return replace(context, exact=False)
+
+    def _within(self, place: Place, context: Shape) -> Shape:
+        """What the schema at a place admits of what `context` admits.
+
+        A schema that multiplies out is read anew in its context, in which most of its cases are empty.
+        """
+        term = self.term(place)
+        if not isinstance(term, Named) or context is ANY or not self._multiplies(term.place):
+            return self.algebra.meet(context, self.algebra.shape(term))
+        return self.algebra.shape_in(term, context)
+
+    def _multiplies(self, place: Place) -> bool:
+        schema = place.schema
+        return isinstance(schema, dict) and not _MULTIPLYING.isdisjoint(schema)
 
     # ------------------------------------------------------------ keywords of one type
 
@@ -150,7 +179,7 @@ class Reader:
         ):
             if any(keyword in schema for keyword in keywords) and not admitted.isdisjoint(types):
                 present = next(keyword for keyword in keywords if keyword in schema)
-                shapes.append(self._attempt(place, present, read))
+                shapes.append(self._attempt(place, present, read, ANY))
         shape = self.algebra.meet(*shapes) if len(shapes) > 2 else shapes[-1]
         if len(admitted) == len(_TYPES):
             return shape
@@ -171,7 +200,7 @@ class Reader:
             shape.exact,
         )
 
-    def _number(self, place: Place) -> Shape:
+    def _number(self, place: Place, _: Shape) -> Shape:
         low = high = step = None
         low_open = high_open = False
         bounds = {
@@ -199,7 +228,7 @@ class Reader:
         )
         return replace(ANY, numbers=() if number is None else (number,))
 
-    def _string(self, place: Place) -> Shape:
+    def _string(self, place: Place, _: Shape) -> Shape:
         schema = _object(place.schema)
         language = length(_count(place, "minLength") or 0, _count(place, "maxLength"))
         pattern, named = schema.get("pattern"), schema.get("format")
@@ -223,7 +252,7 @@ class Reader:
             raise ConstraintError(f"The pattern cannot be enforced: {error}", pointer) from None
         return Pattern(source)
 
-    def _object(self, place: Place) -> Shape:
+    def _object(self, place: Place, _: Shape) -> Shape:
         schema = _object(place.schema)
         declared = _object_at(place, "properties")
         patterns = _object_at(place, "patternProperties")
@@ -282,7 +311,7 @@ class Reader:
             found = self.algebra.meet_objects(found, Object(cells=((keys, term),)))[0]
         return found.cells
 
-    def _array(self, place: Place) -> Shape:
+    def _array(self, place: Place, _: Shape) -> Shape:
         schema = _object(place.schema)
         items = schema.get("items")
         tuple_key = "items" if isinstance(items, list) else "prefixItems"
@@ -323,11 +352,11 @@ class Reader:
     def _shape(self, place: Place) -> Shape:
         return self.algebra.shape(self.term(place))
 
-    def _shapes(self, place: Place, keyword: str) -> list[Shape]:
+    def _options(self, place: Place, keyword: str) -> list[Place]:
         options = _array(place, keyword)
         if not options:
             raise ConstraintError(f"{keyword} must not be empty.", f"{place.pointer}/{keyword}")
-        return [self._shape(place.child(keyword, index)) for index in range(len(options))]
+        return [place.child(keyword, index) for index in range(len(options))]
 
     def _target(self, place: Place) -> Place:
         ref = _object(place.schema)["$ref"]
@@ -335,37 +364,56 @@ class Reader:
             raise ConstraintError("$ref must be a string.", f"{place.pointer}/$ref")
         return self.document.resolve(ref, place)
 
-    def _ref(self, place: Place) -> Shape:
-        return self._shape(self._target(place))
+    def _ref(self, place: Place, context: Shape) -> Shape:
+        return self._within(self._target(place), context)
 
-    def _dynamic_ref(self, place: Place) -> Shape:
+    def _dynamic_ref(self, place: Place, _: Shape) -> Shape:
         raise ConstraintError(
             "$dynamicRef and $recursiveRef are not supported; use $ref.", place.pointer
         )
 
-    def _conditional(self, place: Place) -> Shape:
-        schema = _object(place.schema)
-        condition = self._shape(place.child("if"))
-        branches = [condition, self.algebra.negate(condition)]
-        for index, keyword in enumerate(("then", "else")):
-            if keyword in schema:
-                branches[index] = self.algebra.meet(
-                    branches[index], self._shape(place.child(keyword))
-                )
-        return self.algebra.join(*branches) if "then" in schema or "else" in schema else ANY
+    def _all_of(self, place: Place, context: Shape) -> Shape:
+        for option in self._options(place, "allOf"):
+            context = self._within(option, context)
+        return context
 
-    def _dependencies(self, place: Place) -> Shape:
-        shape = ANY
+    def _any_of(self, place: Place, context: Shape) -> Shape:
+        return self.algebra.join(
+            *(self._within(option, context) for option in self._options(place, "anyOf"))
+        )
+
+    def _one_of(self, place: Place, context: Shape) -> Shape:
+        options = self._options(place, "oneOf")
+        shapes = [self._within(option, context) for option in options]
+        return self.algebra.one_of(shapes, lambda index: self._shape(options[index]))
+
+    def _not(self, place: Place, context: Shape) -> Shape:
+        return self.algebra.meet(context, self.algebra.negate(self._shape(place.child("not"))))
+
+    def _conditional(self, place: Place, context: Shape) -> Shape:
+        schema = _object(place.schema)
+        if "then" not in schema and "else" not in schema:
+            return context
+        condition = self._shape(place.child("if"))
+        branches = []
+        for keyword, holds in (("then", condition), ("else", self.algebra.negate(condition))):
+            branch = self.algebra.meet(context, holds)
+            branches.append(
+                self._within(place.child(keyword), branch) if keyword in schema else branch
+            )
+        return self.algebra.join(*branches)
+
+    def _dependencies(self, place: Place, context: Shape) -> Shape:
         for keyword in ("dependentRequired", "dependentSchemas", "dependencies"):
             for name, needs in _object_at(place, keyword).items():
-                shape = self.algebra.meet(
-                    shape, self._dependency(place.child(keyword, name), name, needs)
-                )
-        return shape
+                context = self._dependency(place.child(keyword, name), name, needs, context)
+        return context
 
-    def _dependency(self, place: Place, name: str, needs: Json) -> Shape:
+    def _dependency(self, place: Place, name: str, needs: Json, context: Shape) -> Shape:
         """If the key `name` is there, so are other keys, or the object is as a schema says."""
-        present = replace(_OBJECTS_ONLY, objects=(Object({name: Property(required=True)}),))
+        absent = replace(ANY, objects=(Object({name: Property(FALSE)}),))
+        present = replace(NONE, objects=(Object({name: Property(required=True)}),))
+        with_it = self.algebra.meet(context, present)
         if isinstance(needs, list):
             wanted = {}
             for other in needs:
@@ -374,19 +422,22 @@ class Reader:
                         "A dependency must be an array of strings or a schema.", place.pointer
                     )
                 wanted[other] = Property(required=True)
-            consequence = replace(ANY, objects=(Object(wanted),))
+            with_it = self.algebra.meet(with_it, replace(NONE, objects=(Object(wanted),)))
         else:
-            consequence = self._shape(place)
-        absent = replace(ANY, objects=(Object({name: Property(FALSE)}),))
-        return self.algebra.join(absent, self.algebra.meet(present, consequence))
+            with_it = self._within(place, with_it)
+        return self.algebra.join(self.algebra.meet(context, absent), with_it)
 
     # ------------------------------------------------------------ values
 
-    def _listed(self, place: Place, values: list[Json]) -> Shape:
-        """The values of `enum` or `const`."""
+    def _enum(self, place: Place, context: Shape) -> Shape:
+        values = _array(place, "enum")
         strings = [value for value in values if isinstance(value, str)]
         others = [self.value(value) for value in values if not isinstance(value, str)]
-        return self.algebra.join(replace(NONE, strings=words(strings)), *others)
+        listed = self.algebra.join(replace(NONE, strings=words(strings)), *others)
+        return self.algebra.meet(context, listed)
+
+    def _const(self, place: Place, context: Shape) -> Shape:
+        return self.algebra.meet(context, self.value(_object(place.schema)["const"]))
 
     def value(self, value: Json) -> Shape:
         """Exactly one value."""

@@ -23,6 +23,7 @@ from branchwork.runtime.grammar.json_schema.language import (
     Or,
     Pattern,
     Words,
+    both,
 )
 from branchwork.runtime.grammar.json_schema.quoting import any_quoted, quote, quoted, written_char
 from branchwork.runtime.grammar.regex import pattern_dfa
@@ -70,6 +71,37 @@ def is_empty(language: Language) -> bool:
     return text_dfa(language).is_empty
 
 
+def disjoint(a: Language, b: Language) -> bool:
+    """Whether no string is in both."""
+    for finite, other in ((a, b), (b, a)):
+        if isinstance(finite, Words):
+            return not any(other.contains(word) for word in finite.words)
+    if isinstance(a, Length) or isinstance(b, Length) or a == b:
+        return is_empty(both(a, b))
+    return _disjoint_dfas(text_dfa(a), text_dfa(b))
+
+
+@functools.lru_cache(maxsize=4096)
+def _disjoint_dfas(a: Dfa, b: Dfa) -> bool:
+    """Pairs of states are followed side by side until one accepts; nothing is built."""
+    joint = a.classes.astype(np.int64) * 256 + b.classes
+    first = np.unique(joint, return_index=True)[1]
+    table_a, table_b = a.table[:, a.classes[first]].astype(np.int64), b.table[:, b.classes[first]]
+    width = b.num_states
+    seen = np.zeros(a.num_states * width, np.bool_)
+    frontier = np.array([a.start * width + b.start])
+    while len(frontier):
+        left, right = frontier // width, frontier % width
+        if (a.accepting[left] & b.accepting[right]).any():
+            return False
+        left, right = table_a[left], table_b[right]
+        targets = (left * width + right)[(left != DEAD) & (right != DEAD)]
+        frontier = np.unique(targets[~seen[targets]])
+        seen[frontier] = True
+    return True
+
+
+@functools.lru_cache(maxsize=2048)
 def string_node(language: Language) -> ir.Node:
     """The JSON strings for the texts of a language."""
     if language == ALL:
