@@ -17,7 +17,14 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 import branchwork.runtime.server.fields as fields
-from branchwork.runtime.server import chat, completions, status
+from branchwork.runtime.server import (
+    chat,
+    completions,
+    embeddings,
+    native,
+    status,
+    tokenizing,
+)
 from branchwork.runtime.server.errors import ApiError, error_response, from_error
 from branchwork.runtime.server.gateway import Gateway
 from branchwork.runtime.server.guard import Guard
@@ -42,6 +49,8 @@ class Route(NamedTuple):
 ROUTES = (
     Route("POST", "/v1/chat/completions", chat.chat_completions, fields.ChatRequest),
     Route("POST", "/v1/completions", completions.completions, fields.CompletionRequest),
+    Route("POST", "/v1/embeddings", embeddings.embeddings, embeddings.EmbeddingRequest),
+    Route("POST", "/v1/score", embeddings.score, embeddings.ScoreRequest),
     Route("GET", "/v1/models", status.models),
     Route("GET", "/v1/models/{name:path}", status.model),
     Route("GET", "/health", status.health),
@@ -50,6 +59,18 @@ ROUTES = (
     Route("GET", "/version", status.version),
     Route("GET", "/server/stats", status.stats),
     Route("POST", "/server/flush_cache", status.flush_cache, admin=True),
+    Route("POST", "/tokenize", tokenizing.tokenize, tokenizing.TokenizeRequest),
+    Route("POST", "/detokenize", tokenizing.detokenize, tokenizing.DetokenizeRequest),
+    Route("GET", "/tokenizer_info", tokenizing.tokenizer_info),
+    Route("POST", "/generate", native.generate, native.GenerateRequest),
+    Route("GET", "/get_model_info", native.model_info),
+    Route("GET", "/model_info", native.model_info),
+    Route("GET", "/get_server_info", native.server_info),
+    Route("GET", "/server_info", native.server_info),
+    Route("GET", "/health_generate", status.health),
+    Route("POST", "/flush_cache", native.flush_cache, admin=True),
+    Route("GET", "/flush_cache", native.flush_cache, admin=True),
+    Route("POST", "/abort_request", native.abort_request, native.AbortRequest),
 )
 
 

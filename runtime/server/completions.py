@@ -12,8 +12,9 @@ from branchwork.runtime.server.body import read_body
 from branchwork.runtime.server.errors import ApiError
 from branchwork.runtime.server.fields import CompletionRequest
 from branchwork.runtime.server.gateway import Gateway
-from branchwork.runtime.server.generation import Generation, Limits, Prompt, cache_salt
+from branchwork.runtime.server.generation import Generation, Limits, cache_salt
 from branchwork.runtime.server.jobs import Answer, total_usage
+from branchwork.runtime.server.prompts import as_prompt, prompts_of
 from branchwork.runtime.server.stream import DONE, Events, data, error_data, stream
 from branchwork.runtime.server.validate import decode
 from branchwork.runtime.wire.messages import Done, Gen, TokenLogprob, Tokens, Usage
@@ -41,7 +42,7 @@ async def completions(gateway: Gateway, request: Request) -> Response:
         )
     salt = cache_salt(ask.cache_salt)
     generations = [
-        Generation(_prompt(prompt), gen, best_of, salt, ask.priority or 0) for prompt in prompts
+        Generation(as_prompt(prompt), gen, best_of, salt, ask.priority or 0) for prompt in prompts
     ]
     echoes = await _echoes(gateway, prompts) if ask.echo else None
     with_ids = ask.return_token_ids or ask.return_tokens
@@ -56,40 +57,6 @@ async def completions(gateway: Gateway, request: Request) -> Response:
     if best_of > n:
         found = _best(found, best_of, n)
     return answers.json_response(shape.whole(found, usage))
-
-
-def prompts_of(value: str | list[Any], limits: Limits) -> list[str | tuple[int, ...]]:
-    """The prompts of a request: a text, texts, token ids, or lists of token ids. Raises ApiError."""
-    if isinstance(value, str):
-        return [value]
-    if not value:
-        raise ApiError("prompt must not be empty", param="prompt")
-    if type(value[0]) is int:
-        return [_ids(value, "prompt", limits)]
-    limits.at_most(len(value), limits.config.max_prompts, "prompt", "--max-prompts")
-    found: list[str | tuple[int, ...]] = []
-    for i, item in enumerate(value):
-        if isinstance(item, str):
-            found.append(item)
-        elif isinstance(item, list) and item:
-            found.append(_ids(item, f"prompt[{i}]", limits))
-        else:
-            raise ApiError(
-                f"prompt[{i}] must be a text or a list of token ids, not empty",
-                param=f"prompt[{i}]",
-            )
-    return found
-
-
-def _ids(value: list[Any], at: str, limits: Limits) -> tuple[int, ...]:
-    try:
-        return limits.token_ids(msgspec.convert(value, list[int]), at)
-    except msgspec.ValidationError:
-        raise ApiError(f"{at} must hold token ids or texts, not both", param=at) from None
-
-
-def _prompt(prompt: str | tuple[int, ...]) -> Prompt:
-    return Prompt.of_text(prompt) if isinstance(prompt, str) else Prompt.of_ids(prompt)
 
 
 def _gen(ask: CompletionRequest, limits: Limits) -> Gen:
