@@ -92,7 +92,7 @@ class Branches:
         self._run_ready()
 
     def _enqueue(self, operation: Append | SlotOperation | FailBranch | CloseBranch) -> None:
-        branch = self._find(operation.key)
+        branch = self.find(operation.key)
         if branch is None:
             self._refuse(operation)
         else:
@@ -122,7 +122,7 @@ class Branches:
         now = self._context.clock()
         while self._deadlines and self._deadlines[0][0] <= now:
             _, number, key = heappop(self._deadlines)
-            branch = self._find(key)
+            branch = self.find(key)
             if branch is not None and branch.deadline == number:
                 self._fail(branch, DeadlineExceeded("the slot's deadline has passed"))
                 self._ready.append(branch)
@@ -141,12 +141,13 @@ class Branches:
 
     # ------------------------------------------------------------------ open and close
 
-    def _find(self, key: BranchKey) -> Branch | None:
+    def find(self, key: BranchKey) -> Branch | None:
+        """The branch, if it is open."""
         return self._clients.get(key.client, {}).get(key.branch)
 
     def _open(self, operation: OpenBranch) -> None:
         key = operation.key
-        known = self._find(key)
+        known = self.find(key)
         if known is not None:
             failure = FailBranch(key, None, InvalidParameter.code, f"branch {key.branch} is open")
             known.queue.append((failure, self._context.clock()))
@@ -163,7 +164,7 @@ class Branches:
         self._clients.setdefault(key.client, {})[key.branch] = branch
         if operation.parent is None:
             return
-        parent = self._find(operation.parent)
+        parent = self.find(operation.parent)
         if parent is None or parent is branch:
             branch.born = True
             message = f"the parent branch {operation.parent.branch} is not open"
@@ -190,7 +191,7 @@ class Branches:
 
     def _abort(self, key: BranchKey) -> None:
         """Stop now; answered by one Closed, also for a branch that has gone."""
-        branch = self._find(key)
+        branch = self.find(key)
         if branch is not None:
             self._end_slots(branch, Aborted("the branch was aborted"))
             self._drop(branch)
@@ -285,7 +286,7 @@ class Branches:
         return True
 
     def _grammar_ready(self, key: BranchKey) -> None:
-        branch = self._find(key)
+        branch = self.find(key)
         if branch is not None:
             self._ready.append(branch)
 

@@ -278,7 +278,7 @@ class Generation:
                 break
             length += size
             position += 1
-        self._give_up_scores(position)
+        self._give_up_scores()
         self._req.rewind(position)
         if length < keep_bytes:
             rest = bytes(text[length:keep_bytes])
@@ -354,12 +354,12 @@ class Generation:
                 self._answer.add_logprob(logprob)
         self._score_from = max(self._score_from, stop + 1)
 
-    def _give_up_scores(self, position: int) -> None:
-        """The tokens from `position` on are taken back before they were scored."""
-        for cut in range(max(position, self._score_from), self._score_until):
-            token = self._tokens[cut]
+    def _give_up_scores(self) -> None:
+        """A stop cut a jumped run: its tokens, which no step will score as they stood, go without logprobs."""
+        for position in range(max(self._start, self._score_from), self._score_until):
+            token = self._tokens[position]
             self._answer.add_logprob(TokenLogprob(token, self._context.bytes_of(token), None))
-        self._score_until = min(self._score_until, position)
+        self._score_until = min(self._score_until, self._start)
 
 
 def _sampler(sampling: Sampling, context: Context) -> Sampler:
