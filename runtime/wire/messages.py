@@ -98,7 +98,9 @@ class FreeText(Message, frozen=True, tag="free_text"):
     until: tuple[str, ...] = ()
 
 
-Constraint = Regex | Choices | JsonSchema | JsonValue | Ebnf | StructuralTags | Concat | FreeText
+Constraint = (
+    Regex | Choices | JsonSchema | JsonValue | Ebnf | StructuralTags | Concat | FreeText | AnyOf
+)
 
 
 # ------------------------------------------------------------------ instructions
