@@ -21,7 +21,9 @@ from branchwork.runtime.server import (
     chat,
     completions,
     embeddings,
+    messages,
     native,
+    responses,
     status,
     tokenizing,
 )
@@ -49,6 +51,11 @@ class Route(NamedTuple):
 ROUTES = (
     Route("POST", "/v1/chat/completions", chat.chat_completions, fields.ChatRequest),
     Route("POST", "/v1/completions", completions.completions, fields.CompletionRequest),
+    Route("POST", "/v1/responses", responses.responses, responses.ResponsesRequest),
+    Route("GET", "/v1/responses/{name}", responses.stored_response),
+    Route("DELETE", "/v1/responses/{name}", responses.delete_response),
+    Route("POST", "/v1/messages", messages.messages, messages.MessagesRequest),
+    Route("POST", "/v1/messages/count_tokens", messages.count_tokens, messages.CountRequest),
     Route("POST", "/v1/embeddings", embeddings.embeddings, embeddings.EmbeddingRequest),
     Route("POST", "/v1/score", embeddings.score, embeddings.ScoreRequest),
     Route("GET", "/v1/models", status.models),

@@ -73,6 +73,7 @@ class ServerConfig:
     max_stored: int = option(
         1024, "stored responses for previous_response_id", "limits", "responses", 0, 1_000_000
     )
+    max_stored_bytes: int = option(64 << 20, "all stored responses", "limits", "bytes", 0, 1 << 36)
 
     drain_timeout: float = option(
         30.0, "running requests finish after SIGTERM", "process", "s", 0.0, 3600.0

@@ -119,9 +119,9 @@ def openai_body(error: ApiError) -> bytes:
 def anthropic_body(error: ApiError) -> bytes:
     """Anthropic's shape."""
     default = "api_error" if error.status >= 500 else "invalid_request_error"
-    message = f"{error.param}: {error.message}" if error.param else error.message
     kind = _ANTHROPIC_KINDS.get(error.status, default)
-    return msgspec.json.encode({"type": "error", "error": {"type": kind, "message": message}})
+    inner = {"type": kind, "message": error.message}
+    return msgspec.json.encode({"type": "error", "error": inner})
 
 
 def error_response(error: ApiError, path: str = "") -> Response:

@@ -17,6 +17,7 @@ from branchwork.runtime.server.generation import Generation, Limits
 from branchwork.runtime.server.jobs import ClientGone, Job, Pump
 from branchwork.runtime.server.metrics import Metrics
 from branchwork.runtime.server.model import Model, describe
+from branchwork.runtime.server.stored import ResponseStore
 from branchwork.runtime.wire.backend import Backend
 from branchwork.runtime.wire.errors import Aborted, BranchworkError, RequestError
 
@@ -57,6 +58,7 @@ class Gateway:
     def __init__(self, config: ServerConfig) -> None:
         self.config = config
         self.metrics = Metrics()
+        self.responses = ResponseStore(config.max_stored, config.max_stored_bytes)
         self.draining = False
         self.waiting_error: str | None = None
         self.pulse: Callable[[], str | None] = lambda: None
