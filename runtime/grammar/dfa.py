@@ -186,9 +186,7 @@ def make(classes: npt.NDArray[np.uint8], table: Table, accepting: Flags, start: 
     return _identified(classes, table, accepting, start)
 
 
-def _identified(
-    classes: npt.NDArray[np.uint8], table: Table, accepting: Flags, start: int
-) -> Dfa:
+def _identified(classes: npt.NDArray[np.uint8], table: Table, accepting: Flags, start: int) -> Dfa:
     """A `Dfa` of what is in normal form already."""
     digest = blake2b(classes.tobytes(), digest_size=16)
     digest.update(table.tobytes())

@@ -6,7 +6,7 @@ runs, so their bounds cost nothing.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from branchwork.runtime.grammar.dfa import Dfa
 
@@ -134,17 +134,7 @@ class Array:
     counted_high: int | None = None
 
 
-Node = (
-    Literal
-    | Piece
-    | Chars
-    | Concat
-    | Alternation
-    | Repeat
-    | Reference
-    | Object
-    | Array
-)
+Node = Literal | Piece | Chars | Concat | Alternation | Repeat | Reference | Object | Array
 
 EMPTY = Literal(b"")
 NEVER = Alternation(())
@@ -160,3 +150,43 @@ class Rules:
     root: Node
     rules: Mapping[str, Node] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+
+
+class Renaming:
+    """Puts a prefix before the names of rules; nodes that are shared stay shared."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+        self._done: dict[int, tuple[Node, Node]] = {}
+
+    def __call__(self, node: Node) -> Node:
+        """`node` over the renamed rules."""
+        known = self._done.get(id(node))
+        if known is None:
+            # The old node is kept too, so that its id stays its own.
+            known = self._done[id(node)] = (node, self._renamed(node))
+        return known[1]
+
+    def _renamed(self, node: Node) -> Node:
+        match node:
+            case Reference(name):
+                return Reference(self._prefix + name)
+            case Concat(parts):
+                return Concat(tuple(map(self, parts)))
+            case Alternation(options):
+                return Alternation(tuple(map(self, options)))
+            case Repeat(body, low, high, separator):
+                return Repeat(self(body), low, high, self(separator) if separator else None)
+            case Object():
+                properties = (replace(p, value=self(p.value)) for p in node.properties)
+                extras = (replace(e, value=self(e.value)) for e in node.extras)
+                return replace(node, properties=tuple(properties), extras=tuple(extras))
+            case Array():
+                return replace(
+                    node,
+                    prefix=tuple(map(self, node.prefix)),
+                    rest=None if node.rest is None else self(node.rest),
+                    counted=None if node.counted is None else self(node.counted),
+                )
+            case _:
+                return node

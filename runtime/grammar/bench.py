@@ -1,0 +1,54 @@
+"""The machine as an engine of the constrained-decoding bench (see `docs/performance.md`)."""
+
+import json
+from typing import Any
+
+import numpy as np
+
+from branchwork.runtime.grammar.compile import to_rules
+from branchwork.runtime.grammar.interface import Vocabulary
+from branchwork.runtime.grammar.json_schema import compile_schema
+from branchwork.runtime.grammar.lower import lower
+from branchwork.runtime.grammar.masks import lexicon_of
+from branchwork.runtime.grammar.matcher import MachineGrammar, MachineMatcher
+from branchwork.runtime.wire.messages import Regex
+
+
+class Engine:
+    """Compile, mask and accept, timed by the bench. `tok` has `bytes`, `special`, `eos` and `V`."""
+
+    name = "branchwork"
+
+    def __init__(self, tok: Any) -> None:
+        special = {*tok.special, tok.eos}
+        token_bytes = tuple(b"" if t in special else data for t, data in enumerate(tok.bytes))
+        self.vocabulary = Vocabulary(token_bytes, (tok.eos,), tok.V)
+        self.lexicon = lexicon_of(self.vocabulary)
+        self.bits = np.zeros(self.vocabulary.mask_words, np.int32)
+        # The machine's functions are compiled, and the inside of a JSON string is walked, once in a runtime's life.
+        self.mask(self.start(self.compile_json({"properties": {"a": {"uniqueItems": True}}})))
+
+    def compile_json(self, schema: Any) -> MachineGrammar:
+        """A grammar from a schema; keys in any order, as the bench's instances have them."""
+        rules = compile_schema(json.dumps(schema), "strict", "fixed")
+        return MachineGrammar(lower(rules), self.lexicon)
+
+    def compile_regex(self, pattern: str) -> MachineGrammar:
+        """A grammar from a regex."""
+        return MachineGrammar(lower(to_rules(Regex(pattern))), self.lexicon)
+
+    def start(self, grammar: MachineGrammar) -> MachineMatcher:
+        """A matcher at the beginning."""
+        return grammar.start()
+
+    def mask(self, matcher: MachineMatcher) -> None:
+        """Write `bits`."""
+        matcher.fill_mask(self.bits)
+
+    def accept(self, matcher: MachineMatcher, token_id: int) -> bool:
+        """Advance."""
+        return matcher.accept(token_id)
+
+    def ff(self, matcher: MachineMatcher) -> bytes:
+        """The forced bytes."""
+        return matcher.forced()

@@ -1,0 +1,63 @@
+"""A constraint to a program, and a program to a grammar over a vocabulary."""
+
+from branchwork.runtime.grammar import dfa, ir
+from branchwork.runtime.grammar.ebnf import ebnf_rules
+from branchwork.runtime.grammar.json_schema import compile_schema
+from branchwork.runtime.grammar.lower import lower
+from branchwork.runtime.grammar.program import Program
+from branchwork.runtime.grammar.regex import compile_regex
+from branchwork.runtime.grammar.tags import concat_rules, free_text, tags_rules
+from branchwork.runtime.wire.errors import ConstraintError
+from branchwork.runtime.wire.messages import (
+    Choices,
+    Concat,
+    Constraint,
+    Ebnf,
+    FreeText,
+    JsonSchema,
+    JsonValue,
+    Regex,
+    StructuralTags,
+)
+
+_JSON_SCHEMAS = {"value": "true", "object": '{"type": "object"}'}
+
+
+def compile_constraint(constraint: Constraint) -> bytes:
+    """The serialised program of a constraint; the same for every vocabulary.
+
+    Raises ConstraintError for what cannot be read, enforced, satisfied or held within the limits.
+    """
+    try:
+        return lower(to_rules(constraint)).to_bytes()
+    except RecursionError:
+        raise ConstraintError("the constraint is nested too deeply") from None
+
+
+def to_rules(constraint: Constraint) -> ir.Rules:
+    """The constraint as a grammar in the intermediate representation."""
+    match constraint:
+        case Regex(pattern):
+            return ir.Rules(compile_regex(pattern))
+        case Choices(values):
+            if not values:
+                raise ConstraintError("there is nothing to choose from", "values")
+            return ir.Rules(ir.Piece(dfa.of_strings(value.encode() for value in values)))
+        case JsonSchema(schema, mode, whitespace):
+            return compile_schema(schema, mode, whitespace)
+        case JsonValue(kind, whitespace):
+            return compile_schema(_JSON_SCHEMAS[kind], "strict", whitespace)
+        case Ebnf(text, root):
+            return ebnf_rules(text, root)
+        case StructuralTags():
+            return tags_rules(constraint, to_rules)
+        case Concat():
+            return concat_rules(constraint, to_rules)
+        case FreeText(until):
+            return ir.Rules(free_text(until))
+    raise ConstraintError(f"{type(constraint).__name__} is not a constraint")
+
+
+def load_program(data: bytes) -> Program:
+    """What `compile_constraint` has written."""
+    return Program.from_bytes(data)

@@ -1,0 +1,197 @@
+"""What the machine already knows: forced bytes, and the shortest way to an end."""
+
+from branchwork.runtime.grammar.jit import compiled, int64
+from branchwork.runtime.grammar.machine import (
+    CONFIGS,
+    COUNT_SHIFT,
+    ENDED,
+    FAILED,
+    FIELD_MASK,
+    FIELD_SHIFT,
+    FOUND_FROM,
+    FOUND_TO,
+    FUEL,
+    FUEL_PER_CALL,
+    NODE_WORDS,
+    NODES,
+    STATE_MASK,
+    close_over,
+    load,
+    move,
+    required_left,
+    step,
+)
+from branchwork.runtime.grammar.program import (
+    ARRAY_WORDS,
+    CALLED,
+    COST_LIMIT,
+    DFA,
+    FREE_ORDER,
+    LIT,
+    LOOPING,
+    NO_BYTE,
+    OBJECT,
+    OBJECT_WORDS,
+    OWNER,
+    PIECE_HEAD,
+    PROPERTY_WORDS,
+    Bytes,
+    Code,
+    Words,
+)
+
+NO_CHOICE, A_CHOICE = -1, -2
+
+
+@compiled
+def only_byte(code: Code, w: Words, i: int, known: int) -> int:
+    """The one byte that `known` and configuration i allow: NO_CHOICE for none, A_CHOICE for several."""
+    p = CONFIGS + 3 * i
+    a, x = w[p], w[p + 1]
+    if code[a] == LIT:
+        byte = int64(code[a + 4 + x])
+    else:
+        byte = int64(code[code[a + 3] + PIECE_HEAD + (x & STATE_MASK)] >> 8)
+        if byte == NO_BYTE:
+            return known
+        if byte > NO_BYTE:
+            return A_CHOICE
+    return byte if known in (NO_CHOICE, byte) else A_CHOICE
+
+
+@compiled
+def forced_run(code: Code, w: Words, text: Bytes, state: Words, pos: int, out: Bytes) -> int:
+    """Write the bytes that every continuation begins with; returns their number."""
+    load(code, w, state)
+    begin, end, written = int64(0), state[0], 0
+    while written < len(out):
+        w[FUEL] = FUEL_PER_CALL
+        ended = w[ENDED]
+        first, last = close_over(code, w, text, begin, end, pos)
+        if ended or w[ENDED] or w[FAILED]:
+            break
+        byte = int64(NO_CHOICE)
+        for i in range(begin, end):
+            byte = only_byte(code, w, i, byte)
+            if byte == A_CHOICE:
+                break
+        for i in range(first, last):
+            if byte == A_CHOICE:
+                break
+            byte = only_byte(code, w, i, byte)
+        if byte < 0:
+            break
+        step(code, w, text, begin, end, byte, pos)
+        if w[FAILED]:
+            break
+        begin, end = w[FOUND_FROM], w[FOUND_TO]
+        out[written] = byte
+        written += 1
+        pos += 1
+    return written
+
+
+@compiled
+def distance(code: Code, piece: int, state: int) -> int:
+    """Bytes from a state to acceptance."""
+    return int64(code[piece + PIECE_HEAD + code[piece] + state])
+
+
+@compiled
+def frame_cost(code: Code, w: Words, p: int) -> int:
+    """Bytes still due to the frame at `p` when control is back at it."""
+    address, kind, value = w[p] >> 2, w[p] & 3, w[p + 1]
+    if kind == CALLED:
+        return int64(code[address + 1])
+    if kind == LOOPING:
+        return max(code[address + 4] - value, 0) * int64(code[address + 6])
+    if kind != OWNER:
+        return int64(0)
+    cost, separator = int64(code[code[address + 4] + 1]), int64(code[code[address + 5] + 1])
+    fresh = value == 0 and w[p + 2] == 0
+    if code[address] == OBJECT:
+        table, num = address + OBJECT_WORDS, code[address + 9]
+        if code[address + 8] & FREE_ORDER:
+            for j in range(num):
+                row = table + PROPERTY_WORDS * j
+                if code[row + 1] and not (value >> j) & 1:
+                    cost += code[code[row] + 1] + separator
+        elif value & FIELD_MASK < num:
+            cost += code[table + PROPERTY_WORDS * (value & FIELD_MASK) + 2]
+        return cost - separator if fresh and required_left(code, w, address, p) else cost
+    index, count = value & FIELD_MASK, value >> FIELD_SHIFT
+    due = max(code[address + 6] - index, code[address + 11] - count)
+    for j in range(index, index + due):
+        if j < code[address + 8]:
+            cost += code[code[address + ARRAY_WORDS + j] + 1] + separator
+        else:
+            cost += code[address + 14]
+    return cost - separator if fresh and due > 0 else cost
+
+
+@compiled
+def cost_of(code: Code, w: Words, i: int) -> int:
+    """About how many bytes configuration i is from an end (exact without bounded counts of members)."""
+    p = CONFIGS + 3 * i
+    a, x, node = w[p], w[p + 1], w[p + 2]
+    cost = int64(code[code[a + 2] + 1])
+    if code[a] == LIT:
+        cost += code[a + 3] - x
+    else:
+        due = distance(code, code[a + 3], x & STATE_MASK)
+        cost += due
+        if code[a] != DFA:
+            begun = (x >> COUNT_SHIFT) + (1 if due else 0)
+            cost += max(code[a + 4] - begun, 0) * int64(code[a + 6])
+    while node != 0 and cost < COST_LIMIT:
+        q = NODES + NODE_WORDS * node
+        cost += frame_cost(code, w, q)
+        node = w[q + 3]
+    return cost
+
+
+@compiled
+def nearest_byte(code: Code, w: Words, i: int) -> int:
+    """The byte by which configuration i comes nearer to its end; NO_CHOICE if it is there."""
+    p = CONFIGS + 3 * i
+    a, x = w[p], w[p + 1]
+    if code[a] == LIT:
+        return int64(code[a + 4 + x])
+    piece, state = code[a + 3], x & STATE_MASK
+    due = distance(code, piece, state)
+    if due == 0 and (code[a] == DFA or (x >> COUNT_SHIFT) >= code[a + 4]):
+        return int64(NO_CHOICE)
+    best, found = int64(COST_LIMIT), int64(NO_CHOICE)
+    for byte in range(256):
+        target = move(code, piece, state, byte)
+        if target and distance(code, piece, target) < best:
+            best, found = distance(code, piece, target), int64(byte)
+    return found
+
+
+@compiled
+def closing_run(code: Code, w: Words, text: Bytes, state: Words, pos: int, out: Bytes) -> int:
+    """Write a way to an end, always by the configuration that is nearest to it; its length, -1 if none was found."""
+    load(code, w, state)
+    begin, end, written = int64(0), state[0], 0
+    while True:
+        w[FUEL] = FUEL_PER_CALL
+        ended = w[ENDED]
+        first, last = close_over(code, w, text, begin, end, pos)
+        if ended or w[ENDED]:
+            return written
+        best, byte = int64(COST_LIMIT), int64(NO_CHOICE)
+        for part in range(2):
+            for i in range(begin if part == 0 else first, end if part == 0 else last):
+                cost = cost_of(code, w, i)
+                if cost < best:
+                    towards = nearest_byte(code, w, i)
+                    if towards >= 0:
+                        best, byte = cost, towards
+        if byte < 0 or written == len(out) or w[FAILED]:
+            return -1
+        step(code, w, text, begin, end, byte, pos)
+        begin, end = w[FOUND_FROM], w[FOUND_TO]
+        out[written] = byte
+        written += 1
+        pos += 1

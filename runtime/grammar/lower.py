@@ -1,0 +1,517 @@
+"""From the intermediate representation to a program of the stack machine.
+
+First the least length of every node and rule is found (infinite: no sentence at all), then code is emitted from the
+end backwards, leaving out whatever has no sentence. Shared nodes and rules become subroutines, so the program's size
+is that of the grammar and not of its unfolding.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from branchwork.runtime.grammar import dfa, ir, program
+from branchwork.runtime.grammar.dfa import Dfa, TooManyStates
+from branchwork.runtime.grammar.program import COST_LIMIT, NONE, Program
+from branchwork.runtime.wire.errors import ConstraintError
+
+# 4M words: 16 MiB of program.
+MAX_WORDS = 4 << 20
+MAX_PIECE_WORDS = 1 << 20
+# Undeclared keys of a finite set up to this size are treated as optional properties.
+MAX_LISTED_KEYS = 64
+# The seen properties of an object in free order are the bits of one word.
+MAX_FREE_ORDER = 62
+# Regular options of an alternation are joined into one automaton up to so many states.
+MAX_JOINED_STATES = 2000
+
+
+def lower(rules: ir.Rules) -> Program:
+    """The program of a grammar.
+
+    Raises ConstraintError when it has no sentence, names an unknown rule, recurs on the left, or is too large.
+    """
+    try:
+        return _Emitter(rules).program()
+    except RecursionError:
+        raise ConstraintError("the constraint is nested too deeply") from None
+
+
+class _Lengths:
+    """The least number of bytes of each node's sentences; COST_LIMIT and above: there is none."""
+
+    def __init__(self, rules: ir.Rules) -> None:
+        self.rules = rules
+        self.of_rule = dict.fromkeys(rules.rules, COST_LIMIT)
+        self._known: dict[int, int] = {}
+        self._kept: list[ir.Node] = []
+        changed = True
+        while changed:
+            # Lengths only shrink, so this ends; a pass reaches one level of references further.
+            self._known.clear()
+            found = {name: self(node) for name, node in rules.rules.items()}
+            changed, self.of_rule = found != self.of_rule, found
+        self._known.clear()
+
+    def __call__(self, node: ir.Node) -> int:
+        """The least length of `node`."""
+        found = self._known.get(id(node))
+        if found is None:
+            found = min(self._measure(node), COST_LIMIT)
+            self._known[id(node)] = found
+            self._kept.append(node)
+        return found
+
+    def is_empty(self, node: ir.Node) -> bool:
+        """Whether `node` has no sentence."""
+        return self(node) >= COST_LIMIT
+
+    def _measure(self, node: ir.Node) -> int:
+        match node:
+            case ir.Literal(data):
+                return len(data)
+            case ir.Piece(language):
+                return _shortest(language)
+            case ir.Chars(element, low, high):
+                return _times(_shortest(element), low) if high != 0 else 0
+            case ir.Concat(parts):
+                return sum(map(self, parts))
+            case ir.Alternation(options):
+                return min(map(self, options), default=COST_LIMIT)
+            case ir.Repeat(body, low, _, separator):
+                between = self(separator) if separator is not None else 0
+                return _times(self(body), low) + _times(between, max(low - 1, 0))
+            case ir.Reference(name):
+                if name not in self.of_rule:
+                    raise ConstraintError(f"there is no rule {name!r}", name)
+                return self.of_rule[name]
+            case ir.Object():
+                return self._object(node)
+            case ir.Array():
+                return self._array(node)
+
+    def _object(self, node: ir.Object) -> int:
+        layout = node.layout
+        around = len(b"{}") + 2 * self(layout.pad)
+        colon, between = self(layout.colon), self(layout.item)
+        members = [(p.required, len(p.key) + colon + self(p.value)) for p in node.properties]
+        required = [cost for is_required, cost in members if is_required]
+        optional = sorted(cost for is_required, cost in members if not is_required)
+        extra = min(
+            (_shortest(e.key) + colon + self(e.value) for e in node.extras), default=COST_LIMIT
+        )
+        missing = max(node.low - len(required), 0)
+        needed = sorted([*optional, *[extra] * missing])[:missing]
+        if len(needed) < missing or (node.high is not None and node.high < len(required)):
+            return COST_LIMIT
+        chosen = required + needed
+        return around + sum(chosen) + between * max(len(chosen) - 1, 0)
+
+    def _array(self, node: ir.Array) -> int:
+        prefix, rest, high = self._array_bounds(node)
+        if high is not None and (high < node.low or high - len(prefix) < node.counted_low):
+            return COST_LIMIT
+        counted = COST_LIMIT if node.counted is None else self(node.counted)
+        costs = [self(item) for item in prefix[: node.low]]
+        if node.counted_low:
+            costs = [self(item) for item in prefix] if rest is None else costs
+            costs += [counted] * node.counted_low
+        plain = min(COST_LIMIT if rest is None else self(rest), counted)
+        costs += [plain] * (node.low - len(costs))
+        between = self(node.layout.item) * max(len(costs) - 1, 0)
+        return len(b"[]") + 2 * self(node.layout.pad) + sum(costs) + between
+
+    def _array_bounds(
+        self, node: ir.Array
+    ) -> tuple[tuple[ir.Node, ...], ir.Node | None, int | None]:
+        """The prefix, rest and upper bound that remain when empty items are left out."""
+        prefix, rest, high = node.prefix, node.rest, node.high
+        for index, item in enumerate(prefix):
+            if self.is_empty(item):
+                return prefix[:index], None, _lesser(high, index)
+        if rest is not None and self.is_empty(rest):
+            rest = None
+        if rest is None and (node.counted is None or self.is_empty(node.counted)):
+            high = _lesser(high, len(prefix))
+        elif node.unique:
+            kinds = [kind for kind in (rest, node.counted) if kind is not None]
+            sizes = [_num_strings(kind) for kind in kinds]
+            if all(size is not None for size in sizes):
+                high = _lesser(high, len(prefix) + sum(size or 0 for size in sizes))
+        return prefix, rest, high
+
+
+class _Emitter:
+    """Emits operations backwards: what follows is there before what it follows."""
+
+    def __init__(self, rules: ir.Rules) -> None:
+        self.rules = rules
+        self.length = _Lengths(rules)
+        self.code: list[int] = [0]
+        self.pieces: dict[bytes, int] = {}
+        self.records = False
+        self._shared: dict[int, int] = {}
+        self._kept: list[ir.Node] = []
+        self._calls: list[tuple[int, str]] = []
+        self.ret = self._emit(program.RET, 0)
+
+    def program(self) -> Program:
+        """The whole program."""
+        if self.length.is_empty(self.rules.root):
+            raise ConstraintError("the constraint has no sentence: nothing can satisfy it")
+        entry = self.node(self.rules.root, self.ret)
+        addresses: dict[str, int] = {}
+        while self._calls:
+            address, name = self._calls.pop()
+            if name not in addresses:
+                addresses[name] = self.node(self.rules.rules[name], self.ret)
+            self.code[address] = addresses[name]
+        code = np.array(self.code, np.int32)
+        _refuse_left_recursion(code, entry, {a: n for n, a in addresses.items()})
+        by_address = {address: key for key, address in self.pieces.items()}
+        return Program(code, entry, by_address, self.records, self.rules.warnings)
+
+    def _emit(self, *words: int) -> int:
+        address = len(self.code)
+        if address + len(words) > MAX_WORDS:
+            raise ConstraintError("the constraint is too large to compile")
+        self.code.extend(words)
+        return address
+
+    def _cost(self, node: ir.Node, following: int) -> int:
+        return min(self.length(node) + self.code[following + 1], COST_LIMIT)
+
+    def node(self, node: ir.Node, following: int) -> int:
+        """Code for `node` and then `following`; its address."""
+        match node:
+            case ir.Literal(data):
+                return self._literal(data, following)
+            case ir.Piece(language):
+                return self._piece(language, following)
+            case ir.Chars(element, low, high):
+                return self._chars(node, element, low, high, following)
+            case ir.Concat(parts):
+                for part in reversed(parts):
+                    following = self.node(part, following)
+                return following
+            case ir.Reference(name):
+                cost = self._cost(node, following)
+                address = self._emit(program.CALL, cost, following, NONE)
+                self._calls.append((address + 3, name))
+                return address
+            case _:
+                return self._subroutine(node, following)
+
+    def _literal(self, data: bytes, following: int) -> int:
+        if not data:
+            return following
+        cost = min(len(data) + self.code[following + 1], COST_LIMIT)
+        return self._emit(program.LIT, cost, following, len(data), *data)
+
+    def _piece(self, language: Dfa, following: int) -> int:
+        only = _only_string(language)
+        if only is not None:
+            return self._literal(only, following)
+        cost = min(_shortest(language) + self.code[following + 1], COST_LIMIT)
+        return self._emit(program.DFA, cost, following, self._block(language))
+
+    def _chars(
+        self, node: ir.Node, element: Dfa, low: int, high: int | None, following: int
+    ) -> int:
+        if high == 0 or element.is_empty:
+            return following
+        block = self._block(dfa.star(element))
+        bound = NONE if high is None else high
+        cost = self._cost(node, following)
+        return self._emit(program.CHARS, cost, following, block, low, bound, _shortest(element))
+
+    def _block(self, language: Dfa) -> int:
+        address = self.pieces.get(language.key)
+        if address is None:
+            if language.table.size > MAX_PIECE_WORDS:
+                raise TooManyStates("an automaton of the constraint is too large")
+            address = self.pieces[language.key] = self._emit(*_piece_words(language))
+        return address
+
+    def _subroutine(self, node: ir.Node, following: int) -> int:
+        """Composite nodes are emitted once, and called (a call before a return costs nothing)."""
+        target = self._shared.get(id(node))
+        if target is None:
+            match node:
+                case ir.Alternation(options):
+                    target = self._alternation(options)
+                case ir.Repeat():
+                    target = self._repeat(node)
+                case ir.Object():
+                    target = self._object(node)
+                case ir.Array():
+                    target = self._array(node)
+                case _:
+                    raise AssertionError(f"no code for {type(node).__name__}")
+            self._shared[id(node)] = target
+            self._kept.append(node)
+        if following == self.ret:
+            return target
+        return self._emit(program.CALL, self._cost(node, following), following, target)
+
+    def _alternation(self, options: tuple[ir.Node, ...]) -> int:
+        alive = [option for option in options if not self.length.is_empty(option)]
+        targets = [self.node(option, self.ret) for option in _join_regular(alive)]
+        targets = list(dict.fromkeys(targets))
+        if len(targets) == 1:
+            return targets[0]
+        cost = min(self.code[target + 1] for target in targets)
+        return self._emit(program.ALT, cost, len(targets), *targets)
+
+    def _repeat(self, node: ir.Repeat) -> int:
+        body, low, high, separator = node.body, node.low, node.high, node.separator
+        if high == 0 or self.length.is_empty(body):
+            return self.ret
+        if separator is not None:
+            more = None if high is None else high - 1
+            later = ir.Repeat(ir.Concat((separator, body)), max(low - 1, 0), more)
+            some = ir.Concat((body, later))
+            return self.node(some if low else ir.Alternation((some, ir.EMPTY)), self.ret)
+        if self.length(body) == 0:
+            low = 0
+        if high == 1:
+            some_address = self.node(body, self.ret)
+            if low == 1:
+                return some_address
+            return self._emit(program.ALT, 0, 2, some_address, self.ret)
+        address = self.node(body, self.ret)
+        bound = NONE if high is None else high
+        cost, body_cost = self.length(node), self.length(body)
+        return self._emit(program.LOOP, cost, self.ret, address, low, bound, body_cost)
+
+    # -------------------------------------------------------------- JSON
+
+    def _object(self, node: ir.Object) -> int:
+        properties, extras = self._object_members(node)
+        num_required = sum(member.required for member in properties)
+        flags = program.COUNTED * (node.low > num_required or node.high is not None)
+        flags |= program.FREE_ORDER * (node.free_order and len(properties) <= MAX_FREE_ORDER)
+        keys = sorted({p.key for p in (*properties, *node.properties)}) if extras else []
+        owner = self._emit(
+            program.OBJECT,
+            self.length(node),
+            self.ret,
+            *(NONE,) * 3,
+            node.low,
+            NONE if node.high is None else node.high,
+            flags,
+            len(properties),
+            len(extras),
+            len(keys),
+            *(NONE, 0, 0, 0) * len(properties),
+            *(NONE,) * (len(extras) + len(keys)),
+        )
+        more = self._brackets(owner, b"{", b"}", node.layout)
+        place = owner + program.OBJECT_WORDS
+        self._properties(place, properties, node.layout, more)
+        place += program.PROPERTY_WORDS * len(properties)
+        for extra in extras:
+            colon = self.node(node.layout.colon, self.node(extra.value, more))
+            end = self._emit(program.KEY_END, self.code[colon + 1], colon)
+            self.code[place] = self._piece(extra.key, end)
+            self.records = True
+            place += 1
+        for key in keys:
+            self.code[place] = self._literal(key, self.ret)
+            place += 1
+        return owner
+
+    def _properties(
+        self, table: int, properties: list[ir.Property], layout: ir.Layout, more: int
+    ) -> None:
+        """The members' code, and the table of them that begins at `table`."""
+        between = self.length(layout.item)
+        cost_from = required_from = 0
+        for index in reversed(range(len(properties))):
+            member = properties[index]
+            colon = self.node(layout.colon, self.node(member.value, more))
+            address = self._literal(member.key, colon)
+            if member.required:
+                cost_from = min(cost_from + self.code[address + 1] + between, COST_LIMIT)
+                required_from += 1
+            place = table + program.PROPERTY_WORDS * index
+            words = [address, int(member.required), cost_from, required_from]
+            self.code[place : place + program.PROPERTY_WORDS] = words
+
+    def _object_members(self, node: ir.Object) -> tuple[list[ir.Property], list[ir.Extra]]:
+        """The members that can occur; undeclared keys out of a small set count as declared."""
+        properties = [p for p in node.properties if not self.length.is_empty(p.value)]
+        extras = []
+        for extra in node.extras:
+            if extra.key.is_empty or self.length.is_empty(extra.value):
+                continue
+            keys = extra.key.strings(MAX_LISTED_KEYS) if extra.key.is_finite() else None
+            if keys is None:
+                extras.append(extra)
+            else:
+                declared = {p.key for p in (*node.properties, *properties)}
+                properties += [ir.Property(k, extra.value) for k in keys if k not in declared]
+        return properties, extras
+
+    def _array(self, node: ir.Array) -> int:
+        prefix, rest, high = self.length._array_bounds(node)
+        counted = node.counted
+        if counted is not None and self.length.is_empty(counted):
+            counted = None
+        kinds = [kind for kind in (rest, counted) if kind is not None]
+        item_cost = min(map(self.length, kinds), default=0) + self.length(node.layout.item)
+        owner = self._emit(
+            program.ARRAY,
+            self.length(node),
+            self.ret,
+            *(NONE,) * 3,
+            node.low,
+            NONE if high is None else high,
+            len(prefix),
+            NONE,
+            NONE,
+            node.counted_low,
+            NONE if node.counted_high is None else node.counted_high,
+            int(node.unique),
+            item_cost,
+            *(NONE,) * len(prefix),
+        )
+        more = self._brackets(owner, b"[", b"]", node.layout)
+        if node.unique:
+            more = self._emit(program.ITEM_END, 0, more)
+            self.records = True
+        if rest is not None:
+            self.code[owner + 9] = self.node(rest, more)
+        if counted is not None:
+            self.code[owner + 10] = self.node(counted, more)
+        for index, item in enumerate(prefix):
+            self.code[owner + program.ARRAY_WORDS + index] = self.node(item, more)
+        return owner
+
+    def _brackets(self, owner: int, opening: bytes, closing: bytes, layout: ir.Layout) -> int:
+        """Fill in how the owner begins, separates and ends; the address after each of its items."""
+        first = self._emit(program.MEMBERS, 0, owner, 1)
+        more = self._emit(program.MEMBERS, 0, owner, 0)
+        choose = self._emit(program.CHOOSE, 0, owner)
+        end = self._emit(program.LEAVE, 0, owner)
+        close = self.node(layout.pad, self._literal(closing, end))
+        self.code[owner + 3] = self._literal(opening, self.node(layout.pad, first))
+        self.code[owner + 4] = close
+        self.code[owner + 5] = self.node(layout.item, choose)
+        return more
+
+
+# ------------------------------------------------------------------ helpers
+
+
+def _times(cost: int, count: int) -> int:
+    return min(cost * count, COST_LIMIT) if count else 0
+
+
+def _lesser(bound: int | None, other: int) -> int:
+    return other if bound is None else min(bound, other)
+
+
+@functools.lru_cache(maxsize=4096)
+def _shortest(language: Dfa) -> int:
+    return COST_LIMIT if language.is_empty else int(language.distances()[language.start])
+
+
+@functools.lru_cache(maxsize=4096)
+def _only_string(language: Dfa) -> bytes | None:
+    """The one member of the set, if it has just one."""
+    if (language.table != dfa.DEAD).sum() >= language.num_states:
+        return None
+    strings = language.strings(1)
+    return strings[0] if strings else None
+
+
+def _num_strings(node: ir.Node) -> int | None:
+    """How many strings a node has, where that is easy to see; else None."""
+    match node:
+        case ir.Literal():
+            return 1
+        case ir.Piece(language):
+            strings = language.strings(10_000)
+            return None if strings is None else len(strings)
+        case ir.Alternation(options):
+            sizes = [_num_strings(option) for option in options]
+            return None if None in sizes else sum(size or 0 for size in sizes)
+    return None
+
+
+def _join_regular(options: list[ir.Node]) -> list[ir.Node]:
+    """Literals and small pieces among the options as one piece, so that the machine need not guess."""
+    texts = [option.data for option in options if isinstance(option, ir.Literal)]
+    pieces = [option.dfa for option in options if isinstance(option, ir.Piece)]
+    if len(texts) + len(pieces) < 2:
+        return options
+    others = [option for option in options if not isinstance(option, ir.Literal | ir.Piece)]
+    try:
+        if texts:
+            pieces.append(dfa.of_strings(texts))
+        if sum(piece.num_states for piece in pieces) > MAX_JOINED_STATES and len(pieces) > 1:
+            return options
+        return [*others, ir.Piece(dfa.union(*pieces) if len(pieces) > 1 else pieces[0])]
+    except TooManyStates:
+        return options
+
+
+@functools.lru_cache(maxsize=256)
+def _piece_words(language: Dfa) -> tuple[int, ...]:
+    """A piece's block (see `program`)."""
+    live = language.table[:, language.classes] != dfa.DEAD
+    counts = live.sum(axis=1)
+    single = np.where(counts == 1, live.argmax(axis=1), program.MANY_BYTES)
+    single[counts == 0] = program.NO_BYTE
+    wide = counts >= program.WIDE_FROM
+    flags = language.accepting * program.ACCEPTING + wide * program.WIDE + (single << 8)
+    head = (language.num_states, language.table.shape[1], language.start, int(wide.sum()))
+    classes = np.ascontiguousarray(language.classes).view(np.int32)
+    words = np.concatenate([head, classes, flags, language.distances(), language.table.ravel()])
+    return tuple(words.astype(np.int32).tolist())
+
+
+def _refuse_left_recursion(code: Any, entry: int, names: dict[int, str]) -> None:
+    """Raise ConstraintError for a rule that can reach itself before it reads a byte."""
+    successors: Callable[[int], list[int]] = functools.partial(_before_reading, code)
+    state: dict[int, bool] = {}
+    for origin in [entry, *names]:
+        stack = [(origin, iter(successors(origin)))] if origin not in state else []
+        state.setdefault(origin, True)
+        while stack:
+            address, rest = stack[-1]
+            for target in rest:
+                if target not in state:
+                    state[target] = True
+                    stack.append((target, iter(successors(target))))
+                    break
+                if state[target] and target != address:
+                    open_rules = [names[a] for a, _ in stack if a in names]
+                    name = names.get(target) or (open_rules[-1] if open_rules else "root")
+                    raise ConstraintError(f"rule {name!r} is left-recursive", name)
+            else:
+                state[address] = False
+                stack.pop()
+
+
+def _before_reading(code: Any, a: int) -> list[int]:
+    """Where control can go from address `a` without reading a byte, inside of calls too."""
+    op = int(code[a])
+    if op == program.ALT:
+        return [int(t) for t in code[a + 3 : a + 3 + code[a + 2]]]
+    if op == program.CALL:
+        target = int(code[a + 3])
+        return [target, int(code[a + 2])] if code[target + 1] == 0 else [target]
+    if op == program.LOOP:
+        body = int(code[a + 3])
+        return [body, int(code[a + 2])] if code[a + 4] == 0 or code[body + 1] == 0 else [body]
+    if op == program.DFA:
+        piece = int(code[a + 3])
+        start = int(code[piece + 2])
+        accepting = code[piece + program.PIECE_HEAD + start] & program.ACCEPTING
+        return [int(code[a + 2])] if accepting else []
+    if op == program.CHARS and code[a + 4] == 0:
+        return [int(code[a + 2])]
+    return []

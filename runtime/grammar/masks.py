@@ -1,0 +1,199 @@
+"""A vocabulary as the machine needs it: its trie, its bytes, the base masks, and room to work in.
+
+One `Lexicon` serves every grammar of a vocabulary. Base masks are kept by the key of the piece's language, so the
+inside of a JSON string is walked once in the life of a runtime. Least recently used ones go when they are too many.
+"""
+
+import threading
+import weakref
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from branchwork.runtime.grammar import walk
+from branchwork.runtime.grammar.interface import MaskRow, Vocabulary
+from branchwork.runtime.grammar.machine import FAILED, MAX_DEPTH, WORKSPACE_WORDS
+from branchwork.runtime.grammar.program import CHARS, NONE, Bytes, Program, Words
+from branchwork.runtime.grammar.trie import build_trie
+from branchwork.runtime.wire.errors import ConstraintError
+
+# Base masks of one vocabulary: some hundreds of states at 151k tokens.
+MAX_BASE_BYTES = 64 << 20
+# A value of the machine: 5,000 nested arrays need 50,000 words.
+MAX_STATE_WORDS = 1 << 18
+MAX_WIDE = 64
+
+
+class Workspace(threading.local):
+    """What a walk needs to work in; each thread has its own."""
+
+    def __init__(self) -> None:
+        self.words: Words = np.zeros(WORKSPACE_WORDS, np.int64)
+        self.state: Words = np.zeros(MAX_STATE_WORDS, np.int64)
+        self.wide: Words = np.zeros(4 * MAX_WIDE, np.int64)
+        self.scratch: Bytes = np.zeros(4 * MAX_DEPTH, np.uint8)
+        self.run: Bytes = np.zeros(1 << 16, np.uint8)
+
+    def text(self, size: int) -> Bytes:
+        """Room for `size` bytes, and a token behind them."""
+        if len(self.scratch) < size + 2 * MAX_DEPTH:
+            self.scratch = np.zeros(2 * size + 2 * MAX_DEPTH, np.uint8)
+        return self.scratch
+
+
+@dataclass(slots=True)
+class Base:
+    """What a wide state allows whatever its stack is.
+
+    row         the tokens that stay inside the piece
+    need        [vocabulary size] uint16: elements each of them begins or finishes; None where nobody counts
+    limited     rows for when only so many elements are left
+    starts, child, elements   the edges by byte (see `walk.edge_walk`); None until somebody needs them
+    """
+
+    row: MaskRow
+    need: npt.NDArray[np.uint16] | None
+    max_need: int
+    limited: dict[int, MaskRow]
+    starts: npt.NDArray[np.int64] | None = None
+    child: npt.NDArray[np.int32] | None = None
+    elements: npt.NDArray[np.int32] | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory held."""
+        arrays = [self.row, self.need, self.starts, self.child, self.elements]
+        held = sum(array.nbytes for array in arrays if array is not None)
+        return held + len(self.limited) * self.row.nbytes
+
+
+class Lexicon:
+    """A vocabulary's trie, token bytes and base masks. Safe to use from several threads."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.vocabulary = vocabulary
+        self.trie = build_trie(vocabulary.token_bytes)
+        self.work = Workspace()
+        lengths = [len(data) for data in vocabulary.token_bytes]
+        self.offsets = [0, *np.cumsum(lengths).tolist()]
+        self.data: Bytes = np.frombuffer(b"".join(vocabulary.token_bytes), np.uint8).copy()
+        self.end_row: MaskRow = np.zeros(vocabulary.mask_words, np.int32)
+        for token in vocabulary.eos_ids:
+            self.end_row[token >> 5] |= np.uint32(1 << (token & 31)).astype(np.int32)
+        self._bases: OrderedDict[tuple[bytes, int, bool], Base] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def token(self, token_id: int) -> Bytes:
+        """A token's bytes; empty for special ones and ids outside of the vocabulary."""
+        if not 0 <= token_id < len(self.offsets) - 1:
+            return self.data[:0]
+        return self.data[self.offsets[token_id] : self.offsets[token_id + 1]]
+
+    def base(self, program: Program, piece: int, state: int, counts: bool, edges: bool) -> Base:
+        """The base of a piece's state; with `counts` elements are counted, with `edges` they are listed."""
+        key = (program.pieces[piece], state, counts)
+        with self._lock:
+            base = self._bases.get(key)
+            if base is None:
+                base = self._bases[key] = self._walk_base(program, piece, state, counts)
+                self._bytes += base.size_bytes
+            else:
+                self._bases.move_to_end(key)
+            if edges and base.starts is None:
+                self._bytes -= base.size_bytes
+                self._walk_edges(base, program, piece, state)
+                self._bytes += base.size_bytes
+            while self._bytes > MAX_BASE_BYTES and len(self._bases) > 1:
+                self._bytes -= self._bases.popitem(last=False)[1].size_bytes
+        return base
+
+    def limited(self, base: Base, left: int) -> MaskRow:
+        """The base's row when `left` more elements may come."""
+        if base.need is None or left >= base.max_need:
+            return base.row
+        row = base.limited.get(left)
+        if row is None:
+            allowed = np.zeros(32 * len(base.row), np.bool_)
+            allowed[: len(base.need)] = base.need <= left
+            packed = np.packbits(allowed, bitorder="little").view(np.int32)
+            row = base.limited[left] = base.row & packed
+        return row
+
+    def _walk_base(self, program: Program, piece: int, state: int, counts: bool) -> Base:
+        row: MaskRow = np.zeros(self.vocabulary.mask_words, np.int32)
+        need = np.zeros(len(self.vocabulary.token_bytes) if counts else 0, np.uint16)
+        walk.base_walk(program.code, self.trie, piece, state, row, need)
+        return Base(row, need if counts else None, int(need.max(initial=0)), {})
+
+    def _walk_edges(self, base: Base, program: Program, piece: int, state: int) -> None:
+        num = int(self.trie[0])
+        child, elements = np.zeros(num, np.int32), np.zeros(num, np.int32)
+        count = walk.edge_walk(program.code, self.trie, piece, state, child, elements)
+        bytes_ = self.trie[2 + child[:count]]
+        order = np.argsort(bytes_, kind="stable")
+        base.child, base.elements = child[:count][order], elements[:count][order]
+        base.starts = np.searchsorted(bytes_[order], np.arange(257)).astype(np.int64)
+
+    def mask(self, program: Program, state: Words, text: Bytes, pos: int) -> MaskRow:
+        """The tokens that may follow a value of the machine (without the end of sequence)."""
+        work, trie, code = self.work, self.trie, program.code
+        row: MaskRow = np.zeros(self.vocabulary.mask_words, np.int32)
+        found = walk.narrow_mask(code, work.words, text, trie, state, pos, row, work.wide)
+        for k in range(found):
+            index, address, piece_state, count = work.wide[4 * k : 4 * k + 4].tolist()
+            counts = code[address] == CHARS and code[address + 5] != NONE
+            base = self.base(program, int(code[address + 3]), piece_state, bool(counts), True)
+            inside = base.row
+            if counts:
+                inside = self.limited(base, int(code[address + 5]) - count)
+            record = walk.wide_record(code, work.words, text, index, pos) if program.records else 0
+            if record:
+                inside = inside.copy()
+                walk.forbid_repeated(
+                    code, work.words, text, trie, address, piece_state, record, pos, inside
+                )
+            row |= inside
+            assert base.starts is not None and base.child is not None and base.elements is not None
+            walk.wide_mask(
+                code,
+                work.words,
+                text,
+                trie,
+                index,
+                pos,
+                row,
+                base.starts,
+                base.child,
+                base.elements,
+            )
+        if found < 0 or work.words[FAILED]:
+            raise too_ambiguous()
+        return row
+
+
+def too_ambiguous() -> ConstraintError:
+    """For a text that has more readings than there is fuel."""
+    return ConstraintError("the text has too many readings under this constraint to be enforced")
+
+
+_LEXICONS: dict[int, tuple["weakref.ref[Vocabulary]", Lexicon]] = {}
+
+
+def lexicon_of(vocabulary: Vocabulary) -> Lexicon:
+    """The lexicon of a vocabulary, built on first use and kept as long as the vocabulary lives.
+
+    By identity: to hash or compare 151k tokens would cost more than all that follows.
+    """
+    known = _LEXICONS.get(id(vocabulary))
+    if known is not None and known[0]() is vocabulary:
+        return known[1]
+    lexicon = Lexicon(vocabulary)
+    number = id(vocabulary)
+    _LEXICONS[number] = (
+        weakref.ref(vocabulary, lambda _: _LEXICONS.pop(number, None) and None),
+        lexicon,
+    )
+    return lexicon

@@ -1,0 +1,201 @@
+"""A compiled grammar over one vocabulary, and the matchers that follow it: `interface.Grammar` and `Matcher`."""
+
+import itertools
+from collections import OrderedDict
+
+import numpy as np
+
+from branchwork.runtime.grammar import jump, machine
+from branchwork.runtime.grammar.interface import MaskRow
+from branchwork.runtime.grammar.masks import Lexicon, too_ambiguous
+from branchwork.runtime.grammar.program import Bytes, Program, Words
+from branchwork.runtime.wire.errors import ConstraintError
+
+# Places kept for one grammar, with their masks: some 1,600 at 151k tokens.
+MAX_SPOT_BYTES = 32 << 20
+
+_numbers = itertools.count(1)
+
+
+class Spot:
+    """A place in a grammar: the machine's value there, and what was found out about it."""
+
+    __slots__ = ("can_end", "closing", "forced", "must_end", "row", "state")
+
+    def __init__(self, state: Words) -> None:
+        self.state = state
+        self.row: MaskRow | None = None
+        self.can_end: bool | None = None
+        self.must_end: bool | None = None
+        self.forced: bytes | None = None
+        self.closing: bytes | None = None
+
+
+class MachineGrammar:
+    """A program with a vocabulary. Its places are shared by all its matchers, least recently used out first."""
+
+    def __init__(self, program: Program, lexicon: Lexicon) -> None:
+        # The workspace's memo belongs to the program whose number is in word 0.
+        program.code[0] = next(_numbers)
+        self.program = program
+        self.lexicon = lexicon
+        self._spots: OrderedDict[bytes, Spot] = OrderedDict()
+        self._row_bytes = 4 * lexicon.vocabulary.mask_words
+        self._spot_bytes = 0
+        work = lexicon.work
+        length = machine.begin(program.code, work.words, work.text(0), program.entry, work.state)
+        if length == 0:
+            raise too_ambiguous()
+        self._first = self.spot(work.state[:length].copy())
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is not enforced, a sentence each."""
+        return self.program.warnings
+
+    @property
+    def size_bytes(self) -> int:
+        """The program, and the places as far as they are made."""
+        return self.program.code.nbytes + self._spot_bytes
+
+    def start(self) -> "MachineMatcher":
+        """A matcher at the beginning."""
+        return MachineMatcher(self, self._first, np.zeros(0, np.uint8), 0, False)
+
+    def spot(self, state: Words) -> Spot:
+        """The place with that value; one that depends on the text is nobody else's."""
+        if state[2] & 2:
+            return Spot(state)
+        key = state.tobytes()
+        spot = self._spots.get(key)
+        if spot is not None:
+            self._spots.move_to_end(key)
+            return spot
+        spot = self._spots[key] = Spot(state)
+        self._spot_bytes += 2 * state.nbytes + self._row_bytes
+        while self._spot_bytes > MAX_SPOT_BYTES and len(self._spots) > 1:
+            _, old = self._spots.popitem(last=False)
+            self._spot_bytes -= 2 * old.state.nbytes + self._row_bytes
+        return spot
+
+
+class MachineMatcher:
+    """Where one request stands. Every call costs microseconds; see `interface.Matcher` for the contract.
+
+    Raises ConstraintError, for this request alone, where the text has too many readings.
+    """
+
+    __slots__ = ("_ended", "_grammar", "_pos", "_spot", "_text")
+
+    def __init__(
+        self, grammar: MachineGrammar, spot: Spot, text: Bytes, pos: int, ended: bool
+    ) -> None:
+        self._grammar = grammar
+        self._spot = spot
+        self._text = text
+        self._pos = pos
+        self._ended = ended
+
+    def copy(self) -> "MachineMatcher":
+        """An independent matcher at the same place."""
+        text = self._text.copy() if self._pos else self._text
+        return MachineMatcher(self._grammar, self._spot, text, self._pos, self._ended)
+
+    def fill_mask(self, row: MaskRow) -> None:
+        """Write the tokens that may follow; the end-of-sequence bits say whether the text may end here."""
+        lexicon = self._grammar.lexicon
+        if self._ended:
+            np.copyto(row, lexicon.end_row)
+            return
+        spot = self._spot
+        if spot.row is None:
+            spot.row = lexicon.mask(self._grammar.program, spot.state, self._room(0), self._pos)
+            if self.can_end():
+                spot.row |= lexicon.end_row
+            else:
+                spot.row &= ~lexicon.end_row
+        np.copyto(row, spot.row)
+
+    def accept(self, token_id: int) -> bool:
+        """Advance over a token (an end-of-sequence id where the text may end)."""
+        lexicon = self._grammar.lexicon
+        if token_id in lexicon.vocabulary.eos_ids:
+            self._ended = self._ended or self.can_end()
+            return self._ended
+        return self._advance(lexicon.token(token_id))
+
+    def accept_bytes(self, data: bytes) -> bool:
+        """Advance over bytes that need not be whole tokens."""
+        if not data:
+            return True
+        return self._advance(np.frombuffer(data, np.uint8).copy())
+
+    def _advance(self, data: Bytes) -> bool:
+        if len(data) == 0 or self._ended:
+            return False
+        grammar, work = self._grammar, self._grammar.lexicon.work
+        text = self._room(len(data))
+        length = machine.run(
+            grammar.program.code, work.words, text, self._spot.state, data, self._pos, work.state
+        )
+        if length < 0:
+            return False
+        if length == 0:
+            raise too_ambiguous()
+        self._spot = grammar.spot(work.state[:length].copy())
+        if grammar.program.records:
+            self._pos += len(data)
+        return True
+
+    def _room(self, size: int) -> Bytes:
+        """The text so far with room for more: our own if the grammar needs it, else anybody's."""
+        if not self._grammar.program.records:
+            return self._grammar.lexicon.work.text(size)
+        needed = self._pos + size + 2 * machine.MAX_DEPTH
+        if len(self._text) < needed:
+            longer = np.zeros(2 * needed, np.uint8)
+            longer[: self._pos] = self._text[: self._pos]
+            self._text = longer
+        return self._text
+
+    def can_end(self) -> bool:
+        """Whether the text so far is a whole sentence."""
+        spot = self._spot
+        if spot.can_end is None:
+            code, work = self._grammar.program.code, self._grammar.lexicon.work
+            spot.can_end = bool(
+                machine.may_end(code, work.words, self._room(0), spot.state, self._pos)
+            )
+        return spot.can_end
+
+    def must_end(self) -> bool:
+        """Whether nothing but the end may follow."""
+        spot = self._spot
+        if spot.must_end is None:
+            code, work = self._grammar.program.code, self._grammar.lexicon.work
+            spot.must_end = self.can_end() and not machine.may_go_on(
+                code, work.words, self._room(0), spot.state, self._pos
+            )
+        return self._ended or spot.must_end
+
+    def forced(self) -> bytes:
+        """The longest run of bytes that every continuation begins with."""
+        spot = self._spot
+        if spot.forced is None:
+            code, work = self._grammar.program.code, self._grammar.lexicon.work
+            text = self._room(len(work.run))
+            length = jump.forced_run(code, work.words, text, spot.state, self._pos, work.run)
+            spot.forced = work.run[:length].tobytes()
+        return b"" if self._ended else spot.forced
+
+    def closing(self) -> bytes:
+        """A shortest run of bytes after which the text may end."""
+        spot = self._spot
+        if spot.closing is None:
+            code, work = self._grammar.program.code, self._grammar.lexicon.work
+            text = self._room(len(work.run))
+            length = jump.closing_run(code, work.words, text, spot.state, self._pos, work.run)
+            if length < 0:
+                raise ConstraintError("the constraint cannot be closed within its limits")
+            spot.closing = work.run[:length].tobytes()
+        return b"" if self._ended else spot.closing

@@ -1,0 +1,371 @@
+"""Walks of the token trie: which tokens may follow a set of configurations.
+
+Three walks make a mask. A *narrow* configuration (few live bytes) is walked with the whole machine. A *wide* one (the
+inside of a string) has a base: the tokens that stay inside its automaton, found once for a piece and a state and
+shared by all grammars; and its edges: the trie nodes where a token leaves it, by byte. Only the edges whose byte can
+follow are walked for the particular stack.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from branchwork.runtime.grammar.interface import MaskRow
+from branchwork.runtime.grammar.jit import compiled, int64
+from branchwork.runtime.grammar.machine import (
+    ASSUME_NEW,
+    CONFIGS,
+    COUNT_SHIFT,
+    DEPTH_WORDS,
+    DEPTHS,
+    ENDED,
+    EPOCH,
+    FAILED,
+    FOUND_FROM,
+    FOUND_TO,
+    FUEL,
+    MAX_DEPTH,
+    NODE_WORDS,
+    NODES,
+    NUM_CONFIGS,
+    NUM_NODES,
+    SEEN_MASK,
+    SEEN_SHIFT,
+    STATE_MASK,
+    TEXTUAL,
+    arrive,
+    close_over,
+    first_bytes,
+    flags_of,
+    load,
+    move,
+    step,
+)
+from branchwork.runtime.grammar.program import (
+    ACCEPTING,
+    CHARS,
+    LIT,
+    NO_BYTE,
+    NONE,
+    OBJECT,
+    OBJECT_WORDS,
+    PROPERTY_WORDS,
+    WIDE,
+    Bytes,
+    Code,
+    Words,
+)
+from branchwork.runtime.grammar.trie import HEAD, Trie
+
+# Arrivals that one mask may cost: well under a second.
+FUEL_PER_MASK = 1 << 24
+
+
+@compiled
+def set_tokens(trie: Trie, node: int, row: MaskRow) -> None:
+    """Allow the tokens that end at a node."""
+    num = trie[0]
+    starts = HEAD + 4 * num
+    for i in range(trie[starts + node], trie[starts + node + 1]):
+        token = trie[starts + num + 1 + i]
+        row[token >> 5] |= np.int32(np.uint32(1) << np.uint32(token & 31))
+
+
+@compiled
+def clear_tokens(trie: Trie, node: int, row: MaskRow) -> None:
+    """Forbid the tokens that end at a node."""
+    num = trie[0]
+    starts = HEAD + 4 * num
+    for i in range(trie[starts + node], trie[starts + node + 1]):
+        token = trie[starts + num + 1 + i]
+        row[token >> 5] &= ~np.int32(np.uint32(1) << np.uint32(token & 31))
+
+
+@compiled
+def find_child(trie: Trie, node: int, byte: int) -> int:
+    """The child of a node by its byte, or 0."""
+    num = trie[0]
+    stop, child = trie[HEAD + 2 * num + node], node + 1
+    while child < stop:
+        if trie[HEAD + child] == byte:
+            return child
+        child = trie[HEAD + 2 * num + child]
+    return 0
+
+
+@compiled
+def subtree(
+    code: Code,
+    w: Words,
+    text: Bytes,
+    trie: Trie,
+    root: int,
+    begin: int,
+    end: int,
+    pos: int,
+    row: MaskRow,
+) -> None:
+    """Allow the tokens below `root` that the set [begin, end) can read from there on; `pos` is behind the root."""
+    num = trie[0]
+    base = trie[HEAD + num + root]
+    w[DEPTHS], w[DEPTHS + 1] = begin, end
+    w[DEPTHS + 2], w[DEPTHS + 3] = w[NUM_NODES], w[NUM_CONFIGS]
+    node, stop = root + 1, trie[HEAD + 2 * num + root]
+    while node < stop:
+        depth = trie[HEAD + num + node] - base
+        above = DEPTHS + DEPTH_WORDS * (depth - 1)
+        w[NUM_NODES], w[NUM_CONFIGS] = w[above + 2], w[above + 3]
+        step(code, w, text, w[above], w[above + 1], int64(trie[HEAD + node]), pos + depth - 1)
+        if w[FAILED]:
+            return
+        alive = w[FOUND_FROM] < w[FOUND_TO]
+        if alive or w[ENDED]:
+            set_tokens(trie, node, row)
+        if alive:
+            here = above + DEPTH_WORDS
+            w[here], w[here + 1] = w[FOUND_FROM], w[FOUND_TO]
+            w[here + 2], w[here + 3] = w[NUM_NODES], w[NUM_CONFIGS]
+            node += 1
+        else:
+            node = trie[HEAD + 2 * num + node]
+    w[NUM_NODES], w[NUM_CONFIGS] = w[DEPTHS + 2], w[DEPTHS + 3]
+
+
+@compiled
+def base_walk(
+    code: Code, trie: Trie, piece: int, state: int, row: MaskRow, need: npt.NDArray[np.uint16]
+) -> None:
+    """Allow the tokens that stay inside a piece; need[t] is how many elements token t begins or finishes."""
+    num = trie[0]
+    states = np.zeros(MAX_DEPTH, np.int64)
+    counts = np.zeros(MAX_DEPTH, np.int64)
+    states[0] = state
+    node = 1
+    while node < num:
+        depth = trie[HEAD + num + node]
+        found = move(code, piece, states[depth - 1], int64(trie[HEAD + node]))
+        if found == 0:
+            node = trie[HEAD + 2 * num + node]
+            continue
+        states[depth] = found
+        done = flags_of(code, piece, found) & ACCEPTING
+        counts[depth] = counts[depth - 1] + done
+        set_tokens(trie, node, row)
+        if len(need):
+            starts = HEAD + 4 * num
+            for i in range(trie[starts + node], trie[starts + node + 1]):
+                need[trie[starts + num + 1 + i]] = counts[depth] + 1 - done
+        node += 1
+
+
+@compiled
+def edge_walk(code: Code, trie: Trie, piece: int, state: int, child: Code, elements: Code) -> int:
+    """List the nodes whose parent is where a token may leave the piece, and the elements finished there.
+
+    Returns their number; `child` and `elements` have room for every node of the trie.
+    """
+    num = trie[0]
+    states = np.zeros(MAX_DEPTH, np.int64)
+    counts = np.zeros(MAX_DEPTH, np.int64)
+    states[0] = state
+    leaves = np.zeros(MAX_DEPTH, np.bool_)
+    leaves[0] = flags_of(code, piece, state) & ACCEPTING
+    node, listed = 1, 0
+    while node < num:
+        depth = trie[HEAD + num + node]
+        if leaves[depth - 1]:
+            child[listed], elements[listed] = node, counts[depth - 1]
+            listed += 1
+        found = move(code, piece, states[depth - 1], int64(trie[HEAD + node]))
+        if found == 0:
+            node = trie[HEAD + 2 * num + node]
+            continue
+        done = flags_of(code, piece, found) & ACCEPTING
+        states[depth], counts[depth], leaves[depth] = found, counts[depth - 1] + done, done
+        node += 1
+    return listed
+
+
+@compiled
+def is_wide(code: Code, w: Words, i: int) -> bool:
+    """Whether configuration i is best masked by its base."""
+    p = CONFIGS + 3 * i
+    a = w[p]
+    if code[a] == LIT:
+        return False
+    return flags_of(code, code[a + 3], w[p + 1] & STATE_MASK) & WIDE != 0
+
+
+@compiled
+def narrow_mask(
+    code: Code, w: Words, text: Bytes, trie: Trie, state: Words, pos: int, row: MaskRow, wide: Words
+) -> int:
+    """Load a value and allow what its narrow configurations can read.
+
+    The wide ones are listed as (index, address, state, count) in `wide`; returns their number, -1 on failure.
+    """
+    load(code, w, state)
+    w[FUEL] = FUEL_PER_MASK
+    listed = 0
+    first = w[NUM_CONFIGS]
+    for i in range(state[0]):
+        p = CONFIGS + 3 * i
+        if is_wide(code, w, i) and 4 * (listed + 1) <= len(wide):
+            wide[4 * listed], wide[4 * listed + 1] = i, w[p]
+            wide[4 * listed + 2] = w[p + 1] & STATE_MASK
+            wide[4 * listed + 3] = w[p + 1] >> COUNT_SHIFT
+            listed += 1
+        else:
+            q = CONFIGS + 3 * w[NUM_CONFIGS]
+            w[q], w[q + 1], w[q + 2] = w[p], w[p + 1], w[p + 2]
+            w[NUM_CONFIGS] += 1
+    if w[NUM_CONFIGS] > first:
+        subtree(code, w, text, trie, 0, first, w[NUM_CONFIGS], pos, row)
+    return -1 if w[FAILED] else listed
+
+
+@compiled
+def forbid_repeated(
+    code: Code,
+    w: Words,
+    text: Bytes,
+    trie: Trie,
+    a: int,
+    x: int,
+    record: int,
+    pos: int,
+    row: MaskRow,
+) -> None:
+    """Forbid the tokens that would end a key or item that is not new, where nothing could follow but its end."""
+    p = NODES + NODE_WORDS * record
+    start, frame = w[p + 1], NODES + NODE_WORDS * w[p + 3]
+    piece, owner = code[a + 3], w[frame] >> 2
+    link = w[frame + 2]
+    while link != 0:
+        q = NODES + NODE_WORDS * link
+        begin, length = w[q + 1] >> SEEN_SHIFT, w[q + 1] & SEEN_MASK
+        node, state, same = 0, x, True
+        for i in range(length):
+            if start + i < pos:
+                same = same and text[begin + i] == text[start + i]
+            elif same:
+                state = move(code, piece, state, int64(text[begin + i]))
+                node = find_child(trie, node, int64(text[begin + i]))
+                same = node != 0 and state != 0
+        if same and node and flags_of(code, piece, state) >> 8 == NO_BYTE:
+            clear_tokens(trie, node, row)
+        link = w[q + 2]
+    if code[owner] != OBJECT:
+        return
+    keys = owner + OBJECT_WORDS + PROPERTY_WORDS * code[owner + 9] + code[owner + 10]
+    for k in range(code[owner + 11]):
+        lit = code[keys + k]
+        node, state, same = 0, x, True
+        for i in range(code[lit + 3]):
+            byte = int64(code[lit + 4 + i])
+            if start + i < pos:
+                same = same and byte == text[start + i]
+            elif same:
+                state = move(code, piece, state, byte)
+                node = find_child(trie, node, byte)
+                same = node != 0 and state != 0
+            if not same:
+                break
+        if same and node and flags_of(code, piece, state) >> 8 == NO_BYTE:
+            clear_tokens(trie, node, row)
+
+
+@compiled
+def leaving(code: Code, w: Words, text: Bytes, i: int, pos: int) -> tuple[int, int]:
+    """What follows wide configuration i when it is over: a range of configurations that are closed over.
+
+    Keys and items are taken to be new; TEXTUAL then says that this must be looked at.
+    """
+    p = CONFIGS + 3 * i
+    w[TEXTUAL], w[ENDED], w[ASSUME_NEW] = 0, 0, 1
+    w[EPOCH] += 1
+    first = w[NUM_CONFIGS]
+    arrive(code, w, text, int64(code[w[p] + 2]), w[p + 2], pos)
+    close_over(code, w, text, first, w[NUM_CONFIGS], pos)
+    w[ASSUME_NEW] = 0
+    return first, w[NUM_CONFIGS]
+
+
+@compiled
+def exact_edge(
+    code: Code, w: Words, text: Bytes, trie: Trie, i: int, child: Code, pos: int
+) -> None:
+    """Move configuration i over the whole path to a node, byte by byte; where its set stands is in w."""
+    num = trie[0]
+    depth = trie[HEAD + num + child]
+    node = child
+    for d in range(depth - 1, -1, -1):
+        text[pos + d] = trie[HEAD + node]
+        node = trie[HEAD + 3 * num + node]
+    first, last = i, i + 1
+    for d in range(depth):
+        step(code, w, text, first, last, int64(text[pos + d]), pos + d)
+        first, last = w[FOUND_FROM], w[FOUND_TO]
+
+
+@compiled
+def wide_mask(
+    code: Code,
+    w: Words,
+    text: Bytes,
+    trie: Trie,
+    i: int,
+    pos: int,
+    row: MaskRow,
+    starts: Words,
+    child: Code,
+    elements: Code,
+) -> None:
+    """Allow the tokens in which wide configuration i (loaded) is left; 1 if it depended on the text.
+
+    starts [257]: where each byte's edges begin in `child` and `elements`.
+    """
+    p = CONFIGS + 3 * i
+    a, x = w[p], w[p + 1]
+    count, chars = x >> COUNT_SHIFT, code[a] == CHARS
+    nodes, configs = w[NUM_NODES], w[NUM_CONFIGS]
+    bits = first_bytes(code, w, text, int64(code[a + 2]), w[p + 2], pos)
+    first, last = leaving(code, w, text, i, pos)
+    textual = w[TEXTUAL] != 0
+    kept_nodes, kept_configs = w[NUM_NODES], w[NUM_CONFIGS]
+    for byte in range(256):
+        begin, end = starts[byte], starts[byte + 1]
+        if begin == end or not (w[bits + (byte >> 5)] >> (byte & 31)) & 1:
+            continue
+        w[NUM_NODES], w[NUM_CONFIGS] = kept_nodes, kept_configs
+        from_, to, ended = first, last, w[ENDED]
+        if not textual:
+            step(code, w, text, first, last, byte, pos)
+            from_, to, ended = w[FOUND_FROM], w[FOUND_TO], w[ENDED]
+        for e in range(begin, end):
+            if chars and (
+                count + elements[e] < code[a + 4]
+                or (code[a + 5] != NONE and count + elements[e] > code[a + 5])
+            ):
+                continue
+            behind = pos + 1
+            if textual:
+                w[NUM_NODES], w[NUM_CONFIGS] = kept_nodes, kept_configs
+                exact_edge(code, w, text, trie, i, child[e], pos)
+                from_, to, ended = w[FOUND_FROM], w[FOUND_TO], w[ENDED]
+                behind = pos + trie[HEAD + trie[0] + child[e]]
+            if from_ < to or ended:
+                set_tokens(trie, child[e], row)
+            if from_ < to:
+                subtree(code, w, text, trie, child[e], from_, to, behind, row)
+            if w[FAILED]:
+                return
+    w[NUM_NODES], w[NUM_CONFIGS] = nodes, configs
+
+
+@compiled
+def wide_record(code: Code, w: Words, text: Bytes, i: int, pos: int) -> int:
+    """The RECORD node that ends with wide configuration i, or 0."""
+    nodes, configs = w[NUM_NODES], w[NUM_CONFIGS]
+    leaving(code, w, text, i, pos)
+    w[NUM_NODES], w[NUM_CONFIGS] = nodes, configs
+    return w[TEXTUAL] if w[TEXTUAL] < nodes else 0
