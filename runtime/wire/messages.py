@@ -98,6 +98,12 @@ class FreeText(Message, frozen=True, tag="free_text"):
     until: tuple[str, ...] = ()
 
 
+class AnyOf(Message, frozen=True, tag="any_of"):
+    """The answer meets one of `options`."""
+
+    options: tuple["Constraint", ...]
+
+
 Constraint = (
     Regex | Choices | JsonSchema | JsonValue | Ebnf | StructuralTags | Concat | FreeText | AnyOf
 )
