@@ -49,6 +49,9 @@ class Transport:
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.linger = 0
         self._socket.sndhwm = MAX_UNSENT_FRAMES
+        # What waits here is what the program has asked for. A bound would stop the reading of pings, too, and so end
+        # the connection of a program that computes for a while.
+        self._socket.rcvhwm = 0
         self._socket.reconnect_ivl = -1
         self._socket.heartbeat_ivl = PING_MS
         self._socket.heartbeat_timeout = PING_TIMEOUT_MS

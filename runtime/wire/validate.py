@@ -13,6 +13,7 @@ import msgspec
 from branchwork.runtime.wire.errors import ConstraintError, InvalidParameter
 from branchwork.runtime.wire.messages import (
     Abort,
+    AnyOf,
     Chat,
     Choices,
     Close,
@@ -127,13 +128,17 @@ def check_sampling(sampling: Sampling, limits: Limits) -> None:
     check_count("stop_token_ids", sampling.stop_token_ids, 0, MAX_STOP_TOKEN_IDS)
     check_token_ids("stop_token_ids", sampling.stop_token_ids, limits)
     check_count("logit_bias", sampling.logit_bias, 0, limits.max_logit_bias)
-    for token_id, bias in sampling.logit_bias:
+    for pair in sampling.logit_bias:
+        check_count("logit_bias", pair, 2, 2)
+        token_id, bias = pair
         check_int("logit_bias", token_id, 0, limits.vocab_size - 1)
         check_float("logit_bias", bias, -LOGIT_BIAS_BOUND, LOGIT_BIAS_BOUND)
 
 
 def check_constraint(constraint: Constraint, limits: Limits) -> None:
     """Bound a constraint's size and depth before anything is compiled; `param` is "constraint"."""
+    if isinstance(constraint, str):
+        raise ConstraintError("a text alone is no constraint", "constraint")
     size, parts = 0, 0
     todo: list[tuple[Constraint | str, int]] = [(constraint, 0)]
     while todo:
@@ -189,9 +194,8 @@ def check_count(param: str, values: object, low: int, high: int) -> None:
     if not low <= len(values) <= high:
         if not values:
             raise InvalidParameter(f"{param} is empty", param)
-        raise InvalidParameter(
-            f"{param} has {len(values)} entries; at most {high} are taken", param
-        )
+        bound = f"at most {high}" if len(values) > high else f"at least {low}"
+        raise InvalidParameter(f"{param} has {len(values)} entries; {bound} are taken", param)
 
 
 def check_token_ids(param: str, token_ids: tuple[int, ...], limits: Limits) -> None:
@@ -317,7 +321,7 @@ def _dissect(part: Constraint | str) -> tuple[tuple[str, ...], tuple["Constraint
         case StructuralTags(tags=tags, triggers=triggers):
             ends = tuple(text for tag in tags for text in (tag.begin, tag.end))
             return (*ends, *triggers), tuple(tag.content for tag in tags)
-        case Concat(parts=parts):
+        case Concat(parts=parts) | AnyOf(parts=parts):
             return (), parts
         case JsonValue():
             return (), ()
