@@ -6,9 +6,10 @@ from branchwork.runtime.grammar.json_schema import compile_schema
 from branchwork.runtime.grammar.lower import lower
 from branchwork.runtime.grammar.program import Program
 from branchwork.runtime.grammar.regex import compile_regex
-from branchwork.runtime.grammar.tags import concat_rules, free_text, tags_rules
+from branchwork.runtime.grammar.tags import any_of_rules, concat_rules, free_text, tags_rules
 from branchwork.runtime.wire.errors import ConstraintError
 from branchwork.runtime.wire.messages import (
+    AnyOf,
     Choices,
     Concat,
     Constraint,
@@ -53,6 +54,8 @@ def to_rules(constraint: Constraint) -> ir.Rules:
             return tags_rules(constraint, to_rules)
         case Concat():
             return concat_rules(constraint, to_rules)
+        case AnyOf():
+            return any_of_rules(constraint, to_rules)
         case FreeText(until):
             return ir.Rules(free_text(until))
     raise ConstraintError(f"{type(constraint).__name__} is not a constraint")

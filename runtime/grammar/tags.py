@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from branchwork.runtime.grammar import dfa, ir
 from branchwork.runtime.wire.errors import ConstraintError
-from branchwork.runtime.wire.messages import Concat, Constraint, FreeText, StructuralTags
+from branchwork.runtime.wire.messages import AnyOf, Concat, Constraint, FreeText, StructuralTags
 
 Compile = Callable[[Constraint], ir.Rules]
 
@@ -54,6 +54,14 @@ def concat_rules(constraint: Concat, compile_part: Compile) -> ir.Rules:
     """The parts one after another."""
     scopes = _Scopes(compile_part)
     return scopes.joined(ir.Concat(tuple(scopes.part(part) for part in constraint.parts)))
+
+
+def any_of_rules(constraint: AnyOf, compile_part: Compile) -> ir.Rules:
+    """Any of the options."""
+    if not constraint.options:
+        raise ConstraintError("there is nothing to choose from", "options")
+    scopes = _Scopes(compile_part)
+    return scopes.joined(ir.Alternation(tuple(scopes.part(part) for part in constraint.options)))
 
 
 def tags_rules(constraint: StructuralTags, compile_part: Compile) -> ir.Rules:
