@@ -5,9 +5,10 @@
 so a schema that multiplies out is refused by name, not worked on for ever.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+import contextlib
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import TypeAlias, TypeGuard, TypeVar
 
 from branchwork.runtime.grammar.json_schema.document import Place
 from branchwork.runtime.grammar.json_schema.language import Language, complement, words
@@ -37,7 +38,17 @@ MAX_ALTERNATIVES = 600
 # How far below the alternatives themselves a difference between them is looked for.
 DISJOINT_DEPTH = 3
 
+# Keywords that lead to other schemas; a schema without them is read at no cost.
+_NESTING = frozenset(
+    (
+        "$ref", "$dynamicRef", "$recursiveRef", "allOf", "anyOf", "oneOf", "not", "if", "dependencies",
+        "dependentSchemas", "dependentRequired", "properties", "patternProperties", "additionalProperties", "items",
+        "prefixItems", "contains", "unevaluatedProperties", "unevaluatedItems", "propertyNames",
+    )
+)  # fmt: skip
+
 Case = TypeVar("Case")
+_Demands: TypeAlias = frozenset[tuple[str, Term | None]]
 
 
 class Named(Term):
@@ -74,6 +85,8 @@ class Algebra:
     def __init__(self, read: Callable[[Place, Shape], Shape]) -> None:
         self._read = read
         self._named: dict[int, Named] = {}
+        self._flat: dict[Term, bool] = {}
+        self._given: dict[Shape, Term] = {}
         self._compounds: dict[tuple[str, frozenset[Term]], Term] = {}
         self._shapes: dict[Term, Shape | None] = {TRUE: ANY, FALSE: NONE}
         self._pointers: list[str] = [""]
@@ -86,8 +99,16 @@ class Algebra:
         key = id(place.schema)
         return self._named.setdefault(key, Named(place))
 
+    def given(self, shape: Shape) -> Term:
+        """The term of a shape that is known; equal shapes without objects and arrays are one term."""
+        if shape.objects or shape.arrays:
+            return Given(shape)
+        if shape == NONE:
+            return FALSE
+        return self._given.setdefault(shape, Given(shape))
+
     def both(self, *terms: Term) -> Term:
-        """All of `terms`."""
+        """All of `terms`; `both(a, b) is a` says that `a` plainly implies `b`."""
         parts: dict[Term, None] = {}
         for term in terms:
             inner = (
@@ -95,9 +116,43 @@ class Algebra:
             )
             parts.update(dict.fromkeys(inner))
         parts.pop(TRUE, None)
+        if len(parts) < 2:
+            return next(iter(parts), TRUE)
+        key = ("both", frozenset(parts))
+        if key not in self._compounds:
+            self._compounds[key] = self._both(parts)
+        return self._compounds[key]
+
+    def _both(self, parts: dict[Term, None]) -> Term:
         if FALSE in parts or any(_contradicts(part, parts) for part in parts):
             return FALSE
-        return self._compound("both", parts, TRUE)
+        flat = [part for part in parts if self._is_flat(part)]
+        if flat:
+            # What has no objects and arrays is worked out at once: alternatives are told apart by it.
+            flat += [part for part in parts if _is_negation(part) and self._is_flat(part.parts[0])]
+        if len(flat) < 2:
+            return Compound("both", tuple(parts))
+        whole = self.given(self.meet(*map(self.shape, flat)))
+        return self.both(whole, *(part for part in parts if part not in flat))
+
+    def _is_flat(self, term: Term) -> bool:
+        """Whether plainly neither objects nor arrays are `term`, and its shape is at hand."""
+        if isinstance(term, Named):
+            known = self._flat.get(term)
+            if known is None:
+                known = self._flat[term] = self._reads_flat(term)
+            return known
+        return isinstance(term, Given) and not term.shape.objects and not term.shape.arrays
+
+    def _reads_flat(self, term: Named) -> bool:
+        schema = term.place.schema
+        if not isinstance(schema, dict) or not _NESTING.isdisjoint(schema):
+            return False
+        try:
+            shape = self.shape(term)
+        except ConstraintError:
+            return False  # reported when it is needed
+        return not shape.objects and not shape.arrays
 
     def either(self, *terms: Term) -> Term:
         """Any of `terms`."""
@@ -149,11 +204,17 @@ class Algebra:
 
     def shape_in(self, term: Named, context: Shape) -> Shape:
         """What `term` admits of what `context` admits, worked out anew."""
-        if self._pointers.count(term.place.pointer) > 1:
-            raise ConstraintError("The schema refers to itself without end.", self.pointer)
-        self._pointers.append(term.place.pointer)
-        try:
+        with self.reading(term.place):
             return self._read(term.place, context)
+
+    @contextlib.contextmanager
+    def reading(self, place: Place) -> Iterator[None]:
+        """While a place is read. Raises ConstraintError where it is being read further up already, twice."""
+        if self._pointers.count(place.pointer) > 1:
+            raise ConstraintError("The schema refers to itself without end.", self.pointer)
+        self._pointers.append(place.pointer)
+        try:
+            yield
         finally:
             self._pointers.pop()
 
@@ -262,12 +323,12 @@ class Algebra:
 
     def _distinct_objects(self, cases: Iterable[Object]) -> tuple[Object, ...]:
         """The same union without the cases that others cover."""
-        found = self._distinct(cases, Object.signature)
-        kept: list[Object] = []
-        for case in found:
-            if not any(_covers(other, case) for other in kept):
-                kept = [other for other in kept if not _covers(case, other)] + [case]
-        return tuple(kept)
+        found = [(case, _demands(case)) for case in self._distinct(cases, Object.signature)]
+        kept: list[tuple[Object, _Demands]] = []
+        for one in found:
+            if not any(self._covers(other, one) for other in kept):
+                kept = [other for other in kept if not self._covers(one, other)] + [one]
+        return tuple(case for case, _ in kept)
 
     # ------------------------------------------------------------ objects
 
@@ -363,6 +424,32 @@ class Algebra:
             yield Object(most=item.least - 1)
         if item.most is not None:
             yield Object(least=item.most + 1)
+
+    def _covers(self, covering: tuple[Object, _Demands], covered: tuple[Object, _Demands]) -> bool:
+        """Whether plainly every object of the second is one of the first."""
+        (whole, demands), (part, given) = covering, covered
+        for name, term in demands - given:
+            if term is None or not self._implies(part.at(name).term, term):
+                return False
+        if whole.least > part.least or (whole.witnesses and whole.witnesses != part.witnesses):
+            return False
+        if whole.most is not None and (part.most is None or part.most > whole.most):
+            return False
+        if whole.rest is TRUE and not whole.cells:
+            return True
+        return (
+            whole.cells == part.cells
+            and self._implies(part.rest, whole.rest)
+            and all(
+                self._implies(found.term, whole.at(name).term)
+                for name, found in part.properties.items()
+                if name not in whole.properties
+            )
+        )
+
+    def _implies(self, term: Term, wanted: Term) -> bool:
+        """Whether plainly all that `term` admits, `wanted` does."""
+        return term is wanted or term is FALSE or self.both(term, wanted) is term
 
     # ------------------------------------------------------------ arrays
 
@@ -477,43 +564,27 @@ class Algebra:
             return False  # whatever is wrong in there is reported when it is needed
 
 
-def _covers(whole: Object, part: Object) -> bool:
-    """Whether plainly every object of `part` is one of `whole`."""
-    if whole.least > part.least or whole.witnesses and whole.witnesses != part.witnesses:
-        return False
-    if whole.most is not None and (part.most is None or part.most > whole.most):
-        return False
-    for name, wanted in whole.properties.items():
-        found = part.at(name)
-        if (wanted.required and not found.required) or not _implies(found.term, wanted.term):
-            return False
-    if whole.rest is TRUE and not whole.cells:
-        return True
-    return (
-        whole.cells == part.cells
-        and _implies(part.rest, whole.rest)
-        and all(
-            _implies(found.term, whole.at(name).term)
-            for name, found in part.properties.items()
-            if name not in whole.properties
-        )
-    )
+def _demands(item: Object) -> _Demands:
+    """What an object asks of its named keys, one by one; None stands for being there."""
+    asked: set[tuple[str, Term | None]] = set()
+    for name, found in item.properties.items():
+        term = found.term
+        if isinstance(term, Compound) and term.operation == "both":
+            asked.update((name, part) for part in term.parts)
+        elif term is not TRUE:
+            asked.add((name, term))
+        if found.required:
+            asked.add((name, None))
+    return frozenset(asked)
 
 
-def _implies(term: Term, wanted: Term) -> bool:
-    """Whether plainly all that `term` admits, `wanted` does."""
-    if wanted is TRUE or term is FALSE or term is wanted:
-        return True
-    parts = term.parts if isinstance(term, Compound) and term.operation == "both" else (term,)
-    needed = (
-        wanted.parts if isinstance(wanted, Compound) and wanted.operation == "both" else (wanted,)
-    )
-    return all(part in parts for part in needed)
+def _is_negation(term: Term) -> TypeGuard[Compound]:
+    return isinstance(term, Compound) and term.operation == "not"
 
 
 def _contradicts(term: Term, terms: dict[Term, None]) -> bool:
     """Whether `term` is the opposite of some of `terms` together."""
-    if not isinstance(term, Compound) or term.operation != "not":
+    if not _is_negation(term):
         return False
     inner = term.parts[0]
     both = isinstance(inner, Compound) and inner.operation == "both"

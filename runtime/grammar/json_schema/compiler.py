@@ -7,7 +7,8 @@ from branchwork.runtime.grammar.dfa import of_strings
 from branchwork.runtime.grammar.json_schema.closure import Closure
 from branchwork.runtime.grammar.json_schema.document import Document
 from branchwork.runtime.grammar.json_schema.emit import Emitter
-from branchwork.runtime.grammar.json_schema.reader import Mode, Reader
+from branchwork.runtime.grammar.json_schema.reader import Mode
+from branchwork.runtime.grammar.json_schema.unevaluated import TrackingReader
 from branchwork.runtime.wire.errors import ConstraintError
 
 # Blanks are bounded, so that nothing can be answered with endless white space: up to this many in a row.
@@ -29,7 +30,7 @@ def compile_schema(
     """
     try:
         document = Document(schema)
-        reader = Reader(document, mode)
+        reader = TrackingReader(document, mode)
         closure = Closure(reader.algebra, reader.term(document.root))
         if closure.root not in closure.fruitful:
             raise ConstraintError("No value satisfies the schema.", "")

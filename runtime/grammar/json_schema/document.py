@@ -5,6 +5,7 @@ Only references inside the document resolve; nothing is ever fetched (JSON Schem
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -13,7 +14,7 @@ from urllib.parse import unquote, urldefrag, urljoin
 
 from branchwork.runtime.wire.errors import ConstraintError
 
-Json: TypeAlias = "None | bool | int | Fraction | str | list[Json] | dict[str, Json]"
+Json: TypeAlias = "bool | int | Fraction | str | list[Json] | dict[str, Json] | None"
 """A parsed value. Numbers are exact: an int when integral, else a Fraction."""
 
 MAX_SCHEMA_BYTES = 2 << 20
@@ -105,6 +106,18 @@ class Document:
             )
         return found
 
+    def resolve_dynamic(self, ref: str, place: Place) -> Place:
+        """The place that a `$dynamicRef` names, where the dynamic scope cannot change it."""
+        target = self.resolve(ref, place)
+        name = urldefrag(ref)[1]
+        schema = target.schema
+        dynamic = isinstance(schema, dict) and schema.get("$dynamicAnchor") == name
+        if dynamic and self._dynamic_anchors()[name] > 1:
+            raise ConstraintError(
+                f"$dynamicRef to {ref!r} has several targets.", f"{place.pointer}/$dynamicRef"
+            )
+        return target
+
     def enter(self, place: Place) -> Place:
         """The same place with the base URI that its own identifier sets."""
         identifier = self._id_of(place.schema, place.base)
@@ -142,6 +155,15 @@ class Document:
     def _anchor(self, uri: str, name: str) -> Place | None:
         self._index()
         return self._anchors.get((uri, name))
+
+    def _dynamic_anchors(self) -> Counter[str]:
+        """How often each name occurs as a dynamic anchor."""
+        names = (
+            place.schema.get("$dynamicAnchor")
+            for place in self._schemas()
+            if isinstance(place.schema, dict)
+        )
+        return Counter(name for name in names if isinstance(name, str))
 
     def _index(self) -> None:
         """Find every identifier and anchor, once, when a reference first needs one."""

@@ -47,8 +47,11 @@ def _host(letter: str, longest: int, most: int) -> str:
 
 # Labels have at most 63 characters and a name 253: two sets of names in which neither can be exceeded.
 _HOSTNAME = "|".join(_host("[A-Za-z0-9]", *bounds) for bounds in ((63, 3), (30, 8)))
-_SCRIPTS = "[a-z0-9\u00df-\u00f6\u00f8-\u00ff\u03ac-\u03c9\u0430-\u045f\u3041-\u3096\u30a1-\u30fa\u4e00-\u9fa5\uac00-\ud7a3]"
-_IDN_HOSTNAME = _host(_SCRIPTS, 15, 16)
+_SCRIPTS = (
+    "[a-z0-9\u00df-\u00f6\u00f8-\u00ff\u03ac-\u03c9\u0430-\u045f\u3041-\u3096\u30a1-\u30fa\u4e00-\u9fa5"
+    "\uac00-\ud7a3]"
+)
+_IDN_HOSTNAME = _host(_SCRIPTS, 20, 5)
 
 _ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]"
 _UNICODE_ATOM = _ATOM[:-2] + "\u00a1-\ud7ff\uf900-\ufdcf\ufdf0-\uffef-]"

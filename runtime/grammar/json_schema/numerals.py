@@ -23,7 +23,8 @@ FRACTION_DIGITS = 17
 # Remainders beside digits; 2_000 states take some 20 ms.
 MAX_REMAINDERS = 2_000
 
-_SYMBOLS = "0123456789-.eE+"
+_DIGITS = "0123456789"
+_SYMBOLS = _DIGITS + "-.eE+"
 
 
 @functools.lru_cache(maxsize=1024)
@@ -73,6 +74,10 @@ class _Bound:
     def of(cls, value: Fraction) -> "_Bound":
         whole, _, fraction = plain(value).decode().partition(".")
         return cls(whole, fraction)
+
+    def digit(self, index: int, in_fraction: bool) -> str:
+        digits = self.fraction if in_fraction else self.whole
+        return digits[index] if index < len(digits) else "0"
 
     def compare_whole(self, so_far: int, index: int, digit: str) -> int:
         if index >= len(self.whole):
@@ -188,6 +193,17 @@ class _Branch:
             return state._replace(phase="power")
         return None
 
+    def telling(self, state: _State) -> str:
+        """The digits after which the numeral may go on in different ways; those between two of them are alike."""
+        if self.divisors:
+            return _DIGITS
+        index, in_fraction = state.index, state.phase == "fraction"
+        digits = {"0"}
+        for bound, so_far in ((self.low, state.low), (self.high, state.high)):
+            if bound is not None and not so_far:
+                digits.add(bound.digit(index, in_fraction))
+        return "".join(sorted(digits))
+
     def _digit(self, state: _State, digit: str) -> _State | None:
         if state.phase in ("exponent", "power"):
             return state._replace(phase="power", index=state.index + 1) if state.index < 2 else None
@@ -206,6 +222,8 @@ class _Branch:
             )
             for bound, so_far in ((self.low, state.low), (self.high, state.high))
         ]
+        if in_fraction and (compared[0] < 0 or compared[1] > 0):
+            return None  # no further digit can mend it
         remainders = tuple(
             self._remainder(divisor, remainder, index if in_fraction else -1, digit)
             for divisor, remainder in zip(self.divisors, state.remainders, strict=True)
@@ -283,9 +301,12 @@ def _explore(positive: _Branch | None, negative: _Branch | None) -> Dfa:
     order: list[_State | None] = [None]
     rows, accepting = [[DEAD] * width], [False]
     for state in order:
-        row = [DEAD] * width
+        row, target = [DEAD] * width, None
+        branch = negative if state and state.negative else positive
+        telling = _DIGITS if state is None or branch is None else branch.telling(state)
         for column, symbol in enumerate(_SYMBOLS, 1):
-            target = step(state, symbol)
+            if column > len(_DIGITS) or symbol in telling or _SYMBOLS[column - 2] in telling:
+                target = step(state, symbol)
             if target is None:
                 continue
             number = numbers.setdefault(target, len(numbers) + 1)
@@ -293,7 +314,6 @@ def _explore(positive: _Branch | None, negative: _Branch | None) -> Dfa:
                 order.append(target)
             row[column] = number
         rows.append(row)
-        branch = negative if state and state.negative else positive
         accepting.append(state is not None and branch is not None and branch.accepts(state))
     classes = np.zeros(256, np.uint8)
     for column, symbol in enumerate(_SYMBOLS, 1):

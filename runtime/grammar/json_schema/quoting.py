@@ -8,6 +8,7 @@ import functools
 import json
 
 import numpy as np
+import numpy.typing as npt
 
 from branchwork.runtime.grammar.dfa import DEAD, Dfa, any_char, any_text, make
 
@@ -44,32 +45,41 @@ def _escape(texts: Dfa, *, quotes: bool) -> Dfa:
     Which escapes may follow depends only on where the special characters lead, so states that agree there share.
     """
     count = texts.num_states
+    column, bytes_of = _columns(texts)
     special = texts.table[:, texts.classes[list(_SPECIAL)]]
     kinds, kind_of = np.unique(special, axis=0, return_inverse=True)
-    table = np.zeros((count + 2 + 6 * len(kinds), 256), np.int32)
-    table[:count] = texts.table[:, texts.classes]
-    table[:count, list(_SPECIAL)] = DEAD
+    table = np.zeros((count + 2 + 6 * len(kinds), len(bytes_of)), np.int32)
+    table[:count] = texts.table[:, texts.classes[bytes_of]]
+    table[:count, column[list(_SPECIAL)]] = DEAD
     first, end = count, count + 1
     for kind, targets in enumerate(kinds.tolist()):
         if not any(targets):
             continue
         leads_to = dict(zip(_SPECIAL, targets, strict=True))
         escape = count + 2 + 6 * kind
-        table[np.flatnonzero(kind_of == kind), 0x5C] = escape
+        table[np.flatnonzero(kind_of == kind), column[0x5C]] = escape
         for byte, letter in _SHORT.items():
-            table[escape, letter[0]] = leads_to[byte]
-        table[escape, ord("u")] = escape + 1
-        table[escape + 1, ord("0")] = escape + 2
-        table[escape + 2, ord("0")] = escape + 3
-        table[escape + 3, ord("0")] = escape + 4
-        table[escape + 3, ord("1")] = escape + 5
+            table[escape, column[letter[0]]] = leads_to[byte]
+        for row, digit, target in ((0, "u", 1), (1, "0", 2), (2, "0", 3), (3, "0", 4), (3, "1", 5)):
+            table[escape + row, column[ord(digit)]] = escape + target
         for byte in _LONG:
-            table[escape + 4 + (byte >> 4), ord(f"{byte & 15:x}")] = leads_to[byte]
+            table[escape + 4 + (byte >> 4), column[ord(f"{byte & 15:x}")]] = leads_to[byte]
     accepting = np.zeros(len(table), np.bool_)
     if not quotes:
         accepting[:count] = texts.accepting
-        return make(np.arange(256, dtype=np.uint8), table, accepting, texts.start)
-    table[first, 0x22] = texts.start
-    table[:count, 0x22][texts.accepting] = end
+        return make(column, table, accepting, texts.start)
+    table[first, column[0x22]] = texts.start
+    table[:count, column[0x22]][texts.accepting] = end
     accepting[end] = True
-    return make(np.arange(256, dtype=np.uint8), table, accepting, first)
+    return make(column, table, accepting, first)
+
+
+def _columns(texts: Dfa) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """The column of each byte, such that all that an escape needs is told apart, and one byte of each column."""
+    own = np.zeros(256, np.int64)
+    telling = sorted(
+        {*_SPECIAL, *b"\\u0123456789abcdef", *(letter[0] for letter in _SHORT.values())}
+    )
+    own[telling] = np.arange(1, len(telling) + 1)
+    _, first, classes = np.unique(texts.classes + 256 * own, return_index=True, return_inverse=True)
+    return classes.astype(np.uint8), first

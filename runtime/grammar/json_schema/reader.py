@@ -10,7 +10,7 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Literal
 
-from branchwork.runtime.grammar.json_schema.algebra import Algebra, Given, Named
+from branchwork.runtime.grammar.json_schema.algebra import Algebra, Named
 from branchwork.runtime.grammar.json_schema.document import Document, Json, Place, escape
 from branchwork.runtime.grammar.json_schema.formats import FORMATS
 from branchwork.runtime.grammar.json_schema.language import (
@@ -110,7 +110,7 @@ class Reader:
             if not ("$ref" in keywords and only_a_reference):
                 break
             try:
-                place = self._target(self.document.enter(place))
+                place = self.target(self.document.enter(place))
             except ConstraintError:
                 break  # raised again, or left out, when the term is read
         return self.algebra.named(place)
@@ -124,16 +124,18 @@ class Reader:
                 "Draft 3 of JSON Schema is not supported; use draft 4 or later.", "/$schema"
             )
         if "$ref" in schema and self.document.dialect.ref_hides_siblings:
-            return self._attempt(place, "$ref", self._ref, context)
-        shape = self.algebra.meet(context, self._types(place, schema))
-        for keyword, apply in self._applicators.items():
+            return self.attempt(place, "$ref", self._ref, context)
+        shape = self.algebra.meet(context, self.of_types(place, schema))
+        for keyword in self._applicators:
             if keyword in schema:
-                shape = self._attempt(place, keyword, apply, shape)
-        if "unevaluatedProperties" in schema or "unevaluatedItems" in schema:
-            raise ConstraintError("unevaluatedProperties is not done yet.", place.pointer)
+                shape = self.apply(keyword, place, shape)
         return shape
 
-    def _attempt(
+    def apply(self, keyword: str, place: Place, context: Shape) -> Shape:
+        """What an applicator at a place admits of what `context` admits."""
+        return self.attempt(place, keyword, self._applicators[keyword], context)
+
+    def attempt(
         self,
         place: Place,
         keyword: str,
@@ -167,7 +169,7 @@ class Reader:
 
     # ------------------------------------------------------------ keywords of one type
 
-    def _types(self, place: Place, schema: dict[str, Json]) -> Shape:
+    def of_types(self, place: Place, schema: dict[str, Json]) -> Shape:
         """What `type` and the keywords of the single types admit."""
         admitted = _admitted_types(place, schema)
         shapes = [ANY]
@@ -179,7 +181,7 @@ class Reader:
         ):
             if any(keyword in schema for keyword in keywords) and not admitted.isdisjoint(types):
                 present = next(keyword for keyword in keywords if keyword in schema)
-                shapes.append(self._attempt(place, present, read, ANY))
+                shapes.append(self.attempt(place, present, read, ANY))
         shape = self.algebra.meet(*shapes) if len(shapes) > 2 else shapes[-1]
         if len(admitted) == len(_TYPES):
             return shape
@@ -352,38 +354,48 @@ class Reader:
     def _shape(self, place: Place) -> Shape:
         return self.algebra.shape(self.term(place))
 
-    def _options(self, place: Place, keyword: str) -> list[Place]:
+    def options(self, place: Place, keyword: str) -> list[Place]:
+        """The schemas listed under a keyword."""
         options = _array(place, keyword)
         if not options:
             raise ConstraintError(f"{keyword} must not be empty.", f"{place.pointer}/{keyword}")
         return [place.child(keyword, index) for index in range(len(options))]
 
-    def _target(self, place: Place) -> Place:
+    def target(self, place: Place) -> Place:
+        """Where the `$ref` at a place leads."""
         ref = _object(place.schema)["$ref"]
         if not isinstance(ref, str):
             raise ConstraintError("$ref must be a string.", f"{place.pointer}/$ref")
         return self.document.resolve(ref, place)
 
     def _ref(self, place: Place, context: Shape) -> Shape:
-        return self._within(self._target(place), context)
+        return self._within(self.target(place), context)
 
-    def _dynamic_ref(self, place: Place, _: Shape) -> Shape:
-        raise ConstraintError(
-            "$dynamicRef and $recursiveRef are not supported; use $ref.", place.pointer
-        )
+    def _dynamic_ref(self, place: Place, context: Shape) -> Shape:
+        return self._within(self.dynamic_target(place), context)
+
+    def dynamic_target(self, place: Place) -> Place:
+        """Where the `$dynamicRef` at a place leads, if that is the same in every dynamic scope."""
+        schema = _object(place.schema)
+        if "$recursiveRef" in schema:
+            raise ConstraintError("$recursiveRef is not supported; use $ref.", place.pointer)
+        ref = schema["$dynamicRef"]
+        if not isinstance(ref, str):
+            raise ConstraintError("$dynamicRef must be a string.", f"{place.pointer}/$dynamicRef")
+        return self.document.resolve_dynamic(ref, place)
 
     def _all_of(self, place: Place, context: Shape) -> Shape:
-        for option in self._options(place, "allOf"):
+        for option in self.options(place, "allOf"):
             context = self._within(option, context)
         return context
 
     def _any_of(self, place: Place, context: Shape) -> Shape:
         return self.algebra.join(
-            *(self._within(option, context) for option in self._options(place, "anyOf"))
+            *(self._within(option, context) for option in self.options(place, "anyOf"))
         )
 
     def _one_of(self, place: Place, context: Shape) -> Shape:
-        options = self._options(place, "oneOf")
+        options = self.options(place, "oneOf")
         shapes = [self._within(option, context) for option in options]
         return self.algebra.one_of(shapes, lambda index: self._shape(options[index]))
 
@@ -446,11 +458,11 @@ class Reader:
         if isinstance(value, str):
             return replace(NONE, strings=words((value,)))
         if isinstance(value, list):
-            items = tuple(Given(self.value(item)) for item in value)
+            items = tuple(self.algebra.given(self.value(item)) for item in value)
             return replace(NONE, arrays=(Array(items, FALSE, len(items), len(items)),))
         if isinstance(value, dict):
             members = {
-                name: Property(Given(self.value(member)), required=True)
+                name: Property(self.algebra.given(self.value(member)), required=True)
                 for name, member in value.items()
             }
             return replace(NONE, objects=(Object(members, rest=FALSE),))
