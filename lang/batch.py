@@ -38,9 +38,7 @@ def run_batch(
                 hub.run_until(partial(ended.__contains__, i))
                 yield _judged(ended.pop(i), on_error)
         finally:
-            for body in bodies:
-                if not body.dead:
-                    body.throw()
+            hub.end(bodies)
 
 
 def _judged(state: State, on_error: OnError) -> State:

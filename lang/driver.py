@@ -35,6 +35,9 @@ class Waiting(Protocol):
     def fail(self, error: BranchworkError) -> None:
         """The backend is gone."""
 
+    def abort(self, error: BaseException) -> None:
+        """Stop now."""
+
 
 class Driver(Protocol):
     """Sends for a program and waits for it. `send` may be called from any thread."""
@@ -47,12 +50,17 @@ class Driver(Protocol):
 
 
 def time_left(program: Waiting) -> float | None:
-    """Seconds until the program's deadline, None without one. Raises DeadlineExceeded when it has passed."""
+    """Seconds until the program's deadline, None without one.
+
+    When it has passed, the program is aborted; raises DeadlineExceeded.
+    """
     if program.deadline is None:
         return None
     left = program.deadline - time.monotonic()
     if left <= 0:
-        raise DeadlineExceeded("the program did not end within its timeout")
+        error = DeadlineExceeded("the program did not end within its timeout")
+        program.abort(error)
+        raise error
     return left
 
 

@@ -53,6 +53,14 @@ class Hub:
             else:
                 self._sleep()
 
+    def end(self, bodies: Sequence[Body]) -> None:
+        """End bodies that still wait: GreenletExit is raised in them, and what they send then still leaves."""
+        for body in bodies:
+            if not body.dead:
+                body.parent = getcurrent()
+                body.throw()
+        self._send_all()
+
     def send(self, program: Waiting, backend: Backend, instructions: Sequence[Instruction]) -> None:
         """Send with what the other bodies send before the hub sleeps."""
         self._outgoing.put(program, backend, instructions)

@@ -5,11 +5,20 @@ import os
 from typing import Any
 
 from branchwork.lang.ir import Gen, Select
+from branchwork.lang.program import Program
 from branchwork.lang.slot import Slot
 from branchwork.runtime.wire import messages as wire
-from branchwork.runtime.wire.errors import BranchworkError, ConstraintError, RequestError
+from branchwork.runtime.wire.errors import Aborted, BranchworkError, ConstraintError, RequestError
 
 _MAX_SHOWN = 60
+
+
+def failure(program: Program, slot: Slot, error: BranchworkError) -> BaseException:
+    """What to raise where `slot` is read; the program's end need not tell of it again."""
+    program.reported.append(error)
+    if isinstance(error, Aborted) and program.error is not None:
+        return program.error  # the slot ended because the program did
+    return located(slot, error)
 
 
 def located(slot: Slot, error: BranchworkError) -> BranchworkError:

@@ -17,11 +17,11 @@ from branchwork.lang.driver import current_driver, wait_for_signal
 from branchwork.lang.group import Group
 from branchwork.lang.ir import Expr, RoleMark, Select, expression
 from branchwork.lang.program import Program
-from branchwork.lang.report import located, undecodable
+from branchwork.lang.report import failure, located, undecodable
 from branchwork.lang.slot import Slot
 from branchwork.lang.stream import TextStream
 from branchwork.lang.variable import Span, render, slots_of, value_of
-from branchwork.runtime.wire.errors import ProgramError, SlotError
+from branchwork.runtime.wire.errors import Aborted, ProgramError, SlotError
 
 if TYPE_CHECKING:
     from branchwork.lang.loop import LoopDriver
@@ -110,7 +110,7 @@ class Appending:
 
     def cancel(self) -> None:
         """Stop the program now; its memory in the runtime is free at once."""
-        self.branch.program.abort(ProgramError("the program was cancelled"))
+        self.branch.program.abort(Aborted("the program was cancelled"))
 
     # ------------------------------------------------------------------ once nothing is left to wait for
 
@@ -126,8 +126,7 @@ class Appending:
     def _raise_failure(self, slot: Slot) -> None:
         error = slot.failure
         if error is not None:
-            self.branch.program.reported.append(error)
-            raise located(slot, error)
+            raise failure(self.branch.program, slot, error)
 
     def _slot(self, name: str) -> Slot:
         variable = self.branch.variable(name)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from branchwork.lang.branch import Branch
 from branchwork.lang.cursor import Piece
 from branchwork.lang.program import Program
-from branchwork.lang.report import located
+from branchwork.lang.report import failure
 from branchwork.lang.slot import Slot
 from branchwork.lang.variable import render, slots_of
 
@@ -44,8 +44,7 @@ class TextStream:
                 if not piece.done or (piece.error is not None and any(out)):
                     break
                 if piece.error is not None:
-                    program.reported.append(piece.error)
-                    raise located(piece, piece.error)
+                    raise failure(program, piece, piece.error)
             else:
                 out.append(render([piece], program.backends[0].welcome.chat_format))
             self._next += 1

@@ -221,12 +221,12 @@ class Scripted:
             branch.append(instruction.text + "".join(words[id] for id in instruction.token_ids))
         elif isinstance(instruction, wire.Gen | wire.Select):
             self._answer(branch, instruction)
-        elif isinstance(instruction, wire.Close | wire.Abort):
-            if isinstance(instruction, wire.Abort):
-                branch.ready_at = 0.0
-                mine = branch.listener
-                self._later = [entry for entry in self._later if entry[2] is not mine]
-                heapq.heapify(self._later)
+        elif isinstance(instruction, wire.Close):
+            self._emit(branch, wire.Closed(instruction.branch))
+        elif isinstance(instruction, wire.Abort):
+            branch.ready_at = 0.0
+            self._later = [entry for entry in self._later if entry[2] is not branch.listener]
+            heapq.heapify(self._later)
             self._emit(branch, wire.Closed(instruction.branch))
             del self._branches[instruction.branch]
 
@@ -350,6 +350,8 @@ class Scripted:
                     batch = list(self._now)
                     self._now.clear()
                 for listener, each in batch:
+                    if isinstance(each, wire.Closed):
+                        self._branches.pop(each.branch, None)
                     listener(each)
                 delivered = True
 
