@@ -209,7 +209,7 @@ def test_a_start_that_takes_too_long_is_ended_and_its_progress_was_told(
     monkeypatch.setenv("PYTHONPATH", environment["PYTHONPATH"])
     heard: list[str] = []
     with pytest.raises(RuntimeUnreachable, match="not ready in time"):
-        launch(module="slow_start", progress=heard.append, timeout_s=3.0)
+        launch(module="slow_start", progress=heard.append, timeout_s=1.5)
     assert heard == ["taking my time"]
 
 
