@@ -76,7 +76,7 @@ class Reading:
             found.append((f"{at}.json_object", JsonValue("object", self._whitespace)))
         if group.structural_tag is not None:
             tag = group.structural_tag
-            value = parse(tag.encode()) if isinstance(tag, str) else tag
+            value = parse(tag.encode(), f"{at}.structural_tag") if isinstance(tag, str) else tag
             shape = convert(value, ResponseFormat, f"{at}.structural_tag")
             found.append((f"{at}.structural_tag", self._tags(shape, f"{at}.structural_tag")))
         return found
@@ -107,7 +107,7 @@ class Reading:
         """A JSON Schema, given as JSON or as its text."""
         if isinstance(schema, str):
             self._text(schema, at)
-            schema = parse(schema.encode())
+            schema = parse(schema.encode(), at)
             if not isinstance(schema, dict | bool):
                 raise ApiError(f"{at} must be an object or a boolean", param=at)
         text = msgspec.json.encode(schema).decode()

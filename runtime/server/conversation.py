@@ -18,7 +18,7 @@ from branchwork.runtime.server.model import Model
 from branchwork.runtime.server.reasoning import AnswerReader, after_thinking
 from branchwork.runtime.server.tools import ToolFormat, ToolReader, ToolSpec
 from branchwork.runtime.server.validate import parse
-from branchwork.runtime.wire.messages import Chat, ChatMessage, Constraint, Text
+from branchwork.runtime.wire.messages import AnyOf, Chat, ChatMessage, Constraint, Text
 
 ROLES = {
     "system": "system",
@@ -87,11 +87,16 @@ class Conversation:
     def constraint(self, model: Model, wanted: Constraint | None) -> Constraint | None:
         """What holds the answer: the request's own constraint, or the tools. Raises ApiError."""
         form = self._form(model)
-        if self.tools.mode == "required" or (form and wanted is None):
+        use = self.tools
+        if use.mode == "required":
             if form is None:
                 raise ApiError("this model's chat template knows no tools", param="tools")
-            forced = self.tools.mode == "required"
-            return form.constraint(self.tools.specs, forced, self.tools.parallel)
+            return form.constraint(use.specs, True, use.parallel)
+        if wanted is not None and form is not None:
+            # A call, or else an answer as it was asked for.
+            wanted = AnyOf((form.constraint(use.specs, True, use.parallel), wanted))
+        elif form is not None:
+            return form.constraint(use.specs, False, use.parallel)
         if wanted is not None and model.thinks and self._thinking:
             return after_thinking(wanted, model.thought_begun)
         return wanted

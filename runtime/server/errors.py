@@ -128,6 +128,8 @@ def error_response(error: ApiError, path: str = "") -> Response:
     """The answer, in the shape of the route that was asked."""
     body = anthropic_body(error) if path.startswith("/v1/messages") else openai_body(error)
     headers = {}
+    if error.status in (408, 413):
+        headers["connection"] = "close"  # the rest of the body is not waited for
     if error.retry_after_s is not None:
         headers["retry-after"] = str(math.ceil(error.retry_after_s))
     return Response(body, error.status, headers, "application/json")

@@ -17,7 +17,6 @@ from urllib.parse import urlsplit
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from branchwork.runtime.server.body import too_large
-from branchwork.runtime.server.config import ServerConfig
 from branchwork.runtime.server.errors import ApiError, error_response
 from branchwork.runtime.server.gateway import Gateway
 
@@ -35,7 +34,9 @@ class Guard:
         self._config = gateway.config
         self._key = _digest(gateway.config.api_key)
         self._admin_key = _digest(gateway.config.admin_key)
-        self._hosts = allowed_hosts(gateway.config)
+        named = gateway.config.allowed_hosts.lower().split(",")
+        self._named_hosts = frozenset(name.strip() for name in named if name.strip())
+        self._own_hosts = self._named_hosts | LOOPBACK_NAMES | {gateway.config.host.lower()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer it here."""
@@ -112,20 +113,14 @@ class Guard:
         host = hosts[0] if hosts else ""
         for origin in _values(headers, b"origin"):
             netloc = _netloc(origin.decode("latin-1"))
-            if netloc != host.lower() and _name(netloc) not in self._hosts:
+            if netloc != host.lower() and _name(netloc) not in self._named_hosts:
                 raise ApiError("requests of other sites are refused", 403, code="origin_refused")
         keyless = self._key is None and not self._config.without_key
-        if keyless and host and _name(host) not in self._hosts:
+        if keyless and host and _name(host) not in self._own_hosts:
             # A name that an attacker points at this machine (DNS rebinding) has another Host.
             raise ApiError(
                 "this name is not served without a key (--allowed-hosts)", 403, code="host_refused"
             )
-
-
-def allowed_hosts(config: ServerConfig) -> frozenset[str]:
-    """The names under which browsers may reach the server."""
-    named = {name.strip().lower() for name in config.allowed_hosts.split(",") if name.strip()}
-    return frozenset({config.host.lower(), *named}) | LOOPBACK_NAMES
 
 
 async def _refuse(error: ApiError, scope: Scope, receive: Receive, send: Send) -> None:

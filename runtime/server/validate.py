@@ -26,22 +26,34 @@ def decode(body: bytes, kind: type[Request]) -> Request:
     return convert(value, kind)
 
 
-def parse(body: bytes) -> Any:
-    """Any JSON value, with nothing in it that a tokenizer or a template could choke on. Raises ApiError (400)."""
+def parse(body: bytes, param: str | None = None) -> Any:
+    """Any JSON value, with nothing in it that a tokenizer or a template could choke on.
+
+    `param` is the field whose text it is; None: the body itself. Raises ApiError (400).
+    """
+    name = param or "the body"
     try:
         value = msgspec.json.decode(body)
     except RecursionError:
-        raise ApiError("the body is nested too deeply", code="invalid_json") from None
+        trouble = "is nested too deeply"
     except UnicodeDecodeError as error:
-        raise ApiError(f"the body is not UTF-8 (byte {error.start})", code="invalid_json") from None
-    except msgspec.ValidationError as error:
-        raise _from_validation(error) from None
+        trouble = f"is not UTF-8 (byte {error.start})"
     except msgspec.DecodeError as error:
-        raise ApiError(f"the body is not JSON: {error}", code="invalid_json") from None
-    _refuse_depth(value)
-    if b"\\u0000" in body:
-        _refuse_nul(value)
-    return value
+        trouble = f"is not JSON: {str(error).partition(' - at')[0].lower()}"
+    else:
+        trouble = _trouble(value, b"\\u0000" in body)
+        if not trouble:
+            return value
+    raise ApiError(f"{name} {trouble}", param=param, code="invalid_json")
+
+
+def _trouble(value: Any, may_hold_nul: bool) -> str:
+    """What is wrong with a value that JSON allows, or nothing."""
+    if _is_deep(value):
+        return f"is nested deeper than {MAX_DEPTH} levels"
+    if may_hold_nul and _holds_nul(value):
+        return "holds the character NUL"
+    return ""
 
 
 def convert(value: Any, kind: type[Request], at: str = "") -> Request:
@@ -83,14 +95,14 @@ def _refuse_typos(value: dict[str, Any], kind: type[msgspec.Struct]) -> None:
             raise ApiError(message, param=name[:64], code="unknown_parameter")
 
 
-def _refuse_depth(value: Any) -> None:
+def _is_deep(value: Any) -> bool:
     """The JSON reader's own bound is the interpreter's stack; what walks the value later has less of it."""
     level = [value] if isinstance(value, dict | list) else []
     for _ in range(MAX_DEPTH):
         level = [inner for outer in level for inner in _children(outer)]
         if not level:
-            return
-    raise ApiError(f"the body is nested deeper than {MAX_DEPTH} levels", code="invalid_json")
+            return False
+    return True
 
 
 def _children(value: dict[str, Any] | list[Any]) -> Iterator[Any]:
@@ -98,13 +110,13 @@ def _children(value: dict[str, Any] | list[Any]) -> Iterator[Any]:
     return (item for item in inner if isinstance(item, dict | list))
 
 
-def _refuse_nul(value: Any) -> None:
+def _holds_nul(value: Any) -> bool:
     level = [value]
     while level:
-        for item in level:
-            if isinstance(item, str) and "\0" in item:
-                raise ApiError("texts must not hold the character NUL", code="invalid_json")
+        if any(isinstance(item, str) and "\0" in item for item in level):
+            return True
         level = [inner for outer in level for inner in _items(outer)]
+    return False
 
 
 def _items(value: Any) -> Iterator[Any]:

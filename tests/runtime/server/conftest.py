@@ -59,6 +59,13 @@ async def _nothing() -> AsyncIterator[None]:
     yield
 
 
+@asynccontextmanager
+async def attached(gateway: Gateway, backend: FakeBackend) -> AsyncIterator[None]:
+    """The life of an application whose backend is there from the start."""
+    await gateway.attach(backend)
+    yield
+
+
 @pytest.fixture
 def serving() -> Iterator[Callable[..., Server]]:
     """Makes servers: `serving(pieces=[b"a"], n=…)`, or with a backend of one's own."""

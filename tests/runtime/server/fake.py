@@ -107,6 +107,13 @@ class FakeBackend:
         if self._thread is not None:
             self._thread.join(10)
 
+    def release(self) -> None:
+        """Let every held answer end."""
+        held, self._held = self._held, {}
+        for branch, gen in held.items():
+            self._tell(branch, self._done(gen, self.script(self._texts[branch], gen)))
+            self._tell(branch, Closed(branch))
+
     def die(self) -> None:
         """End as a killed runtime does: every open branch hears of it."""
         self.alive = False

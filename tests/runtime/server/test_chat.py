@@ -265,6 +265,15 @@ def test_a_tool_that_must_be_called_is_demanded_by_the_grammar(
     assert [tag.begin.split('"')[3] for tag in constraint.tags] == names
 
 
+def test_an_answer_in_a_format_may_also_be_a_call(serving: Any) -> None:
+    server = serving()
+    fields = {"response_format": {"type": "json_object"}, "tools": [WEATHER]}
+    server.post(CHAT, {"messages": HI, **fields})
+    calls, answer = server.backend.frames[0][2].constraint.options
+    assert calls.only_tags
+    assert answer == JsonValue("object")
+
+
 def test_tool_choice_none_hides_the_tools(serving: Any) -> None:
     server = serving(Script([CALL]))
     answer = server.post(CHAT, {"messages": HI, "tools": [WEATHER], "tool_choice": "none"})
