@@ -1,11 +1,14 @@
 """From shapes to the machine's intermediate representation."""
 
+import functools
+
 from branchwork.runtime.grammar import ir
+from branchwork.runtime.grammar.dfa import Dfa, of_strings
 from branchwork.runtime.grammar.json_schema.closure import Closure
-from branchwork.runtime.grammar.json_schema.language import both, complement
+from branchwork.runtime.grammar.json_schema.language import Language, both, complement
 from branchwork.runtime.grammar.json_schema.numerals import numeral_dfa
 from branchwork.runtime.grammar.json_schema.quoting import quote
-from branchwork.runtime.grammar.json_schema.shape import FALSE, Array, Object, Term
+from branchwork.runtime.grammar.json_schema.shape import FALSE, Array, Number, Object, Term
 from branchwork.runtime.grammar.json_schema.strings import is_empty, quoted_dfa, string_node
 from branchwork.runtime.wire.errors import ConstraintError
 
@@ -51,21 +54,9 @@ class Emitter:
 
     def _alternatives(self, term: Term, canonical: bool) -> ir.Node:
         shape = self._closure.shapes[term]
-        options: list[ir.Node] = [
-            ir.Literal(word)
-            for word, admitted in (
-                (b"null", shape.null),
-                (b"true", shape.true),
-                (b"false", shape.false),
-            )
-            if admitted
-        ]
-        for number in shape.numbers:
-            numerals = numeral_dfa(number, canonical)
-            if not numerals.is_empty:
-                options.append(ir.Piece(numerals))
-        if not is_empty(shape.strings):
-            options.append(string_node(shape.strings))
+        options: list[ir.Node] = list(
+            _flat(shape.null, shape.true, shape.false, shape.numbers, shape.strings, canonical)
+        )
         for item in shape.objects:
             if self._closure.object_has_value(item):
                 options.append(self._object(item, canonical, term))
@@ -142,3 +133,32 @@ class Emitter:
             if term is not FALSE and term in self._closure.fruitful
             else None
         )
+
+
+@functools.lru_cache(maxsize=2048)
+def _flat(
+    null: bool,
+    true: bool,
+    false: bool,
+    numbers: tuple[Number, ...],
+    strings: Language,
+    canonical: bool,
+) -> tuple[ir.Node, ...]:
+    """The options without objects and arrays: what is regular as one piece, and strings that are counted."""
+    words = [word for word, there in ((b"null", null), (b"true", true), (b"false", false)) if there]
+    pieces = [numeral_dfa(number, canonical) for number in numbers]
+    node = ir.NEVER if is_empty(strings) else string_node(strings)
+    if isinstance(node, ir.Literal):
+        words.append(node.data)
+    elif isinstance(node, ir.Piece):
+        pieces.append(node.dfa)
+    if words:
+        pieces.append(of_strings(words))
+    pieces = [piece for piece in pieces if not piece.is_empty]
+    if len(words) == len(pieces) == 1:
+        regular: list[ir.Node] = [ir.Literal(words[0])]
+    elif pieces:
+        regular = [ir.Piece(functools.reduce(Dfa.__or__, pieces))]
+    else:
+        regular = []
+    return (*regular, *([node] if isinstance(node, ir.Concat) else []))
