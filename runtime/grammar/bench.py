@@ -30,7 +30,7 @@ class Engine:
 
     def compile_json(self, schema: Any) -> MachineGrammar:
         """A grammar from a schema; keys in any order, as the bench's instances have them."""
-        rules = compile_schema(json.dumps(schema), "strict", "fixed")
+        rules = compile_schema(json.dumps(schema), "strict", "fixed", "any")
         return MachineGrammar(lower(rules), self.lexicon)
 
     def compile_regex(self, pattern: str) -> MachineGrammar:

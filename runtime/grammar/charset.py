@@ -4,7 +4,8 @@ import functools
 import re
 from collections.abc import Iterable
 
-import regex  # knows every Unicode property by name; transformers depends on it anyway
+import numpy as np
+import regex  # type: ignore[import-untyped]  # knows every Unicode property by name; transformers depends on it anyway
 
 from branchwork.runtime.wire.errors import ConstraintError
 
@@ -58,7 +59,9 @@ def complement(ranges: Iterable[tuple[int, int]]) -> Ranges:
 @functools.cache
 def _every_char() -> str:
     # Surrogates are replaced: they are in no text, and no property may count them.
-    return "".join(chr(c) if not 0xD800 <= c <= 0xDFFF else "\0" for c in range(MAX_CHAR + 1))
+    codes = np.arange(MAX_CHAR + 1, dtype="<u4")
+    codes[0xD800:0xE000] = 0
+    return codes.tobytes().decode("utf-32-le")
 
 
 def _spans(found: "Iterable[re.Match[str]]") -> Ranges:
@@ -87,7 +90,7 @@ def unicode_property(name: str, negated: bool) -> Ranges:
 @functools.cache
 def _case_groups() -> dict[int, tuple[int, ...]]:
     """For each letter with case, all characters that `re.IGNORECASE` takes for it."""
-    cased = [c for c in map(ord, _every_char()) if chr(c).lower() != chr(c).upper()]
+    cased = [ord(found[0]) for found in regex.finditer(r"\p{CWCM}", _every_char())]
     parent = {c: c for c in cased}
 
     def root(c: int) -> int:

@@ -44,8 +44,8 @@ def to_rules(constraint: Constraint) -> ir.Rules:
             if not values:
                 raise ConstraintError("there is nothing to choose from", "values")
             return ir.Rules(ir.Piece(dfa.of_strings(value.encode() for value in values)))
-        case JsonSchema(schema, mode, whitespace):
-            return compile_schema(schema, mode, whitespace)
+        case JsonSchema(schema, mode, whitespace, order):
+            return compile_schema(schema, mode, whitespace, order)
         case JsonValue(kind, whitespace):
             return compile_schema(_JSON_SCHEMAS[kind], "strict", whitespace)
         case Ebnf(text, root):

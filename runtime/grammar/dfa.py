@@ -129,6 +129,19 @@ class Dfa:
         """[num_states] int32: bytes from each state to the nearest accepting one; -1 from the dead state."""
         return _distances(self.table, self.accepting)
 
+    def shortest_length(self) -> int | None:
+        """Length of a shortest accepted string, or None if there is none."""
+        if self.is_empty:
+            return None
+        seen = np.zeros(self.num_states, np.bool_)
+        frontier, length = np.array([self.start]), 0
+        while not self.accepting[frontier].any():
+            seen[frontier] = True
+            following = np.unique(self.table[frontier])
+            frontier = following[~seen[following] & (following != DEAD)]
+            length += 1
+        return length
+
     def spell(self, spellings: Mapping[int, tuple[bytes, ...]]) -> "Dfa":
         """The strings with each byte written as any of its spellings; bytes without an entry stand for themselves.
 
@@ -301,6 +314,7 @@ class Nfa:
     def __init__(self) -> None:
         self._edges: list[list[tuple[int, int, int]]] = []
         self._empty: list[list[int]] = []
+        self._absorbing: set[int] = set()
 
     def state(self) -> int:
         """A new state."""
@@ -346,6 +360,16 @@ class Nfa:
                 self.skip(states[state], end)
         return end
 
+    def absorb(self, source: int) -> int:
+        """Any text may follow `source`; returns the state behind it. Nothing but texts may be in this automaton.
+
+        Whoever is here need not remember what else it could be, which keeps searches small.
+        """
+        first = len(self._edges)
+        end = self.embed(any_text(), source)
+        self._absorbing.update(range(first, len(self._edges)))
+        return end
+
     def determinise(self, start: int, ends: Iterable[int], max_states: int | None = None) -> Dfa:
         """The same language as a `Dfa` (subset construction, breadth first)."""
         limit = MAX_STATES if max_states is None else max_states
@@ -375,6 +399,8 @@ class Nfa:
                 number = known.get(frozen := frozenset(targets))
                 if number is None:
                     full = frozenset().union(*(self._closure(t, closures) for t in targets))
+                    if not self._absorbing.isdisjoint(full):
+                        full = full & self._absorbing
                     number = known[frozen] = numbers.setdefault(full, len(numbers) + 1)
                     if number > len(order):
                         order.append(full)
@@ -557,6 +583,7 @@ def any_text() -> Dfa:
     return star(any_char())
 
 
+@functools.lru_cache(maxsize=256)
 def chars(*ranges: tuple[int, int]) -> Dfa:
     """One character out of any of the ranges of code points (both ends included), in UTF-8; no surrogates."""
     nfa = Nfa()

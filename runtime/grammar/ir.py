@@ -39,6 +39,19 @@ class Chars:
 
 
 @dataclass(frozen=True, slots=True)
+class Bounded:
+    """The strings of `dfa` that come by counted states at most `high` times (the start does not count).
+
+    With the states at character boundaries counted: a pattern and a greatest length in one, without their product.
+    `counted` has one flag for each state of `dfa`.
+    """
+
+    dfa: Dfa
+    counted: tuple[bool, ...]
+    high: int
+
+
+@dataclass(frozen=True, slots=True)
 class Concat:
     """Each part, one after another."""
 
@@ -134,7 +147,9 @@ class Array:
     counted_high: int | None = None
 
 
-Node = Literal | Piece | Chars | Concat | Alternation | Repeat | Reference | Object | Array
+Node = (
+    Literal | Piece | Chars | Bounded | Concat | Alternation | Repeat | Reference | Object | Array
+)
 
 EMPTY = Literal(b"")
 NEVER = Alternation(())

@@ -18,6 +18,7 @@ from branchwork.runtime.grammar.machine import (
     close_over,
     load,
     move,
+    only_byte,
     required_left,
     step,
 )
@@ -44,19 +45,12 @@ NO_CHOICE, A_CHOICE = -1, -2
 
 
 @compiled
-def only_byte(code: Code, w: Words, i: int, known: int) -> int:
+def common_byte(code: Code, w: Words, i: int, known: int) -> int:
     """The one byte that `known` and configuration i allow: NO_CHOICE for none, A_CHOICE for several."""
-    p = CONFIGS + 3 * i
-    a, x = w[p], w[p + 1]
-    if code[a] == LIT:
-        byte = int64(code[a + 4 + x])
-    else:
-        byte = int64(code[code[a + 3] + PIECE_HEAD + (x & STATE_MASK)] >> 8)
-        if byte == NO_BYTE:
-            return known
-        if byte > NO_BYTE:
-            return A_CHOICE
-    return byte if known in (NO_CHOICE, byte) else A_CHOICE
+    byte = only_byte(code, w, i)
+    if byte == NO_BYTE:
+        return known
+    return byte if byte < NO_BYTE and known in (NO_CHOICE, byte) else A_CHOICE
 
 
 @compiled
@@ -72,13 +66,13 @@ def forced_run(code: Code, w: Words, text: Bytes, state: Words, pos: int, out: B
             break
         byte = int64(NO_CHOICE)
         for i in range(begin, end):
-            byte = only_byte(code, w, i, byte)
+            byte = common_byte(code, w, i, byte)
             if byte == A_CHOICE:
                 break
         for i in range(first, last):
             if byte == A_CHOICE:
                 break
-            byte = only_byte(code, w, i, byte)
+            byte = common_byte(code, w, i, byte)
         if byte < 0:
             break
         step(code, w, text, begin, end, byte, pos)
@@ -104,7 +98,7 @@ def frame_cost(code: Code, w: Words, p: int) -> int:
     if kind == CALLED:
         return int64(code[address + 1])
     if kind == LOOPING:
-        return max(code[address + 4] - value, 0) * int64(code[address + 6])
+        return int64(max(code[address + 4] - value, 0) * int64(code[address + 6]))
     if kind != OWNER:
         return int64(0)
     cost, separator = int64(code[code[address + 4] + 1]), int64(code[code[address + 5] + 1])

@@ -10,15 +10,18 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from branchwork.runtime.grammar import dfa, ir, program
 from branchwork.runtime.grammar.dfa import Dfa, TooManyStates
-from branchwork.runtime.grammar.program import COST_LIMIT, NONE, Program
+from branchwork.runtime.grammar.program import COST_LIMIT, NONE, Code, Program
 from branchwork.runtime.wire.errors import ConstraintError
 
 # 4M words: 16 MiB of program.
 MAX_WORDS = 4 << 20
 MAX_PIECE_WORDS = 1 << 20
+# A finite set with a larger table is emitted as literals and branches.
+MAX_TABLE_WORDS = 1 << 15
 # Undeclared keys of a finite set up to this size are treated as optional properties.
 MAX_LISTED_KEYS = 64
 # The seen properties of an object in free order are the bits of one word.
@@ -75,6 +78,8 @@ class _Lengths:
                 return _shortest(language)
             case ir.Chars(element, low, high):
                 return _times(_shortest(element), low) if high != 0 else 0
+            case ir.Bounded():
+                return _shortest_bounded(node)
             case ir.Concat(parts):
                 return sum(map(self, parts))
             case ir.Alternation(options):
@@ -149,7 +154,9 @@ class _Emitter:
         self.rules = rules
         self.length = _Lengths(rules)
         self.code: list[int] = [0]
-        self.pieces: dict[bytes, int] = {}
+        self._blocks: list[Code] = []
+        self._block_numbers: dict[bytes, int] = {}
+        self._piece_slots: list[tuple[int, int]] = []
         self.records = False
         self._shared: dict[int, int] = {}
         self._kept: list[ir.Node] = []
@@ -167,10 +174,15 @@ class _Emitter:
             if name not in addresses:
                 addresses[name] = self.node(self.rules.rules[name], self.ret)
             self.code[address] = addresses[name]
-        code = np.array(self.code, np.int32)
+        places = np.cumsum([len(self.code), *map(len, self._blocks)]).tolist()
+        if places[-1] > MAX_WORDS:
+            raise ConstraintError("the constraint is too large to compile")
+        for slot, block in self._piece_slots:
+            self.code[slot] = places[block]
+        code = np.concatenate([np.array(self.code, np.int32), *self._blocks])
         _refuse_left_recursion(code, entry, {a: n for n, a in addresses.items()})
-        by_address = {address: key for key, address in self.pieces.items()}
-        return Program(code, entry, by_address, self.records, self.rules.warnings)
+        pieces = {places[number]: key for key, number in self._block_numbers.items()}
+        return Program(code, entry, pieces, self.records, self.rules.warnings)
 
     def _emit(self, *words: int) -> int:
         address = len(self.code)
@@ -191,6 +203,10 @@ class _Emitter:
                 return self._piece(language, following)
             case ir.Chars(element, low, high):
                 return self._chars(node, element, low, high, following)
+            case ir.Bounded():
+                block = self._block(node.dfa, node.counted)
+                cost = self._cost(node, following)
+                return self._with_piece(block, program.CHARS, cost, following, 0, 0, node.high, 0)
             case ir.Concat(parts):
                 for part in reversed(parts):
                     following = self.node(part, following)
@@ -213,25 +229,62 @@ class _Emitter:
         only = _only_string(language)
         if only is not None:
             return self._literal(only, following)
+        if language.table.size > MAX_TABLE_WORDS and language.is_finite():
+            return self._words(language, following)
         cost = min(_shortest(language) + self.code[following + 1], COST_LIMIT)
-        return self._emit(program.DFA, cost, following, self._block(language))
+        return self._with_piece(self._block(language, None), program.DFA, cost, following, 0)
+
+    def _words(self, language: Dfa, following: int) -> int:
+        """A large finite set as literals and branches: its automaton without the table."""
+        targets: dict[int, int] = {}
+        edges = _sparse_edges(language)
+        arrivals = np.bincount(language.table.ravel(), minlength=language.num_states).tolist()
+        for state in _children_first(edges, language.start):
+            options = [following] if language.accepting[state] else []
+            for byte, target in edges[state]:
+                run = bytearray((byte,))
+                while target not in targets:
+                    ((byte, target),) = edges[target]
+                    run.append(byte)
+                options.append(self._literal(bytes(run), targets[target]))
+            chain = len(edges[state]) == 1 and not language.accepting[state]
+            if chain and arrivals[state] == 1 and state != language.start:
+                continue  # in the middle of a literal
+            targets[state] = self._branch(options)
+        return targets[language.start]
+
+    def _branch(self, targets: list[int]) -> int:
+        if len(targets) == 1:
+            return targets[0]
+        cost = min(self.code[target + 1] for target in targets)
+        return self._emit(program.ALT, cost, len(targets), *targets)
 
     def _chars(
         self, node: ir.Node, element: Dfa, low: int, high: int | None, following: int
     ) -> int:
         if high == 0 or element.is_empty:
             return following
-        block = self._block(dfa.star(element))
+        language = dfa.star(element)
+        block = self._block(language, tuple(language.accepting.tolist()))
         bound = NONE if high is None else high
-        cost = self._cost(node, following)
-        return self._emit(program.CHARS, cost, following, block, low, bound, _shortest(element))
+        cost, element_cost = self._cost(node, following), _shortest(element)
+        return self._with_piece(block, program.CHARS, cost, following, 0, low, bound, element_cost)
 
-    def _block(self, language: Dfa) -> int:
-        address = self.pieces.get(language.key)
-        if address is None:
+    def _block(self, language: Dfa, counted: tuple[bool, ...] | None) -> int:
+        """The number of a piece's block; equal pieces share it."""
+        key = language.key if counted is None else language.key + bytes(counted)
+        number = self._block_numbers.get(key)
+        if number is None:
             if language.table.size > MAX_PIECE_WORDS:
                 raise TooManyStates("an automaton of the constraint is too large")
-            address = self.pieces[language.key] = self._emit(*_piece_words(language))
+            number = self._block_numbers[key] = len(self._blocks)
+            self._blocks.append(_piece_words(language, counted))
+        return number
+
+    def _with_piece(self, block: int, *words: int) -> int:
+        """Emit an operation whose fourth word is where the block will be."""
+        address = self._emit(*words)
+        self._piece_slots.append((address + 3, block))
         return address
 
     def _subroutine(self, node: ir.Node, following: int) -> int:
@@ -258,11 +311,7 @@ class _Emitter:
     def _alternation(self, options: tuple[ir.Node, ...]) -> int:
         alive = [option for option in options if not self.length.is_empty(option)]
         targets = [self.node(option, self.ret) for option in _join_regular(alive)]
-        targets = list(dict.fromkeys(targets))
-        if len(targets) == 1:
-            return targets[0]
-        cost = min(self.code[target + 1] for target in targets)
-        return self._emit(program.ALT, cost, len(targets), *targets)
+        return self._branch(list(dict.fromkeys(targets)))
 
     def _repeat(self, node: ir.Repeat) -> int:
         body, low, high, separator = node.body, node.low, node.high, node.separator
@@ -415,7 +464,8 @@ def _lesser(bound: int | None, other: int) -> int:
 
 @functools.lru_cache(maxsize=4096)
 def _shortest(language: Dfa) -> int:
-    return COST_LIMIT if language.is_empty else int(language.distances()[language.start])
+    length = language.shortest_length()
+    return COST_LIMIT if length is None else length
 
 
 @functools.lru_cache(maxsize=4096)
@@ -459,7 +509,7 @@ def _join_regular(options: list[ir.Node]) -> list[ir.Node]:
 
 
 @functools.lru_cache(maxsize=256)
-def _piece_words(language: Dfa) -> tuple[int, ...]:
+def _piece_words(language: Dfa, counted: tuple[bool, ...] | None) -> Code:
     """A piece's block (see `program`)."""
     live = language.table[:, language.classes] != dfa.DEAD
     counts = live.sum(axis=1)
@@ -467,10 +517,64 @@ def _piece_words(language: Dfa) -> tuple[int, ...]:
     single[counts == 0] = program.NO_BYTE
     wide = counts >= program.WIDE_FROM
     flags = language.accepting * program.ACCEPTING + wide * program.WIDE + (single << 8)
-    head = (language.num_states, language.table.shape[1], language.start, int(wide.sum()))
+    need = np.zeros(language.num_states, np.int64)
+    if counted is not None:
+        flags = flags + np.array(counted) * program.COUNTS
+        need = _needs(language, counted)
+    head = (language.num_states, language.table.shape[1], language.start, need[1:].max(initial=0))
     classes = np.ascontiguousarray(language.classes).view(np.int32)
-    words = np.concatenate([head, classes, flags, language.distances(), language.table.ravel()])
-    return tuple(words.astype(np.int32).tolist())
+    distances, table = language.distances(), language.table.ravel()
+    return np.concatenate([head, classes, flags, distances, need, table]).astype(np.int32)
+
+
+def _needs(language: Dfa, counted: tuple[bool, ...]) -> npt.NDArray[np.int64]:
+    """For each state, how many counted states at least are arrived at before acceptance."""
+    need = np.where(language.accepting, 0, COST_LIMIT).astype(np.int64)
+    cost = np.array(counted, np.int64)
+    cost[dfa.DEAD] = COST_LIMIT
+    while True:
+        shorter = np.minimum(need, (need + cost)[language.table].min(axis=1))
+        if (shorter == need).all():
+            return need
+        need = shorter
+
+
+def _shortest_bounded(node: ir.Bounded) -> int:
+    """The least length of a bounded piece's strings, at least; COST_LIMIT where the bound leaves none."""
+    if node.dfa.is_empty or _needs(node.dfa, node.counted)[node.dfa.start] > node.high:
+        return COST_LIMIT
+    return _shortest(node.dfa)
+
+
+def _sparse_edges(language: Dfa) -> list[list[tuple[int, int]]]:
+    """For each state its live bytes and where they lead."""
+    columns: dict[int, list[int]] = {}
+    for byte, column in enumerate(language.classes.tolist()):
+        columns.setdefault(column, []).append(byte)
+    edges: list[list[tuple[int, int]]] = [[] for _ in range(language.num_states)]
+    states, live = np.nonzero(language.table)
+    targets = language.table[states, live].tolist()
+    for state, column, target in zip(states.tolist(), live.tolist(), targets, strict=True):
+        edges[state] += [(byte, target) for byte in columns[column]]
+    return edges
+
+
+def _children_first(edges: list[list[tuple[int, int]]], start: int) -> list[int]:
+    """The states of an acyclic automaton, each after all that it leads to."""
+    order: list[int] = []
+    seen = {start}
+    stack = [(start, iter(edges[start]))]
+    while stack:
+        state, rest = stack[-1]
+        for _, target in rest:
+            if target not in seen:
+                seen.add(target)
+                stack.append((target, iter(edges[target])))
+                break
+        else:
+            order.append(state)
+            stack.pop()
+    return order
 
 
 def _refuse_left_recursion(code: Any, entry: int, names: dict[int, str]) -> None:

@@ -24,6 +24,7 @@ from branchwork.runtime.grammar.program import (
     CHARS,
     CHOOSE,
     COUNTED,
+    COUNTS,
     DFA,
     FREE_ORDER,
     KEY_END,
@@ -31,6 +32,7 @@ from branchwork.runtime.grammar.program import (
     LIT,
     LOOP,
     LOOPING,
+    MANY_BYTES,
     MEMBERS,
     NO_BYTE,
     NONE,
@@ -84,20 +86,28 @@ FUEL_PER_CALL = 1 << 20
 @compiled
 def class_of(code: Code, piece: int, byte: int) -> int:
     """The column of a byte in a piece's table."""
-    return (code[piece + 4 + (byte >> 2)] >> ((byte & 3) << 3)) & 255
+    return int64((code[piece + 4 + (byte >> 2)] >> ((byte & 3) << 3)) & 255)
 
 
 @compiled
 def flags_of(code: Code, piece: int, state: int) -> int:
     """The flags of a state."""
-    return code[piece + PIECE_HEAD + state]
+    return int64(code[piece + PIECE_HEAD + state])
 
 
 @compiled
 def move(code: Code, piece: int, state: int, byte: int) -> int:
     """The state after a byte; 0 is dead."""
     states, width = code[piece], code[piece + 1]
-    return code[piece + PIECE_HEAD + 2 * states + state * width + class_of(code, piece, byte)]
+    return int64(
+        code[piece + PIECE_HEAD + 3 * states + state * width + class_of(code, piece, byte)]
+    )
+
+
+@compiled
+def need_of(code: Code, piece: int, state: int) -> int:
+    """Counted states between a state and acceptance, at least."""
+    return int64(code[piece + PIECE_HEAD + 2 * code[piece] + state])
 
 
 @compiled
@@ -133,7 +143,7 @@ def push(w: Words, place: int, value: int, link: int, parent: int) -> int:
     mixed = ((mixed * 3266489) ^ w[NODES + NODE_WORDS * link + 4]) & HASH_MASK
     mixed ^= mixed >> 17
     w[p], w[p + 1], w[p + 2], w[p + 3], w[p + 4] = place, value, link, parent, mixed
-    return node
+    return int64(node)
 
 
 @compiled
@@ -263,7 +273,7 @@ def object_count(code: Code, w: Words, owner: int, p: int) -> int:
             seen &= seen - 1
             count += 1
         return count
-    return w[p + 1] >> FIELD_SHIFT
+    return int64(w[p + 1] >> FIELD_SHIFT)
 
 
 @compiled
@@ -383,7 +393,7 @@ def may_close(code: Code, w: Words, owner: int, node: int) -> bool:
             return False
         return not code[owner + 8] & COUNTED or object_count(code, w, owner, p) >= code[owner + 6]
     index, count = w[p + 1] & FIELD_MASK, w[p + 1] >> FIELD_SHIFT
-    return index >= code[owner + 6] and count >= code[owner + 11]
+    return bool(index >= code[owner + 6] and count >= code[owner + 11])
 
 
 @compiled
@@ -498,18 +508,51 @@ def close_over(
 
 
 @compiled
-def add_bytes(code: Code, w: Words, i: int, into: int) -> None:
-    """Set, in the 8 words at `into`, the bits of the bytes that configuration i can read."""
+def can_read(code: Code, w: Words, i: int, byte: int) -> bool:
+    """Whether configuration i can read a byte itself."""
     p = CONFIGS + 3 * i
     a, x = w[p], w[p + 1]
     if code[a] == LIT:
-        byte = int64(code[a + 4 + x])
-        w[into + (byte >> 5)] |= int64(1) << (byte & 31)
-        return
-    piece, state = code[a + 3], x & STATE_MASK
+        return bool(code[a + 4 + x] == byte)
+    piece = code[a + 3]
+    state = move(code, piece, x & STATE_MASK, byte)
+    if code[a] == DFA or not state or code[a + 5] == NONE:
+        return state != 0
+    count = x >> COUNT_SHIFT
+    if flags_of(code, piece, state) & COUNTS:
+        count += 1
+    return bool(count + need_of(code, piece, state) <= code[a + 5])
+
+
+@compiled
+def only_byte(code: Code, w: Words, i: int) -> int:
+    """The one byte that configuration i can read itself; NO_BYTE for none, MANY_BYTES for several."""
+    p = CONFIGS + 3 * i
+    a, x = w[p], w[p + 1]
+    if code[a] == LIT:
+        return int64(code[a + 4 + x])
+    piece = code[a + 3]
+    if code[a] == DFA or code[a + 5] == NONE or (x >> COUNT_SHIFT) + code[piece + 3] < code[a + 5]:
+        return int64(flags_of(code, piece, x & STATE_MASK) >> 8)
+    only = int64(NO_BYTE)
     for byte in range(256):
-        if move(code, piece, state, byte):
-            w[into + (byte >> 5)] |= int64(1) << (byte & 31)
+        if can_read(code, w, i, byte):
+            if only != NO_BYTE:
+                return int64(MANY_BYTES)
+            only = int64(byte)
+    return only
+
+
+@compiled
+def add_bytes(code: Code, w: Words, i: int, into: int) -> None:
+    """Set, in the 8 words at `into`, the bits of the bytes that configuration i can read."""
+    only = only_byte(code, w, i)
+    if only < NO_BYTE:
+        w[into + (only >> 5)] |= int64(1) << (only & 31)
+    elif only == MANY_BYTES:
+        for byte in range(256):
+            if can_read(code, w, i, byte):
+                w[into + (byte >> 5)] |= int64(1) << (byte & 31)
 
 
 @compiled
@@ -523,7 +566,7 @@ def first_bytes(code: Code, w: Words, text: Bytes, a: int, node: int, pos: int) 
     p = MEMO + MEMO_WORDS * slot
     key = a * 4 + 1
     if w[p] == key and w[p + 1] == hashed:
-        return p + 2
+        return int64(p + 2)
     w[p], w[p + 1] = key, hashed
     for i in range(8):
         w[p + 2 + i] = 0
@@ -540,7 +583,7 @@ def first_bytes(code: Code, w: Words, text: Bytes, a: int, node: int, pos: int) 
         add_bytes(code, w, i, p + 2)
     w[ASSUME_NEW] = assume
     w[NUM_NODES], w[NUM_CONFIGS], w[ENDED], w[TEXTUAL] = nodes, configs, ended, textual
-    return p + 2
+    return int64(p + 2)
 
 
 @compiled
@@ -568,14 +611,12 @@ def advance(code: Code, w: Words, text: Bytes, i: int, byte: int, pos: int) -> N
     if not state:
         return
     count, high = x >> COUNT_SHIFT, code[a + 5]
-    if flags_of(code, piece, state) & ACCEPTING:
+    if flags_of(code, piece, state) & COUNTS:
         count += 1
         if high == NONE:
             count = min(count, int64(code[a + 4]))
-        elif count == high:
-            arrive(code, w, text, code[a + 2], node, pos + 1)
-            return
-    emit(w, a, state | (count << COUNT_SHIFT), node)
+    if high == NONE or count + need_of(code, piece, state) <= high:
+        emit(w, a, state | (count << COUNT_SHIFT), node)
 
 
 @compiled
@@ -719,11 +760,7 @@ def may_go_on(code: Code, w: Words, text: Bytes, state: Words, pos: int) -> bool
     """Whether any byte may follow at a value."""
     load(code, w, state)
     _, last = close_over(code, w, text, 0, state[0], pos)
+    reading = 0
     for i in range(last):
-        p = CONFIGS + 3 * i
-        if (
-            code[w[p]] == LIT
-            or flags_of(code, code[w[p] + 3], w[p + 1] & STATE_MASK) >> 8 != NO_BYTE
-        ):
-            return True
-    return False
+        reading += only_byte(code, w, i) != NO_BYTE
+    return reading > 0

@@ -7,7 +7,7 @@ inside of a JSON string is walked once in the life of a runtime. Least recently 
 import threading
 import weakref
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +15,8 @@ import numpy.typing as npt
 from branchwork.runtime.grammar import walk
 from branchwork.runtime.grammar.interface import MaskRow, Vocabulary
 from branchwork.runtime.grammar.machine import FAILED, MAX_DEPTH, WORKSPACE_WORDS
-from branchwork.runtime.grammar.program import CHARS, NONE, Bytes, Program, Words
-from branchwork.runtime.grammar.trie import build_trie
+from branchwork.runtime.grammar.program import CHARS, NONE, Bytes, Code, Program, Words
+from branchwork.runtime.grammar.trie import HEAD, build_trie
 from branchwork.runtime.wire.errors import ConstraintError
 
 # Base masks of one vocabulary: some hundreds of states at 151k tokens.
@@ -24,6 +24,8 @@ MAX_BASE_BYTES = 64 << 20
 # A value of the machine: 5,000 nested arrays need 50,000 words.
 MAX_STATE_WORDS = 1 << 18
 MAX_WIDE = 64
+# Sets of following bytes whose edges one base keeps.
+MAX_EDGE_SETS = 16
 
 
 class Workspace(threading.local):
@@ -35,6 +37,14 @@ class Workspace(threading.local):
         self.wide: Words = np.zeros(4 * MAX_WIDE, np.int64)
         self.scratch: Bytes = np.zeros(4 * MAX_DEPTH, np.uint8)
         self.run: Bytes = np.zeros(1 << 16, np.uint8)
+        self.bits: Words = np.zeros(8, np.int64)
+        self._edges: Edges = (np.zeros(0, np.int32), np.zeros(0, np.int32))
+
+    def edges(self, num_nodes: int) -> "Edges":
+        """Room for as many edges as the trie has nodes."""
+        if len(self._edges[0]) < num_nodes:
+            self._edges = (np.zeros(num_nodes, np.int32), np.zeros(num_nodes, np.int32))
+        return self._edges
 
     def text(self, size: int) -> Bytes:
         """Room for `size` bytes, and a token behind them."""
@@ -43,30 +53,32 @@ class Workspace(threading.local):
         return self.scratch
 
 
+Edges = tuple[Code, Code]
+"""The nodes that edges lead to, and the counts before each; in the order of their bytes."""
+
+
 @dataclass(slots=True)
 class Base:
     """What a wide state allows whatever its stack is.
 
     row         the tokens that stay inside the piece
-    need        [vocabulary size] uint16: elements each of them begins or finishes; None where nobody counts
-    limited     rows for when only so many elements are left
-    starts, child, elements   the edges by byte (see `walk.edge_walk`); None until somebody needs them
+    need        [vocabulary size] uint16: counts each of them needs; None where nobody counts
+    limited     rows for when only so many counts are left
+    edges       where the piece can be left, by the set of bytes that can follow
     """
 
     row: MaskRow
     need: npt.NDArray[np.uint16] | None
     max_need: int
-    limited: dict[int, MaskRow]
-    starts: npt.NDArray[np.int64] | None = None
-    child: npt.NDArray[np.int32] | None = None
-    elements: npt.NDArray[np.int32] | None = None
+    limited: dict[int, MaskRow] = field(default_factory=dict)
+    edges: dict[bytes, Edges] = field(default_factory=dict)
 
     @property
     def size_bytes(self) -> int:
         """Memory held."""
-        arrays = [self.row, self.need, self.starts, self.child, self.elements]
-        held = sum(array.nbytes for array in arrays if array is not None)
-        return held + len(self.limited) * self.row.nbytes
+        held = self.row.nbytes * (1 + len(self.limited))
+        held += 0 if self.need is None else self.need.nbytes
+        return held + sum(child.nbytes + counted.nbytes for child, counted in self.edges.values())
 
 
 class Lexicon:
@@ -92,22 +104,40 @@ class Lexicon:
             return self.data[:0]
         return self.data[self.offsets[token_id] : self.offsets[token_id + 1]]
 
-    def base(self, program: Program, piece: int, state: int, counts: bool, edges: bool) -> Base:
-        """The base of a piece's state; with `counts` elements are counted, with `edges` they are listed."""
+    def base(self, program: Program, piece: int, state: int, counts: bool) -> Base:
+        """The base of a piece's state, with the edges for the bytes in `work.bits`; `counts`: with needs."""
         key = (program.pieces[piece], state, counts)
+        bits = self.work.bits.tobytes()
         with self._lock:
             base = self._bases.get(key)
-            if base is None:
-                base = self._bases[key] = self._walk_base(program, piece, state, counts)
-                self._bytes += base.size_bytes
-            else:
+            if base is not None:
                 self._bases.move_to_end(key)
-            if edges and base.starts is None:
+                if bits in base.edges:
+                    return base
                 self._bytes -= base.size_bytes
-                self._walk_edges(base, program, piece, state)
-                self._bytes += base.size_bytes
+            base = self._bases[key] = self._walk(program, piece, state, counts, base, bits)
+            self._bytes += base.size_bytes
             while self._bytes > MAX_BASE_BYTES and len(self._bases) > 1:
                 self._bytes -= self._bases.popitem(last=False)[1].size_bytes
+        return base
+
+    def _walk(
+        self, program: Program, piece: int, state: int, counts: bool, base: Base | None, bits: bytes
+    ) -> Base:
+        """Walk the trie for a new base, or for further edges of a known one."""
+        new, work = base is None, self.work
+        row: MaskRow = np.zeros(self.vocabulary.mask_words if new else 0, np.int32)
+        need = np.zeros(len(self.vocabulary.token_bytes) if new and counts else 0, np.uint16)
+        child, counted = work.edges(int(self.trie[0]))
+        num = walk.base_walk(
+            program.code, self.trie, piece, state, work.bits, row, need, child, counted
+        )
+        order = np.argsort(self.trie[HEAD + child[:num]], kind="stable")
+        if base is None:
+            base = Base(row, need if counts else None, int(need.max(initial=0)))
+        if len(base.edges) >= MAX_EDGE_SETS:
+            base.edges.clear()
+        base.edges[bits] = (child[:num][order], counted[:num][order])
         return base
 
     def limited(self, base: Base, left: int) -> MaskRow:
@@ -122,21 +152,6 @@ class Lexicon:
             row = base.limited[left] = base.row & packed
         return row
 
-    def _walk_base(self, program: Program, piece: int, state: int, counts: bool) -> Base:
-        row: MaskRow = np.zeros(self.vocabulary.mask_words, np.int32)
-        need = np.zeros(len(self.vocabulary.token_bytes) if counts else 0, np.uint16)
-        walk.base_walk(program.code, self.trie, piece, state, row, need)
-        return Base(row, need if counts else None, int(need.max(initial=0)), {})
-
-    def _walk_edges(self, base: Base, program: Program, piece: int, state: int) -> None:
-        num = int(self.trie[0])
-        child, elements = np.zeros(num, np.int32), np.zeros(num, np.int32)
-        count = walk.edge_walk(program.code, self.trie, piece, state, child, elements)
-        bytes_ = self.trie[2 + child[:count]]
-        order = np.argsort(bytes_, kind="stable")
-        base.child, base.elements = child[:count][order], elements[:count][order]
-        base.starts = np.searchsorted(bytes_[order], np.arange(257)).astype(np.int64)
-
     def mask(self, program: Program, state: Words, text: Bytes, pos: int) -> MaskRow:
         """The tokens that may follow a value of the machine (without the end of sequence)."""
         work, trie, code = self.work, self.trie, program.code
@@ -144,31 +159,19 @@ class Lexicon:
         found = walk.narrow_mask(code, work.words, text, trie, state, pos, row, work.wide)
         for k in range(found):
             index, address, piece_state, count = work.wide[4 * k : 4 * k + 4].tolist()
-            counts = code[address] == CHARS and code[address + 5] != NONE
-            base = self.base(program, int(code[address + 3]), piece_state, bool(counts), True)
-            inside = base.row
-            if counts:
-                inside = self.limited(base, int(code[address + 5]) - count)
-            record = walk.wide_record(code, work.words, text, index, pos) if program.records else 0
+            record = walk.leaving_bytes(code, work.words, text, index, pos, work.bits)
+            counts = bool(code[address] == CHARS and code[address + 5] != NONE)
+            base = self.base(program, int(code[address + 3]), piece_state, counts)
+            inside = self.limited(base, int(code[address + 5]) - count) if counts else base.row
             if record:
                 inside = inside.copy()
                 walk.forbid_repeated(
                     code, work.words, text, trie, address, piece_state, record, pos, inside
                 )
             row |= inside
-            assert base.starts is not None and base.child is not None and base.elements is not None
-            walk.wide_mask(
-                code,
-                work.words,
-                text,
-                trie,
-                index,
-                pos,
-                row,
-                base.starts,
-                base.child,
-                base.elements,
-            )
+            child, counted = base.edges[work.bits.tobytes()]
+            if len(child):
+                walk.wide_mask(code, work.words, text, trie, index, pos, row, child, counted)
         if found < 0 or work.words[FAILED]:
             raise too_ambiguous()
         return row

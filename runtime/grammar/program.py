@@ -6,7 +6,7 @@ there until its rule returns (or until control is back at the frame's owner, for
     RET                                                   back to the frame on the stack
     LIT     next n bytes...                               the bytes, one word each
     DFA     next piece                                    a string of the piece
-    CHARS   next piece low high element_cost              low..high elements; the piece accepts element*
+    CHARS   next piece low high element_cost              a string of the piece with low..high counted states
     ALT     n targets...                                  any of the targets
     CALL    next target                                   the rule at target, then next
     LOOP    next body low high body_cost                  the body low..high times
@@ -21,9 +21,9 @@ there until its rule returns (or until control is back at the frame's owner, for
     KEY_END next, ITEM_END next                           what was recorded must be new in its frame
 
 `high` and targets are NONE (-1) where there is none. A piece is a block
-[num_states num_classes start num_wide], 64 words of packed byte classes, then per state its flags (bit 0 accepting,
-bit 1 wide, from bit 8 the one live byte, or 256 for none, 257 for several), per state the distance to acceptance,
-then the table.
+[num_states num_classes start max_need], 64 words of packed byte classes, then per state its flags (bit 0 accepting,
+bit 1 wide, bit 2 counted, from bit 8 the one live byte, or 256 for none, 257 for several), per state the distance to
+acceptance, per state its need (counted states on the way to acceptance, at least), then the table.
 
 A stack frame is (place, value, link, parent), where place is 4 * address + kind. CALL: the address is where to
 return. LOOP: the value counts the bodies begun. OWNER (an OBJECT or ARRAY): the value holds position and count, the
@@ -61,7 +61,7 @@ PIECE_HEAD = 4 + 64
 COUNTED, FREE_ORDER = 1, 2
 
 # Flags of a piece's state.
-ACCEPTING, WIDE = 1, 2
+ACCEPTING, WIDE, COUNTS = 1, 2, 4
 NO_BYTE, MANY_BYTES = 256, 257
 
 # A state with 24 live bytes or more gets a base mask of its own; below, walking the trie is cheaper.

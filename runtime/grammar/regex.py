@@ -31,6 +31,7 @@ MAX_PIECE_STATES = 1500
 # A repetition of a large body is counted too: more than 256 characters unrolled, and at least 4 times.
 MAX_UNROLLED_CHARS = 256
 MIN_COUNTED = 4
+MAX_RANGES = 8
 # An alternation of 32 words or more goes straight into a trie.
 MIN_WORDS = 32
 MAX_WORDS = 100_000
@@ -120,12 +121,11 @@ class _Reader:
         open_left, open_right, inner = self._strip_anchors(items)
         if self.has_assertions(inner):
             return self.marked(items, search=True)
-        parts = [self.plain(inner, self.flags)]
-        if open_left:
-            parts.insert(0, dfa.any_text())
-        if open_right:
-            parts.append(dfa.any_text())
-        return dfa.concat(*parts) if len(parts) > 1 else parts[0]
+        nfa = Nfa()
+        start = nfa.state()
+        at = nfa.embed(dfa.any_text(), start) if open_left else start
+        end = self._add(nfa, inner, at, self.flags, {})
+        return nfa.determinise(start, [nfa.absorb(end) if open_right else end])
 
     def _strip_anchors(self, items: Items) -> tuple[bool, bool, Items]:
         """Whether each side is open, and the items without the anchors that close it."""
@@ -156,7 +156,9 @@ class _Reader:
                 language = language - bad
         return language.spell(dict.fromkeys(markers, (b"",)))
 
-    def _marker(self, op: Any, value: Any, flags: int, markers: dict[int, Any]) -> int:
+    def _marker(
+        self, op: Any, value: Any, flags: int, markers: dict[int, list[tuple[Dfa, Dfa]]]
+    ) -> int:
         wrong = self._wrong_places(op, value, flags)
         for marker, known in markers.items():
             if known == wrong:
@@ -165,7 +167,7 @@ class _Reader:
             raise ConstraintError(f"more than {len(MARKERS)} different assertions in one pattern")
         marker = MARKERS[len(markers)]
         markers[marker] = wrong
-        return marker
+        return int(marker)
 
     def _wrong_places(self, op: Any, value: Any, flags: int) -> list[tuple[Dfa, Dfa]]:
         """Pairs of what stands before and after an assertion where it fails."""
@@ -232,9 +234,7 @@ class _Reader:
             elif op in _REPEATS:
                 at = self._add_repeat(nfa, value, at, flags, markers)
             else:
-                end = nfa.state()
-                dfa.add_chars(nfa, self._chars(op, value, flags), at, end)
-                at = end
+                at = _add_class(nfa, self._chars(op, value, flags), at)
         return at
 
     def _add_repeat(
@@ -360,6 +360,15 @@ class _Reader:
 _ANY_ITEM = [(sre.NEGATE, None), (sre.RANGE, (charset.MAX_CHAR + 1, charset.MAX_CHAR + 1))]
 
 
+def _add_class(nfa: Nfa, ranges: Ranges, at: int) -> int:
+    """Extend the automaton over one character; large classes come as their minimal automaton."""
+    if len(ranges) > MAX_RANGES:
+        return nfa.embed(dfa.chars(*ranges), at)
+    end = nfa.state()
+    dfa.add_chars(nfa, ranges, at, end)
+    return end
+
+
 def _with_markers(language: Dfa) -> Dfa:
     """The strings with markers anywhere between their bytes."""
     noise = dfa.star(dfa.of_ranges(*((marker, marker) for marker in MARKERS)))
@@ -434,17 +443,17 @@ def _words(items: Items) -> list[str] | None:
     """The members of a plain list of words; None for anything else, or too many."""
     found = [""]
     for op, value in items:
+        ends: list[str] | None = None
         if op is sre.LITERAL:
             ends = [chr(value)]
         elif op is sre.SUBPATTERN and not any(value[1:3]):
             ends = _words(value[3])
         elif op is sre.BRANCH:
             options = [_words(option) for option in value[1]]
-            ends = None if None in options else [w for option in options for w in option or ()]
+            if None not in options:
+                ends = [word for option in options for word in option or ()]
         elif op is sre.IN and all(kind is sre.LITERAL for kind, _ in value):
             ends = [chr(code) for _, code in value]
-        else:
-            ends = None
         if ends is None or len(found) * len(ends) > MAX_WORDS:
             return None
         found = [word + end for word in found for end in ends]

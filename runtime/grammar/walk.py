@@ -2,8 +2,8 @@
 
 Three walks make a mask. A *narrow* configuration (few live bytes) is walked with the whole machine. A *wide* one (the
 inside of a string) has a base: the tokens that stay inside its automaton, found once for a piece and a state and
-shared by all grammars; and its edges: the trie nodes where a token leaves it, by byte. Only the edges whose byte can
-follow are walked for the particular stack.
+shared by all grammars; and its edges: the trie nodes where a token leaves it with a byte that can follow. Only these
+are walked for the particular stack.
 """
 
 import numpy as np
@@ -23,6 +23,7 @@ from branchwork.runtime.grammar.machine import (
     FOUND_FROM,
     FOUND_TO,
     FUEL,
+    MAX_CONFIGS,
     MAX_DEPTH,
     NODE_WORDS,
     NODES,
@@ -38,11 +39,14 @@ from branchwork.runtime.grammar.machine import (
     flags_of,
     load,
     move,
+    need_of,
     step,
 )
 from branchwork.runtime.grammar.program import (
     ACCEPTING,
     CHARS,
+    COUNTS,
+    DFA,
     LIT,
     NO_BYTE,
     NONE,
@@ -93,6 +97,27 @@ def find_child(trie: Trie, node: int, byte: int) -> int:
 
 
 @compiled
+def simple_step(code: Code, w: Words, begin: int, end: int, byte: int) -> bool:
+    """The step of one configuration inside of its automaton, which is most of them; False if it is not that."""
+    if end - begin != 1 or w[NUM_CONFIGS] >= MAX_CONFIGS:
+        return False
+    p = CONFIGS + 3 * begin
+    a, x = w[p], w[p + 1]
+    if code[a] != DFA or flags_of(code, code[a + 3], x) & ACCEPTING:
+        return False
+    state = move(code, code[a + 3], x, byte)
+    w[ENDED], w[FOUND_FROM], w[FOUND_TO] = 0, w[NUM_CONFIGS], w[NUM_CONFIGS]
+    if state:
+        if flags_of(code, code[a + 3], state) >> 8 == NO_BYTE:
+            return False
+        q = CONFIGS + 3 * w[NUM_CONFIGS]
+        w[q], w[q + 1], w[q + 2] = a, state, w[p + 2]
+        w[NUM_CONFIGS] += 1
+        w[FOUND_TO] = w[NUM_CONFIGS]
+    return True
+
+
+@compiled
 def subtree(
     code: Code,
     w: Words,
@@ -114,7 +139,9 @@ def subtree(
         depth = trie[HEAD + num + node] - base
         above = DEPTHS + DEPTH_WORDS * (depth - 1)
         w[NUM_NODES], w[NUM_CONFIGS] = w[above + 2], w[above + 3]
-        step(code, w, text, w[above], w[above + 1], int64(trie[HEAD + node]), pos + depth - 1)
+        byte = int64(trie[HEAD + node])
+        if not simple_step(code, w, w[above], w[above + 1], byte):
+            step(code, w, text, w[above], w[above + 1], byte, pos + depth - 1)
         if w[FAILED]:
             return
         alive = w[FOUND_FROM] < w[FOUND_TO]
@@ -132,55 +159,49 @@ def subtree(
 
 @compiled
 def base_walk(
-    code: Code, trie: Trie, piece: int, state: int, row: MaskRow, need: npt.NDArray[np.uint16]
-) -> None:
-    """Allow the tokens that stay inside a piece; need[t] is how many elements token t begins or finishes."""
-    num = trie[0]
-    states = np.zeros(MAX_DEPTH, np.int64)
-    counts = np.zeros(MAX_DEPTH, np.int64)
-    states[0] = state
-    node = 1
-    while node < num:
-        depth = trie[HEAD + num + node]
-        found = move(code, piece, states[depth - 1], int64(trie[HEAD + node]))
-        if found == 0:
-            node = trie[HEAD + 2 * num + node]
-            continue
-        states[depth] = found
-        done = flags_of(code, piece, found) & ACCEPTING
-        counts[depth] = counts[depth - 1] + done
-        set_tokens(trie, node, row)
-        if len(need):
-            starts = HEAD + 4 * num
-            for i in range(trie[starts + node], trie[starts + node + 1]):
-                need[trie[starts + num + 1 + i]] = counts[depth] + 1 - done
-        node += 1
+    code: Code,
+    trie: Trie,
+    piece: int,
+    state: int,
+    bits: Words,
+    row: MaskRow,
+    need: npt.NDArray[np.uint16],
+    child: Code,
+    counted: Code,
+) -> int:
+    """Allow the tokens that stay inside a piece, and list the edges on which others leave it.
 
-
-@compiled
-def edge_walk(code: Code, trie: Trie, piece: int, state: int, child: Code, elements: Code) -> int:
-    """List the nodes whose parent is where a token may leave the piece, and the elements finished there.
-
-    Returns their number; `child` and `elements` have room for every node of the trie.
+    bits [8]    which bytes to list edges of
+    row         None of it is read; may be empty when only edges are wanted
+    need        if not empty: [t] is how many counts token t needs (its own, and those due after it)
+    child, counted   for each edge the node it leads to, and the counts before it; room for every node of the trie
+    Returns the number of edges.
     """
     num = trie[0]
     states = np.zeros(MAX_DEPTH, np.int64)
     counts = np.zeros(MAX_DEPTH, np.int64)
-    states[0] = state
     leaves = np.zeros(MAX_DEPTH, np.bool_)
+    states[0] = state
     leaves[0] = flags_of(code, piece, state) & ACCEPTING
-    node, listed = 1, 0
+    node, listed, starts = 1, 0, HEAD + 4 * num
     while node < num:
-        depth = trie[HEAD + num + node]
-        if leaves[depth - 1]:
-            child[listed], elements[listed] = node, counts[depth - 1]
+        depth, byte = trie[HEAD + num + node], int64(trie[HEAD + node])
+        if leaves[depth - 1] and (bits[byte >> 5] >> (byte & 31)) & 1:
+            child[listed], counted[listed] = node, counts[depth - 1]
             listed += 1
-        found = move(code, piece, states[depth - 1], int64(trie[HEAD + node]))
+        found = move(code, piece, states[depth - 1], byte)
         if found == 0:
             node = trie[HEAD + 2 * num + node]
             continue
-        done = flags_of(code, piece, found) & ACCEPTING
-        states[depth], counts[depth], leaves[depth] = found, counts[depth - 1] + done, done
+        flags = flags_of(code, piece, found)
+        states[depth], leaves[depth] = found, flags & ACCEPTING
+        counts[depth] = counts[depth - 1] + (1 if flags & COUNTS else 0)
+        if len(row):
+            set_tokens(trie, node, row)
+        if len(need):
+            for i in range(trie[starts + node], trie[starts + node + 1]):
+                due = counts[depth] + need_of(code, piece, found)
+                need[trie[starts + num + 1 + i]] = min(due, int64(65535))
         node += 1
     return listed
 
@@ -316,56 +337,51 @@ def wide_mask(
     i: int,
     pos: int,
     row: MaskRow,
-    starts: Words,
     child: Code,
-    elements: Code,
+    counted: Code,
 ) -> None:
-    """Allow the tokens in which wide configuration i (loaded) is left; 1 if it depended on the text.
-
-    starts [257]: where each byte's edges begin in `child` and `elements`.
-    """
+    """Allow the tokens in which wide configuration i (loaded) is left by these edges, sorted by byte."""
     p = CONFIGS + 3 * i
-    a, x = w[p], w[p + 1]
-    count, chars = x >> COUNT_SHIFT, code[a] == CHARS
+    a = w[p]
+    count, chars = w[p + 1] >> COUNT_SHIFT, code[a] == CHARS
     nodes, configs = w[NUM_NODES], w[NUM_CONFIGS]
-    bits = first_bytes(code, w, text, int64(code[a + 2]), w[p + 2], pos)
     first, last = leaving(code, w, text, i, pos)
     textual = w[TEXTUAL] != 0
     kept_nodes, kept_configs = w[NUM_NODES], w[NUM_CONFIGS]
-    for byte in range(256):
-        begin, end = starts[byte], starts[byte + 1]
-        if begin == end or not (w[bits + (byte >> 5)] >> (byte & 31)) & 1:
+    begin, end, ended, read = first, last, w[ENDED], int64(-1)
+    for e in range(len(child)):
+        if chars and (
+            count + counted[e] < code[a + 4]
+            or (code[a + 5] != NONE and count + counted[e] > code[a + 5])
+        ):
             continue
-        w[NUM_NODES], w[NUM_CONFIGS] = kept_nodes, kept_configs
-        from_, to, ended = first, last, w[ENDED]
-        if not textual:
+        byte, behind = int64(trie[HEAD + child[e]]), pos + 1
+        if textual:
+            w[NUM_NODES], w[NUM_CONFIGS] = kept_nodes, kept_configs
+            exact_edge(code, w, text, trie, i, child[e], pos)
+            begin, end, ended = w[FOUND_FROM], w[FOUND_TO], w[ENDED]
+            behind = pos + trie[HEAD + trie[0] + child[e]]
+        elif byte != read:
+            w[NUM_NODES], w[NUM_CONFIGS] = kept_nodes, kept_configs
             step(code, w, text, first, last, byte, pos)
-            from_, to, ended = w[FOUND_FROM], w[FOUND_TO], w[ENDED]
-        for e in range(begin, end):
-            if chars and (
-                count + elements[e] < code[a + 4]
-                or (code[a + 5] != NONE and count + elements[e] > code[a + 5])
-            ):
-                continue
-            behind = pos + 1
-            if textual:
-                w[NUM_NODES], w[NUM_CONFIGS] = kept_nodes, kept_configs
-                exact_edge(code, w, text, trie, i, child[e], pos)
-                from_, to, ended = w[FOUND_FROM], w[FOUND_TO], w[ENDED]
-                behind = pos + trie[HEAD + trie[0] + child[e]]
-            if from_ < to or ended:
-                set_tokens(trie, child[e], row)
-            if from_ < to:
-                subtree(code, w, text, trie, child[e], from_, to, behind, row)
-            if w[FAILED]:
-                return
+            begin, end, ended, read = w[FOUND_FROM], w[FOUND_TO], w[ENDED], byte
+        if begin < end or ended:
+            set_tokens(trie, child[e], row)
+        if begin < end:
+            subtree(code, w, text, trie, child[e], begin, end, behind, row)
+        if w[FAILED]:
+            return
     w[NUM_NODES], w[NUM_CONFIGS] = nodes, configs
 
 
 @compiled
-def wide_record(code: Code, w: Words, text: Bytes, i: int, pos: int) -> int:
-    """The RECORD node that ends with wide configuration i, or 0."""
+def leaving_bytes(code: Code, w: Words, text: Bytes, i: int, pos: int, bits: Words) -> int:
+    """Write which bytes can follow wide configuration i when it is over; the RECORD that ends with it, or 0."""
+    p = CONFIGS + 3 * i
     nodes, configs = w[NUM_NODES], w[NUM_CONFIGS]
+    at = first_bytes(code, w, text, int64(code[w[p] + 2]), w[p + 2], pos)
+    for k in range(8):
+        bits[k] = w[at + k]
     leaving(code, w, text, i, pos)
     w[NUM_NODES], w[NUM_CONFIGS] = nodes, configs
     return w[TEXTUAL] if w[TEXTUAL] < nodes else 0
