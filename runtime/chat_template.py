@@ -118,12 +118,15 @@ class _OutOfBounds(Exception):
 
 
 class _Marks:
-    """Stand-ins for the special tokens in what users wrote: characters of private use that no user can foresee."""
+    """Stand-ins for the special tokens in what users wrote, which no user can foresee.
+
+    Digits, so that they survive what a template does to a text: upper case, JSON, escapes.
+    """
 
     def __init__(self, special_tokens: SpecialTokens) -> None:
         self._special_tokens = special_tokens
-        self._begin = f"\ue000{secrets.token_hex(8)}."
-        self._end = "\ue001"
+        self._begin = f"#{secrets.randbits(96)}."
+        self._end = "#"
         self._hidden: list[str] = []
 
     def hide(self, value: Any) -> Any:

@@ -10,6 +10,7 @@ import pytest
 import zmq
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.empty_runtime import launch_empty
 
 from branchwork.runtime.wire.client import Client
 from branchwork.runtime.wire.errors import BranchworkError
@@ -26,7 +27,6 @@ from branchwork.runtime.wire.messages import (
     Select,
     Text,
 )
-from tests.empty_runtime import launch_empty
 
 
 @pytest.fixture(scope="module")
@@ -101,9 +101,8 @@ any_value = st.recursive(
     lambda inner: st.lists(inner, max_size=6) | st.dictionaries(st.text(max_size=5), inner),
     max_leaves=20,
 )
-tags = st.sampled_from(
-    "open text chat gen select embed close abort hello heartbeat request tokens done".split()
-)
+TAGS = ("open", "text", "chat", "gen", "select", "embed", "close", "abort", "hello", "request")
+tags = st.sampled_from([*TAGS, "heartbeat", "tokens", "done"])
 
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
