@@ -13,8 +13,8 @@ from branchwork.runtime.capacity import Capacity
 from branchwork.runtime.config import RuntimeConfig
 from branchwork.runtime.context import Context
 from branchwork.runtime.grammar.interface import Vocabulary
+from branchwork.runtime.grammar.stops import StopScanner
 from branchwork.runtime.inbox import Control, EngineTokenizer, Inbox, Outbox
-from branchwork.runtime.plain_stops import PlainScanner as StopScanner
 from branchwork.runtime.plan import Plan, StepResult
 from branchwork.runtime.scheduler import Scheduler
 from branchwork.runtime.wire.errors import Aborted

@@ -253,9 +253,7 @@ class Generation:
             if scored is not None:
                 self._answer.add_logprob(self._context.logprob(scored, num_top))
             else:
-                if not self._unscored:
-                    self._score_from = before
-                self._score_until = len(self._tokens)
+                self._want_scores(before)
         if stop is not None:
             self._cut(stop)
 
@@ -354,11 +352,24 @@ class Generation:
                 self._answer.add_logprob(logprob)
         self._score_from = max(self._score_from, stop + 1)
 
+    def _want_scores(self, start: int) -> None:
+        """Jumped tokens from `start` on: their logprobs come with the pass that computes them."""
+        if start > 0 and self._req.computed == start:
+            # The pass that could have scored the first one is over: it ended before this token was decided.
+            self._add_unscored(start)
+            start += 1
+        if not self._unscored:
+            self._score_from = start
+        self._score_until = len(self._tokens)
+
+    def _add_unscored(self, position: int) -> None:
+        token = self._tokens[position]
+        self._answer.add_logprob(TokenLogprob(token, self._context.bytes_of(token), None))
+
     def _give_up_scores(self) -> None:
         """A stop cut a jumped run: its tokens, which no step will score as they stood, go without logprobs."""
         for position in range(max(self._start, self._score_from), self._score_until):
-            token = self._tokens[position]
-            self._answer.add_logprob(TokenLogprob(token, self._context.bytes_of(token), None))
+            self._add_unscored(position)
         self._score_until = min(self._score_until, self._start)
 
 

@@ -325,7 +325,9 @@ class RadixTree:
 
     def _forget_empty_root(self, node: Node) -> None:
         if node.parent is None and not node.children and not node.locks and not node.keeps:
-            del self._roots[self._spaces.pop(node)]
+            space = self._spaces.pop(node, None)
+            if space is not None:  # else it was forgotten before, and somebody still kept it
+                del self._roots[space]
 
 
 def _descend(root: Node, token_ids: Ints) -> tuple[Node, int]:

@@ -91,7 +91,7 @@ class Req:
         self.arrival = 0  # order of submission
         self.admission = 0  # order of the last admission: the greatest is the youngest
         self.since = 0  # the pass at which it began to wait
-        self.last_step = 0  # the pass that last computed something for it
+        self.last_step = 0  # the pass that last computed all there was
         self.steps = 0  # passes that computed something for it
         self.node: Node | None = (
             None  # where its tokens ended in the tree when it last left the pool

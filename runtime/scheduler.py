@@ -60,6 +60,7 @@ class Scheduler:
         self._arrivals = 0
         self._work: dict[Req, int] = {}  # the step being planned: how many tokens of which request
         self._in_flight: list[tuple[Req, int, int]] = []  # the last plan's segments: [start, stop)
+        self._someone_missed = False
         self._table_writes: list[TableWrite] = []
         self._shared: tuple[SharedPrefix, ...] = ()
         self._shared_rows: tuple[int, ...] | None = None  # the rows that `_shared` is true of
@@ -107,10 +108,12 @@ class Scheduler:
         decoding = [req for req in self.running if not req.prefilling]
         prefilling = [req for req in self.running if req.prefilling]
         budget = self._config.max_tokens_per_step
-        if len(decoding) > budget:
+        if self._someone_missed:  # who has waited longest goes first
             decoding.sort(key=lambda req: req.last_step)
+        self._someone_missed = False
         for req in decoding:
             if budget <= 0:
+                self._someone_missed = True
                 break
             if req.row is not None:  # else it was retracted for an earlier one
                 count = min(len(req.tokens) - req.computed, budget)
@@ -301,7 +304,8 @@ class Scheduler:
                 continue  # ended meanwhile
             req.computed = stop
             req.steps += 1
-            req.last_step = steps
+            if stop == len(req.tokens):
+                req.last_step = steps
             if start < req.prefill_end:
                 self._publish(req)
             try:

@@ -39,8 +39,7 @@ class Scoring:
     def ask(self, start: int, stop: int) -> Ask:
         """The targets whose predecessors are in the segment."""
         done = len(self.scored)
-        last = min(stop, self.first + len(self.targets) - 1)
-        targets = self.targets[done : last - self.first + 1]
+        targets = self.targets[done : max(done, stop + 1 - self.first)]
         if not targets:
             return Ask()
         return Ask(score=Score(self.first + done - 1 - start, targets))

@@ -6,6 +6,7 @@ from typing import Any
 
 import interegular
 import numpy as np
+
 from branchwork.runtime.config import RuntimeConfig
 from branchwork.runtime.grammar.interface import Grammar, MaskRow, Vocabulary
 from branchwork.runtime.inbox import (

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from branchwork.runtime.buffer import IntBuffer, common_len
 
 

@@ -1,4 +1,5 @@
 import pytest
+
 from branchwork.runtime.choices import METHODS, Choice
 from branchwork.runtime.wire.messages import TokenLogprob
 

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
+from tests.make_engine import done, embed, failed, key, make_runtime, opened, text
+
 from branchwork.runtime.inbox import Append
 from branchwork.runtime.wire.messages import Done
-
-from tests.make_engine import done, embed, failed, key, make_runtime, opened, text
 
 
 def embedding(**config: int) -> Done:

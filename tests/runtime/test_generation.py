@@ -1,10 +1,6 @@
 import re
 
 import pytest
-from branchwork.runtime.inbox import Append
-from branchwork.runtime.mock import EOS_ID, MockRuntime
-from branchwork.runtime.wire.messages import Tokens
-
 from tests.make_engine import (
     NaiveGrammar,
     bytes_of,
@@ -18,6 +14,10 @@ from tests.make_engine import (
     text,
     tokens_of,
 )
+
+from branchwork.runtime.inbox import Append
+from branchwork.runtime.mock import EOS_ID, MockRuntime
+from branchwork.runtime.wire.messages import Tokens
 
 
 def greedy(runtime: MockRuntime, prompt: tuple[int, ...], num_tokens: int) -> list[int]:
@@ -217,9 +217,7 @@ def test_a_prompt_longer_than_the_context_is_refused_with_both_numbers_and_the_f
     runtime.put(opened(1), Append(key(1), (5,) * 100), generate(1))
     final = failed(runtime.run())
     assert final.code == "too_long"
-    assert final.message == (
-        "prompt is 100 tokens, the server holds 64 (--max-len); shorten it"
-    )
+    assert final.message == ("prompt is 100 tokens, the server holds 64 (--max-len); shorten it")
 
 
 def test_max_tokens_past_the_context_ends_with_it() -> None:

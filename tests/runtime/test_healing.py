@@ -1,7 +1,4 @@
 import numpy as np
-from branchwork.runtime.healing import HealedMatcher, SortedTokens
-from branchwork.runtime.mock import mock_vocabulary
-
 from tests.make_engine import (
     NaiveGrammar,
     bytes_of,
@@ -12,6 +9,9 @@ from tests.make_engine import (
     text,
     tokens_of,
 )
+
+from branchwork.runtime.healing import HealedMatcher, SortedTokens
+from branchwork.runtime.mock import mock_vocabulary
 
 VOCABULARY = mock_vocabulary(["http", "https", "://", ":", ":/", "//"])
 TOKENS = SortedTokens(VOCABULARY)

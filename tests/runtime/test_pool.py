@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
-from branchwork.runtime.pool import SlotPool
 from hypothesis import given
 from hypothesis import strategies as st
+
+from branchwork.runtime.pool import SlotPool
 
 
 def allocate(pool: SlotPool, count: int) -> list[int]:
@@ -62,7 +63,9 @@ def test_freeing_twice_is_caught() -> None:
 
 
 @given(st.lists(st.integers(0, 9), max_size=60), st.randoms(use_true_random=False))
-def test_a_pool_equals_a_set_of_free_slots(counts: list[int], random: "np.random.Generator") -> None:
+def test_a_pool_equals_a_set_of_free_slots(
+    counts: list[int], random: "np.random.Generator"
+) -> None:
     pool = SlotPool(24)
     model, held = set(range(24)), []
     for count in counts:

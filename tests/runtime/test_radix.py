@@ -4,11 +4,12 @@ import random
 
 import numpy as np
 import pytest
-from branchwork.runtime.buffer import Ints
-from branchwork.runtime.radix import Namespace, Node, RadixTree
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from branchwork.runtime.buffer import Ints
+from branchwork.runtime.radix import Namespace, Node, RadixTree
 
 A, B = Namespace("a"), Namespace("b")
 

@@ -1,6 +1,4 @@
 import pytest
-from branchwork.runtime.inbox import Append, BranchKey
-
 from tests.make_engine import (
     choose,
     closed,
@@ -13,6 +11,8 @@ from tests.make_engine import (
     text,
     tokens_of,
 )
+
+from branchwork.runtime.inbox import Append, BranchKey
 
 
 def scored_alone(prompt: tuple[int, ...], choice: tuple[int, ...]) -> list[float | None]:
