@@ -108,8 +108,13 @@ class Parent:
             *lines, self._unread = (self._unread + data).split(b"\n")
             for line in lines:
                 command, _, seconds = line.partition(b" ")
-                if command == b"shutdown" and self._runtime is not None:
-                    self._runtime.stop(float(seconds))
+                if command == b"shutdown":
+                    self._shut_down(float(seconds))
+
+    def _shut_down(self, drain_s: float) -> None:
+        if self._runtime is None:  # it is still starting
+            self.leave(1)
+        self._runtime.stop(drain_s)
 
 
 def boot(assemble: Assemble) -> NoReturn:

@@ -321,7 +321,7 @@ def _dissect(part: Constraint | str) -> tuple[tuple[str, ...], tuple["Constraint
         case StructuralTags(tags=tags, triggers=triggers):
             ends = tuple(text for tag in tags for text in (tag.begin, tag.end))
             return (*ends, *triggers), tuple(tag.content for tag in tags)
-        case Concat(parts=parts) | AnyOf(parts=parts):
+        case Concat(parts=parts) | AnyOf(options=parts):
             return (), parts
         case JsonValue():
             return (), ()

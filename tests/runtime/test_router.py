@@ -35,7 +35,12 @@ class Peers:
         socket.connect(self.router.address)
         socket.send(b"hello")
         frames: list[tuple[bytes, bytes]] = []
-        until(lambda: bool(frames.extend(self.router.receive()) or frames), self.router)
+
+        def heard() -> bool:
+            frames.extend(self.router.receive())
+            return bool(frames)
+
+        until(heard, self.router)
         return socket, frames[0][0]
 
     def close(self) -> None:
@@ -73,7 +78,12 @@ def test_a_client_that_hangs_up_is_gone(router: Router, peers: Peers) -> None:
     staying, staying_id = peers.join()
     leaving.close()
     gone: list[bytes] = []
-    until(lambda: bool(gone.extend(router.tend(b"are you there")) or gone), router)
+
+    def left() -> bool:
+        gone.extend(router.tend(b"are you there"))
+        return bool(gone)
+
+    until(left, router)
     assert gone == [leaving_id]
     router.send(leaving_id, b"too late")
     router.send(staying_id, b"still here")

@@ -160,7 +160,7 @@ def test_added_tokens_that_are_not_special_have_their_bytes() -> None:
     hf = byte_level()
     hf.add_tokens([AddedToken("<think>", special=False)])
     tokenizer = make(hf)
-    token_id = hf.token_to_id("<think>")
+    (token_id,) = tokenizer.encode([Segment("<think>")], False)
     assert tokenizer.token_bytes[token_id] == b"<think>"
     assert tokenizer.encode_bytes(b"<think>") == (token_id,)
 

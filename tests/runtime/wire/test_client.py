@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -81,7 +82,7 @@ def test_many_threads_wait_on_one_socket_and_each_gets_its_own(client: Client) -
         branch, heard = open_branch(client)
         for turn in range(1, 21):
             client.send([Text(branch, "go on"), Gen(branch, f"{number}")])
-            assert client.wait(lambda turn=turn: ended(heard, turn), 30)
+            assert client.wait(partial(ended, heard, turn), 30)
         texts[number] = sum(
             isinstance(event, Done) and event.slot == f"{number}" for event in heard
         )
@@ -127,7 +128,7 @@ def test_a_thread_may_wait_while_events_are_delivered_in_background(client: Clie
     branch, heard = open_branch(client)
     for turn in range(1, 51):
         client.send([Gen(branch, "x")])
-        assert client.wait(lambda turn=turn: ended(heard, turn), 30)
+        assert client.wait(partial(ended, heard, turn), 30)
 
 
 def test_a_listener_may_send(client: Client) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from branchwork.runtime.wire.errors import ConstraintError, InvalidParameter, RequestError
 from branchwork.runtime.wire.messages import (
     Abort,
+    AnyOf,
     Chat,
     ChatMessage,
     Choices,
@@ -181,6 +182,7 @@ CONSTRAINTS: list[Constraint] = [
     JsonValue(),
     Ebnf('root ::= "a"'),
     FreeText(("\n",)),
+    AnyOf((Regex("a"), JsonValue())),
     Concat(("think: ", FreeText(("</think>",)), JsonValue())),
     StructuralTags((Tag("<a>", JsonValue(), "</a>"),), ("<a",)),
 ]
