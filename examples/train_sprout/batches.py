@@ -1,7 +1,9 @@
-"""Documents as rows of token ids with a weight for each, packed to a fixed length."""
+"""Documents as rows of token ids with a weight for each, in passes of similar length."""
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -11,8 +13,11 @@ from examples.train_sprout.document import END_OF_TEXT, Document
 from tokenizers import Tokenizer
 from torch import Tensor
 
-GIVEN_WEIGHT = 0.1  # reading a prompt is worth learning a little: it holds repeated words
-MAX_MISSES = 24  # documents in a row that fit nowhere, after which the rows count as full
+GIVEN_WEIGHT = 0.02  # a prompt's random names are noise; its repetitions are worth a little
+TYPICAL_ANSWER = 8  # tokens; an answer of this length has weight 1 per token
+PASS_TOKENS = 2048  # activations of a pass stay in the second-level cache
+FILLED = 0.7  # the shortest row of a pass, as a part of the longest
+ROUND = 16  # rows are padded to a multiple of this
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,39 +29,53 @@ class Batch:
 
 
 def weigh(document: Document, offsets: list[tuple[int, int]]) -> list[float]:
-    """One weight per token: 1 if any of its text is wanted."""
-    wanted, position = [], 0
-    for piece in document.pieces:
-        wanted += [piece.wanted] * len(piece.text)
-        position += len(piece.text)
-    return [1.0 if any(wanted[start:end]) else GIVEN_WEIGHT for start, end in offsets]
+    """One weight per token; a wanted text of n tokens weighs as the root of n.
 
-
-def make_batch(
-    tokenizer: Tokenizer, weights: Mapping[str, float], rows: int, length: int, seed: str
-) -> Batch:
-    """Pack documents of the stream `seed` into rows; what stays empty has weight 0.
-
-    A document is never cut: one that is longer than a row is left out.
+    So an answer of one word is not lost beside one of forty tokens. A token on the edge of two
+    pieces belongs to the wanted one.
     """
-    end: int = tokenizer.token_to_id(END_OF_TEXT)
-    ids: list[list[int]] = [[] for _ in range(rows)]
-    shares: list[list[float]] = [[] for _ in range(rows)]
-    misses = 0
-    for document in stream(seed, weights):
+    weights = [GIVEN_WEIGHT] * len(offsets)
+    position = 0
+    for piece in document.pieces:
+        start, position = position, position + len(piece.text)
+        if piece.wanted:
+            inside = [i for i, (a, b) in enumerate(offsets) if a < position and b > start]
+            for i in inside:
+                weights[i] = math.sqrt(TYPICAL_ANSWER / len(inside))
+    return weights
+
+
+def pad(rows: list[tuple[list[int], list[float]]], end: int) -> Batch:
+    """Rows of one pass; what is missing at their ends has weight 0."""
+    longest = max(len(ids) for ids, _ in rows) - 1
+    length = math.ceil(longest / ROUND) * ROUND + 1
+    ids = [row + [end] * (length - len(row)) for row, _ in rows]
+    weights = [row + [0.0] * (length - len(row)) for _, row in rows]
+    return Batch(torch.tensor(ids), torch.tensor(weights)[:, 1:])
+
+
+def make_batches(
+    tokenizer: Tokenizer, shares: Mapping[str, float], count: int, limit: int, seed: str
+) -> list[Batch]:
+    """The passes of one step: `count` documents of the stream `seed`, sorted by length.
+
+    Documents of more than `limit` tokens are left out.
+    """
+    end = tokenizer.token_to_id(END_OF_TEXT)
+    assert end is not None, "the tokenizer has no end of text"
+    rows = []
+    for document in itertools.islice(stream(seed, shares), count):
         encoding = tokenizer.encode(document.text)
-        new_ids = [*encoding.ids, end]
-        row = next((r for r in range(rows) if len(ids[r]) + len(new_ids) <= length + 1), None)
-        if row is None:
-            misses += 1
-            if misses == MAX_MISSES:
-                break
-            continue
-        misses = 0
-        ids[row] += new_ids
-        shares[row] += [*weigh(document, encoding.offsets), 1.0]
-    for row_ids, row_shares in zip(ids, shares, strict=True):
-        missing = length + 1 - len(row_ids)
-        row_ids += [end] * missing
-        row_shares += [0.0] * missing
-    return Batch(torch.tensor(ids), torch.tensor(shares)[:, 1:])
+        if len(encoding.ids) <= limit:
+            weights = weigh(document, encoding.offsets)
+            rows.append(([*encoding.ids, end], [*weights, weights[-1]]))
+    rows.sort(key=lambda row: len(row[0]))
+    passes: list[Batch] = []
+    while rows:
+        longest = len(rows[-1][0])
+        taken = max(1, PASS_TOKENS // longest)
+        while len(rows[max(0, len(rows) - taken)][0]) < FILLED * longest:
+            taken -= 1
+        passes.append(pad(rows[-taken:], end))
+        del rows[-taken:]
+    return passes

@@ -9,6 +9,7 @@ from examples.train_sprout.document import Document
 from examples.train_sprout.draw import Draw, is_held_out
 from examples.train_sprout.skills import (
     arithmetic,
+    choices,
     classify,
     drills,
     facts,
@@ -56,11 +57,18 @@ SKILLS: dict[str, Skill] = {
     "look-up": drills.look_up,
     "JSON list": drills.as_list,
     "line again": drills.again,
+    "yes or no": choices.yes_or_no,
+    "multiple choice": choices.multiple_choice,
+    "country card": choices.country_card,
+    "many passages": reading.answer_from_many_passages,
+    "long few-shot": facts.long_few_shot,
 }
+
+AFTER_COPYING = ("yes or no", "multiple choice", "country card", "many passages", "long few-shot")
 
 # Copying is what takes longest to appear, so its drills come first and often.
 EARLY: dict[str, float] = {
-    **dict.fromkeys(SKILLS, 1.0),
+    **dict.fromkeys([name for name in SKILLS if name not in AFTER_COPYING], 1.0),
     "record to JSON": 4.0,
     "JSON with given keys": 3.0,
     "filled form": 3.0,
@@ -75,23 +83,31 @@ EARLY: dict[str, float] = {
 }
 LATE: dict[str, float] = {
     **dict.fromkeys(SKILLS, 1.0),
-    "geography": 3.0,
-    "sums with steps": 3.0,
-    "few-shot sums": 0.7,
-    "record to JSON": 6.0,
+    "geography": 5.0,
+    "small facts": 2.0,
+    "few-shot facts": 1.5,
+    "sums with steps": 4.0,
+    "few-shot sums": 0.5,
+    "record to JSON": 7.0,
     "JSON with given keys": 2.0,
-    "filled form": 2.0,
-    "sentiment": 1.5,
-    "topic": 1.5,
-    "memory": 2.0,
-    "small talk": 1.5,
-    "tool call": 3.0,
-    "ReAct": 2.0,
+    "filled form": 1.5,
+    "few-shot JSON": 1.5,
+    "sentiment": 2.5,
+    "topic": 2.5,
+    "few-shot labels": 1.5,
+    "tool call": 2.5,
     "passages": 4.0,
     "judge": 2.0,
+    "skeleton": 1.5,
     "expansion": 1.5,
-    "small facts": 1.5,
-    "line again": 0.5,
+    "tree of thought": 1.5,
+    "country card": 2.0,
+    "yes or no": 1.5,
+    "multiple choice": 1.5,
+    "repeat": 0.5,
+    "line again": 0.3,
+    "many passages": 0.4,
+    "long few-shot": 0.3,
 }
 
 

@@ -42,7 +42,7 @@ class Examinee:
 
     def __init__(self, folder: Path) -> None:
         self.tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
-        self.model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
+        self.model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).train(False)
 
     def answers(self, documents: list[Document]) -> list[str]:
         """The text generated after each document's prompt, up to an end mark."""

@@ -96,19 +96,23 @@ class Layer(nn.Module):
         return out
 
 
+class Body(nn.Module):
+    """Everything under `model.` in a transformers checkpoint."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(shape.vocab_size, shape.hidden_size)
+        self.layers = nn.ModuleList(Layer(shape) for _ in range(shape.num_hidden_layers))
+        self.norm = nn.RMSNorm(shape.hidden_size, shape.rms_norm_eps)
+
+
 class Llama(nn.Module):
-    """The stack of layers under `model.` as in transformers; the embedding is also the head."""
+    """The language model; the embedding is also the head."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.shape = shape
-        self.model = nn.ModuleDict(
-            {
-                "embed_tokens": nn.Embedding(shape.vocab_size, shape.hidden_size),
-                "layers": nn.ModuleList(Layer(shape) for _ in range(shape.num_hidden_layers)),
-                "norm": nn.RMSNorm(shape.hidden_size, shape.rms_norm_eps),
-            }
-        )
+        self.model = Body(shape)
         self.reset()
 
     def reset(self) -> None:
@@ -128,9 +132,8 @@ class Llama(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """ids [batch, length] to logits [batch, length, vocabulary]."""
-        embedding: Tensor = self.model["embed_tokens"].weight
-        x = F.embedding(ids, embedding)
+        x = self.model.embed_tokens(ids)
         cos, sin = self.rotary(ids.shape[1], x.dtype)
-        for layer in self.model["layers"]:
+        for layer in self.model.layers:
             x = layer(x, cos, sin)
-        return F.linear(self.model["norm"](x), embedding)
+        return F.linear(self.model.norm(x), self.model.embed_tokens.weight)

@@ -26,7 +26,9 @@ PRE_TOKENS = "|".join(
         rf" (?:{'|'.join(FUNCTION_WORDS)})(?![\p{{L}}\d])",
         r"\p{L}+",
         r"\d",
-        r'"?[\]}]*[:,] [\[{]*"',  # between two members: `", "`, `": {"`, `], "`
+        r'"[\]}]*[:,] [\[{]*"',  # between two members: `", "`, `": {"`, `"], "`
+        r'[\]}]+, [\[{]*"',
+        r', "',
         r'": ',  # before a number or a boolean
         r'[\[{]+"',
         r'"?[\]}]+',

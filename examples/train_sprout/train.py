@@ -1,7 +1,9 @@
 """Train sprout: `python -m examples.train_sprout.train`.
 
-The run is a function of its seed, except for the sums of floating-point numbers over threads.
-It stops and goes on at any checkpoint.
+The run is a function of its seed and of the number of workers, except for the sums of
+floating-point numbers over threads. It stops and goes on at any checkpoint. Under `torchrun` the
+workers share the documents of each step; on a busy machine two workers of one thread are much
+faster than one of two threads, which wait for each other at every operation.
 """
 
 from __future__ import annotations
@@ -10,14 +12,15 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
-from examples.train_sprout.batches import Batch, make_batch
+from examples.train_sprout.batches import Batch, make_batches
 from examples.train_sprout.corpus import EARLY, LATE
 from examples.train_sprout.export import export, write_json
 from examples.train_sprout.model import Llama, Shape
@@ -27,29 +30,27 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-STEPS = 3600
+STEPS = 1500
+DOCUMENTS = 64  # per step, about 6,000 tokens
 WARM_UP = 40  # steps
-MUON_RATE, ADAM_RATE = 0.02, 0.004
-MICRO_TOKENS = 2048  # per pass: activations that stay in the second-level cache
+MUON_RATE, ADAM_RATE = 0.016, 0.004
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """What is trained on from a step on: documents by weight, in rows of `length` tokens."""
+    """What is trained on from a moment on: the shares of skills, documents up to `limit` tokens."""
 
     start: float
-    weights: dict[str, float]
-    length: int
-    rows: int
+    shares: dict[str, float]
+    limit: int
 
 
-# Short rows and many drills until copying has appeared, then everything in its final share.
+# Short documents and many drills until copying has appeared, then everything in its final share.
 STAGES = (
-    Stage(0.0, EARLY, 256, 16),
-    Stage(0.3, LATE, 256, 16),
-    Stage(0.45, LATE, 512, 8),
+    Stage(0.0, EARLY, 256),
+    Stage(0.2, LATE, 512),
+    Stage(0.7, LATE, 1024),
 )
-DECAY = 0.55  # the fraction of the run after which the rates fall in a line to nothing
 
 
 def stage_at(progress: float) -> Stage:
@@ -58,8 +59,8 @@ def stage_at(progress: float) -> Stage:
 
 
 def rate_at(step: int, steps: int) -> float:
-    """The factor on the learning rates: up, level, down in a line."""
-    return min(1.0, (step + 1) / WARM_UP, (1 - step / steps) / (1 - DECAY))
+    """The factor on the learning rates: up, then down to nothing, both in a line."""
+    return min((step + 1) / WARM_UP, 1 - step / steps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,31 +97,60 @@ def loss_of(model: Llama, batch: Batch) -> torch.Tensor:
     return (losses * batch.weights.flatten()).sum()
 
 
-def accumulate(model: Llama, batch: Batch) -> float:
-    """Add the batch's gradients in passes of `MICRO_TOKENS`; returns the mean loss."""
-    rows = max(1, MICRO_TOKENS // batch.weights.shape[1])
-    total = batch.weights.sum()
+def accumulate(model: Llama, passes: list[Batch]) -> float:
+    """Add the gradients of a step's passes; returns the mean loss."""
+    total = sum(batch.weights.sum() for batch in passes)
     loss = 0.0
-    for ids, weights in zip(batch.ids.split(rows), batch.weights.split(rows), strict=True):
-        part = loss_of(model, Batch(ids, weights)) / total
-        part.backward()
+    for batch in passes:
+        part = loss_of(model, batch) / total
+        torch.autograd.backward(part)
         loss += part.item()
     return loss
 
 
-def batches(tokenizer: Tokenizer, seed: int, first: int, steps: int) -> Iterator[Batch]:
-    """The batches of the steps from `first` on, each made while the one before is used."""
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """This process among those that share the run."""
 
-    def make(step: int) -> Batch:
+    rank: int = 0
+    count: int = 1
+
+    @classmethod
+    def join(cls) -> Worker:
+        """Join the others that `torchrun` has started; alone without it."""
+        if "WORLD_SIZE" not in os.environ:
+            return cls()
+        dist.init_process_group("gloo")
+        return cls(dist.get_rank(), dist.get_world_size())
+
+    def average(self, parameters: Iterable[torch.Tensor]) -> None:
+        """Make every gradient the mean over the workers."""
+        if self.count > 1:
+            gradients = [p.grad for p in parameters if p.grad is not None]
+            flat = torch.cat([gradient.float().flatten() for gradient in gradients])
+            dist.all_reduce(flat)
+            sizes = [gradient.numel() for gradient in gradients]
+            for gradient, mean in zip(gradients, flat.div_(self.count).split(sizes), strict=True):
+                gradient.copy_(mean.view_as(gradient))
+
+
+def prepared(
+    tokenizer: Tokenizer, worker: Worker, seed: int, first: int, steps: int
+) -> Iterator[list[Batch]]:
+    """The passes of the steps from `first` on, each made while the step before is computed."""
+    count = DOCUMENTS // worker.count
+
+    def make(step: int) -> list[Batch]:
         stage = stage_at(step / steps)
-        return make_batch(tokenizer, stage.weights, stage.rows, stage.length, f"{seed} {step}")
+        name = f"{seed} {step} {worker.rank}"
+        return make_batches(tokenizer, stage.shares, count, stage.limit, name)
 
     with ThreadPoolExecutor(1) as pool:
         coming = pool.submit(make, first)
         for step in range(first, steps):
-            batch = coming.result()
+            passes = coming.result()
             coming = pool.submit(make, min(step + 1, steps - 1))
-            yield batch
+            yield passes
 
 
 def train(
@@ -128,10 +158,11 @@ def train(
     out: Path | None,
     *,
     shape: Shape | None = None,
+    worker: Worker = Worker(),
     seed: int = 0,
     steps: int = STEPS,
     until: int | None = None,
-    save_every: int = 200,
+    save_every: int = 100,
 ) -> list[float]:
     """Train up to `until` (else `steps`), going on from `work`; returns the losses of the steps.
 
@@ -145,16 +176,17 @@ def train(
     checkpoint = Checkpoint(work)
     first, last = checkpoint.load(optimizer), until or steps
     losses: list[float] = []
-    bar = tqdm(total=steps, initial=first, unit="step", dynamic_ncols=True)
-    for step, batch in enumerate(batches(tokenizer, seed, first, steps), start=first):
+    bar = tqdm(total=steps, initial=first, unit="step", disable=worker.rank > 0)
+    for step, passes in enumerate(prepared(tokenizer, worker, seed, first, steps), start=first):
         if step >= last:
             break
-        losses.append(accumulate(model, batch))
+        losses.append(accumulate(model, passes))
+        worker.average(model.parameters())
         factor = rate_at(step, steps)
         optimizer.step(step + 1, factor * MUON_RATE, factor * ADAM_RATE)
         bar.update()
         bar.set_postfix(loss=f"{sum(losses[-50:]) / len(losses[-50:]):.3f}")
-        if (step + 1) % save_every == 0 or step + 1 == last:
+        if worker.rank == 0 and ((step + 1) % save_every == 0 or step + 1 == last):
             checkpoint.save(optimizer, step + 1)
             if out is not None:
                 export(model, tokenizer, out)
@@ -171,11 +203,17 @@ def main() -> None:
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=STEPS, help="length of the run")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2, help="threads of each worker")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     started = time.monotonic()
-    train(arguments.work, arguments.out, seed=arguments.seed, steps=arguments.steps)
+    train(
+        arguments.work,
+        arguments.out,
+        worker=Worker.join(),
+        seed=arguments.seed,
+        steps=arguments.steps,
+    )
     print(f"trained in {(time.monotonic() - started) / 60:.1f} minutes: {arguments.out}")
 
 

@@ -6,9 +6,10 @@ import itertools
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
-from examples.train_sprout.batches import GIVEN_WEIGHT, make_batch, weigh
+from examples.train_sprout.batches import GIVEN_WEIGHT, make_batches, weigh
 from examples.train_sprout.corpus import EARLY, LATE, SKILLS, exercise, held_out, stream
 from examples.train_sprout.document import Document, Piece, Turn, chat
 from examples.train_sprout.draw import is_held_out
@@ -55,10 +56,9 @@ def test_held_out_and_training_prompts_are_disjoint(skill: str) -> None:
     assert not any(is_held_out(document.prompt) for document in trained)
 
 
-@pytest.mark.parametrize("weights", [EARLY, LATE])
-def test_every_skill_has_a_share_of_every_stage(weights: dict[str, float]) -> None:
-    assert set(weights) == set(SKILLS)
-    assert min(weights.values()) > 0
+def test_every_skill_has_a_share_in_the_end() -> None:
+    assert set(EARLY) < set(LATE) == set(SKILLS)
+    assert min(LATE.values()) > 0
 
 
 @pytest.mark.parametrize("skill", SKILLS)
@@ -93,25 +93,40 @@ def test_a_name_is_the_same_tokens_in_prose_and_in_json(tokenizer: Tokenizer) ->
         assert any(ids[i : i + len(name)] == name for i in range(len(ids)))
 
 
+def test_a_prompt_is_the_same_tokens_alone_and_before_its_answer(tokenizer: Tokenizer) -> None:
+    for document in itertools.islice(stream(0, LATE), 300):
+        prompt = tokenizer.encode(document.prompt).ids
+        assert tokenizer.encode(document.text).ids[: len(prompt)] == prompt
+
+
 def test_decoding_gives_the_text_back(tokenizer: Tokenizer) -> None:
     for text in ("naïve Zürich — 東京 🌱\n\n  x", '{"a": [{"b": 1}, "c"]}'):
         assert tokenizer.decode(tokenizer.encode(text).ids) == text
 
 
-def test_only_tokens_with_wanted_text_have_full_weight(tokenizer: Tokenizer) -> None:
-    document = Document((Piece("Q: two words\nA:"), Piece(" yes\n", wanted=True)))
+def test_a_wanted_text_weighs_as_the_root_of_its_length(tokenizer: Tokenizer) -> None:
+    document = Document((Piece("Q: two words\nA:"), Piece(" 12\n", wanted=True)))
     encoding = tokenizer.encode(document.text)
     weights = weigh(document, encoding.offsets)
-    wanted = tokenizer.encode(" yes\n").ids
-    assert weights[-len(wanted) :] == [1.0] * len(wanted)
-    assert set(weights[: -len(wanted)]) == {GIVEN_WEIGHT}
+    assert encoding.tokens[-4:] == ["Ġ", "1", "2", "Ċ"]
+    assert weights[-4:] == [pytest.approx((8 / 4) ** 0.5)] * 4
+    assert set(weights[:-4]) == {GIVEN_WEIGHT}
 
 
-def test_rows_are_packed_nearly_full(tokenizer: Tokenizer) -> None:
-    batch = make_batch(tokenizer, LATE, rows=4, length=256, seed="0")
-    assert batch.ids.shape == (4, 257)
-    assert batch.weights.shape == (4, 256)
-    assert (batch.weights == 0).float().mean() < 0.1
+def test_passes_hold_every_document_once_and_little_padding(tokenizer: Tokenizer) -> None:
+    passes = make_batches(tokenizer, LATE, count=64, limit=4096, seed="0")
+    assert sum(len(batch.ids) for batch in passes) == 64
+    weights = [batch.weights.flatten() for batch in passes]
+    empty = sum(float((weight == 0).sum()) for weight in weights)
+    assert empty < 0.3 * sum(weight.numel() for weight in weights)
+    for batch in passes:
+        assert batch.ids.shape[1] == batch.weights.shape[1] + 1
+
+
+def test_a_document_beyond_the_limit_is_left_out(tokenizer: Tokenizer) -> None:
+    passes = make_batches(tokenizer, LATE, count=64, limit=100, seed="0")
+    assert 0 < sum(len(batch.ids) for batch in passes) < 64
+    assert max(batch.weights.shape[1] for batch in passes) <= 112
 
 
 def test_the_chat_template_writes_what_the_corpus_writes(
@@ -132,7 +147,7 @@ def test_the_chat_template_lists_tools_as_the_corpus_does(
     loaded = AutoTokenizer.from_pretrained(tmp_path)
     tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
     call = {"function": {"name": "f", "arguments": {"x": 1}}}
-    messages = [
+    messages: list[dict[str, Any]] = [
         {"role": "user", "content": "Call f."},
         {"role": "assistant", "content": "", "tool_calls": [call]},
         {"role": "tool", "content": '{"y": 2}'},

@@ -228,3 +228,12 @@ def few_shot_facts(draw: Draw) -> Document:
     relation = draw.of(GEOGRAPHY) if draw.chance(0.7) else None
     examples = [pair(draw, relation or draw.of(GEOGRAPHY)) for _ in range(count)]
     return few_shot(draw, examples, "Answer the questions.")
+
+
+def long_few_shot(draw: Draw) -> Document:
+    """Many answered questions of any relation, and one more."""
+    examples = [
+        draw.of(SMALL_FACTS) if draw.chance(0.3) else pair(draw, draw.of(GEOGRAPHY))
+        for _ in range(draw.of((8, 10, 12, 16, 24, 32)))
+    ]
+    return few_shot(draw, examples, "Answer the questions.")

@@ -45,7 +45,7 @@ def graded(draw: Draw) -> tuple[str, str, int]:
 def wrong(draw: Draw, question: str, right: str) -> str:
     """A false answer of the same kind as the right one."""
     for column in ("capital", "name", "currency", "continent"):
-        values = sorted({getattr(country, column) for country in COUNTRIES})
+        values: list[str] = sorted({getattr(country, column) for country in COUNTRIES})
         if right in values:
             return draw.of([value for value in values if value != right])
     same = [a for q, a in SMALL_FACTS if a != right and q.split()[:2] == question.split()[:2]]

@@ -143,7 +143,7 @@ def agent(draw: Draw) -> Document:
     """A question solved, after an instruction or up to two solved ones; cut after any action."""
     numbered = draw.chance(0.5)
     instruction = draw.of(INSTRUCTIONS)
-    shown = draw.of((0, 0, 0, 1, 2)) if instruction else draw.of((0, 1, 2))
+    shown = draw.of((0, 0, 0, 0, 1, 2)) if instruction else draw.of((0, 0, 1, 2))
     pieces = [Piece(f"{instruction}\n\n")] if instruction else []
     for _ in range(shown):
         pieces += [*written(draw.of(TASKS)(draw), numbered=numbered), Piece("\n")]

@@ -223,7 +223,16 @@ def pronouns(draw: Draw, texts: list[str], name: str) -> str:
 
 def answer_from_passages(draw: Draw) -> Document:
     """One to four passages and a question that one of them answers, rarely none."""
-    count = draw.of((1, 1, 2, 3, 3, 4))
+    return answer_from(draw, draw.of((1, 1, 2, 3, 3, 4)))
+
+
+def answer_from_many_passages(draw: Draw) -> Document:
+    """The same with five passages and more: up to about a thousand tokens."""
+    return answer_from(draw, draw.of((5, 6, 7, 8, 10, 12, 16, 20)))
+
+
+def answer_from(draw: Draw, count: int) -> Document:
+    """`count` passages and a question."""
     made = [
         passage(draw, draw.between(2, 4) if count == 1 else draw.between(1, 3))
         for _ in range(count)

@@ -227,11 +227,16 @@ ORDERS = (
 def random_kind(draw: Draw) -> Kind:
     """A record of keys that mean nothing; only lines can tell it."""
 
-    def value() -> Callable[[Draw], Value]:
-        return draw.of((Draw.word, Draw.number, Draw.proper, Draw.name, flag, words))
-
+    values: tuple[Callable[[Draw], Value], ...] = (
+        Draw.word,
+        Draw.number,
+        Draw.proper,
+        Draw.name,
+        flag,
+        words,
+    )
     keys = dict.fromkeys(draw.word() for _ in range(draw.between(3, 6)))
-    return Kind("It", tuple(Field(key, value(), ("has {}",)) for key in keys))
+    return Kind("It", tuple(Field(key, draw.of(values), ("has {}",)) for key in keys))
 
 
 def entries(draw: Draw, kind: Kind, *, limit: int = 5) -> list[Entry]:

@@ -275,8 +275,8 @@ def system(draw: Draw, tools: list[Tool]) -> Turn:
 
 
 def tool_call(draw: Draw) -> Document:
-    """Up to four tools and a request: the call; rarely a request that needs none."""
-    tools = draw.some(TOOLS, draw.of((1, 1, 2, 2, 3, 4)))
+    """Up to three tools and a request: the call; rarely a request that needs none."""
+    tools = draw.some(TOOLS, draw.of((1, 1, 1, 2, 2, 3)))
     turns = exchange(draw, draw.of(tools)) if draw.chance(0.1) else []
     if draw.chance(0.1):
         without = small_talk(draw) if draw.chance(0.5) else question(draw)
@@ -287,5 +287,5 @@ def tool_call(draw: Draw) -> Document:
 
 def tool_answer(draw: Draw) -> Document:
     """A call with its response: the final answer."""
-    tools = draw.some(TOOLS, draw.of((1, 1, 2, 3)))
+    tools = draw.some(TOOLS, draw.of((1, 1, 2)))
     return chat(system(draw, tools), *exchange(draw, draw.of(tools)))
