@@ -9,9 +9,10 @@ from difflib import get_close_matches
 from types import FrameType
 from typing import Any
 
-from branchwork.lang.cursor import Cursor, Forked, Piece
-from branchwork.lang.ir import Const, Expr, Gen, Media, Reasoning, RoleMark, Select, walk
+from branchwork.lang.cursor import Cursor, Forked, Piece, Said
+from branchwork.lang.ir import Const, Echo, Expr, Gen, Media, Reasoning, RoleMark, Select, walk
 from branchwork.lang.program import Program
+from branchwork.lang.reasoning import splitter
 from branchwork.lang.slot import Slot, Where
 from branchwork.lang.variable import Derived, Gathered, Span
 from branchwork.runtime.wire.backend import Backend
@@ -66,11 +67,17 @@ class Branch:
         """Append `expr`; slots in it are asked for at once. `frame` or `where` is where the author wrote it."""
         self._check_open()
         with self.program.lock:
+            parts = walk(expr)
+            thinking = _thinking(parts)
             asked = False
-            for part in walk(expr):
+            for part in parts:
                 if frame is not None and not isinstance(part, Const | RoleMark):
                     where = (frame.f_code, frame.f_lineno)
-                asked |= self._append_part(part, where)
+                if thinking and id(part) in thinking and isinstance(part, Gen):
+                    self._append_thinking(part, thinking[id(part)], where)
+                    asked = True
+                else:
+                    asked |= self._append_part(part, where)
             if asked:
                 self._advance()
             self.program.changed()
@@ -87,9 +94,10 @@ class Branch:
                 self._begin_role(part)
             else:
                 self._end_role(part)
+        elif isinstance(part, Echo):
+            self._add(Said(part.slot))
         elif isinstance(part, Reasoning):
-            self._append_reasoning(part, where)
-            return True
+            pass  # its slots come before it
         else:
             assert isinstance(part, Media)
             model = self.program.backends[0].welcome.model
@@ -104,7 +112,13 @@ class Branch:
         for span in self._spans:
             span.pieces.append(piece)
 
-    def _append_slot(self, expr: Gen | Select, where: Where | None) -> Slot:
+    def _append_slot(self, expr: Gen | Select, where: Where | None) -> None:
+        if (
+            isinstance(expr, Gen)
+            and expr.options.get("max_tokens") == 0
+            and expr.options.get("return_logprob")
+        ):
+            return self._append_look(expr, where)
         slot = self._declare(expr, where)
         cursor = self._cursor(expr.on)
         num_samples = expr.options.get("n", 1) if isinstance(expr, Gen) else 1
@@ -113,7 +127,15 @@ class Branch:
             self._add(Forked(samples))
         cursor.will_fill(slot)
         self._add(slot)
-        return slot
+
+    def _append_look(self, expr: Gen, where: Where | None) -> None:
+        """No token is asked for but the likelihood of the next: it is drawn beside the branch, and not said."""
+        slot = self._declare(
+            Gen(expr.name, {**expr.options, "max_tokens": 1}, expr.hole, expr.on), where
+        )
+        slot.said = _nothing
+        self._add(Forked([self._aside(slot, self._cursor(expr.on).backend)]))
+        self._add(slot)
 
     def _declare(self, expr: Gen | Select, where: Where | None) -> Slot:
         name = expr.name
@@ -147,18 +169,15 @@ class Branch:
         self._cursors[id(cursor)] = cursor
         return cursor
 
-    def _append_reasoning(self, expr: Reasoning, where: Where | None) -> None:
-        """Slots are filled beside the branch, which goes on with what was said and without what was thought."""
-        for part in walk(expr.inner):
-            if not isinstance(part, Gen):
-                self._append_part(part, where)
-                continue
-            slot = self._declare(part, where)
-            slot.said = expr.said
-            self._add(Forked([self._aside(slot, self._cursor(part.on).backend)]))
-            self._add(slot)
-            if part.name is not None:
-                self.variables[f"{part.name}_reasoning_content"] = Derived(slot, expr.thought)
+    def _append_thinking(self, expr: Gen, reasoning: Reasoning, where: Where | None) -> None:
+        """The slot is filled beside the branch, which goes on with what was said and without what was thought."""
+        thought, said = splitter(reasoning.model_type)
+        slot = self._declare(expr, where)
+        slot.said = said
+        self._add(Forked([self._aside(slot, self._cursor(expr.on).backend)]))
+        self._add(slot)
+        if expr.name is not None:
+            self.variables[reasoning.process_name_for_reasoning(expr.name)] = Derived(slot, thought)
 
     def _cursor(self, backend: Backend | None) -> Cursor:
         """The cursor of `backend` (None: the program's own); a new one has all of the branch still to read."""
@@ -223,7 +242,7 @@ class Branch:
         """`size` branches that continue this one; nothing is sent again."""
         self._check_open()
         with self.program.lock:
-            children = [Branch(self.program, self) for _ in range(size)]
+            children = [type(self)(self.program, self) for _ in range(size)]
             main = id(self.program.backends[0])
             self.pieces.append(Forked([child._cursors[main] for child in children]))
             self._advance()
@@ -302,6 +321,18 @@ class Branch:
     def _check_open(self) -> None:
         if self.ended:
             raise ProgramError("this state has ended; nothing can be appended to it")
+
+
+def _nothing(_: str) -> str:
+    return ""
+
+
+def _thinking(parts: tuple[Expr, ...]) -> dict[int, Reasoning]:
+    """The parts whose thoughts are to be split off."""
+    if Reasoning not in map(type, parts):
+        return {}
+    marks = [part for part in parts if isinstance(part, Reasoning)]
+    return {id(inner): mark for mark in marks for inner in walk(mark.inner)}
 
 
 def _check_role(role: str, backend: Backend) -> None:

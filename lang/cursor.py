@@ -32,7 +32,16 @@ class Forked:
         self.cursors = cursors
 
 
-Piece = Const | RoleMark | Slot | Forked
+class Said:
+    """What a slot has said, once more: text, not a slot to be asked for."""
+
+    __slots__ = ("slot",)
+
+    def __init__(self, slot: Slot) -> None:
+        self.slot = slot
+
+
+Piece = Const | RoleMark | Slot | Said | Forked
 
 
 class Cursor:
@@ -139,6 +148,8 @@ class Cursor:
             if self._slots.get(piece.wire_name) is piece:
                 return self._compile_own(piece, branch, texts)
             return self._compile_foreign(piece, branch, texts)
+        elif isinstance(piece, Said):
+            return self._compile_foreign(piece.slot, branch, texts)
         elif isinstance(piece, RoleMark):
             texts.add(branch, self._markup(piece), True)
         else:

@@ -6,9 +6,11 @@ from typing import Any, Literal, TypeVar, overload
 from branchwork.lang import run
 from branchwork.lang.batch import MAX_RUNNING, OnError, run_batch
 from branchwork.lang.default import resolve
+from branchwork.lang.ir import Gen, Seq
 from branchwork.lang.options import RUN_OPTIONS, Defaults, normalise, unknown_option
 from branchwork.lang.run import Call
 from branchwork.lang.state import Appending, State
+from branchwork.lang.trace import Trace, trace, tracing
 from branchwork.runtime.wire.backend import Backend
 from branchwork.runtime.wire.errors import ProgramError
 
@@ -64,6 +66,9 @@ class Function:
         DeadlineExceeded. `retries` runs it again when the transport failed. Raises what the body raises, or what
         became of a slot.
         """
+        tracer = tracing.get()
+        if tracer is not None:
+            return tracer.call(lambda state: self._inline(state, args, {**self.bound, **kwargs}))
         if self.is_async:
             return _run_coroutine(
                 self.arun(
@@ -169,6 +174,69 @@ class Function:
         from branchwork.lang.abatch import arun_batch  # noqa: PLC0415
 
         return await arun_batch(calls, num_running, on_error, progress_bar)
+
+    # ------------------------------------------------------------------ without running
+
+    def trace(self, *, backend: Backend | None = None, **arguments: Any) -> Trace:
+        """The program's shape, with names for the arguments that are not given.
+
+        As SGLang's, it refuses a name inside an f-string (TypeError); `graph` takes it. `backend` is not asked.
+        """
+        return self._trace(arguments, strict=True)
+
+    def graph(self, **arguments: Any) -> Trace:
+        """The program's shape, with names for the arguments that are not given; printed, it is a tree."""
+        return self._trace(arguments, strict=False)
+
+    def _trace(self, arguments: dict[str, Any], strict: bool) -> Trace:
+        if self.is_async:
+            raise ProgramError("an async program cannot be traced")
+
+        def run_body(state: State, values: dict[str, Any]) -> None:
+            self._inline(state, (), values)
+
+        given = {**self._fixed_defaults(), **self.bound, **arguments}
+        return trace(self.__name__, self.parameters, run_body, given, strict)
+
+    def compile(self, *, backend: Backend | None = None) -> "Function":
+        """The program as what it appends, with holes for its arguments and answers: its body is not run again.
+
+        Raises ProgramError for a body that looks at an argument or an answer. `backend` is not asked.
+        """
+        made = self._trace({}, strict=False)
+        if made.ended is not None:
+            raise ProgramError(f"{self.__name__} cannot be compiled: {made.ended}")
+        defaults = self._defaults()
+
+        def compiled(s: State, **arguments: Any) -> None:
+            made.run_on(s, {**defaults, **arguments})
+
+        function = Function(compiled, self.num_api_spec_tokens, self.bound)
+        function.parameters = function._positional = self.parameters
+        function._takes_any = False
+        function.__name__ = self.__name__
+        function.graph = self.graph  # type: ignore[method-assign]
+        return function
+
+    def cache(self, backend: Backend | None = None) -> None:
+        """Have the runtime compute what every run of this program begins with."""
+        prefix = self._trace({}, strict=False).prefix()
+        if prefix:
+            warm = Function(lambda: Seq((*prefix, Gen(None, {"max_tokens": 0}))))
+            warm.run(backend=backend)
+
+    def _defaults(self) -> dict[str, Any]:
+        values = self.body.__defaults__ or ()
+        defaults = dict(
+            zip(self._positional[len(self._positional) - len(values) :], values, strict=True)
+        )
+        return {**defaults, **(self.body.__kwdefaults__ or {})}
+
+    def _fixed_defaults(self) -> dict[str, Any]:
+        """Defaults that are no text: what the body does with them cannot wait until they are known."""
+        return {
+            name: value for name, value in self._defaults().items() if not isinstance(value, str)
+        }
 
     # ------------------------------------------------------------------ arguments
 

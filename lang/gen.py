@@ -6,9 +6,8 @@ from typing import Any, Literal, Unpack
 
 from branchwork.lang import holes
 from branchwork.lang.choices import Method, named
-from branchwork.lang.ir import Expr, Gen, Hole, Media, Reasoning, Select, expression
+from branchwork.lang.ir import Expr, Gen, Hole, Media, Reasoning, Select, Seq, expression
 from branchwork.lang.options import RunOptions, normalise
-from branchwork.lang.reasoning import splitter
 from branchwork.runtime.wire.backend import Backend
 from branchwork.runtime.wire.errors import ProgramError
 from branchwork.runtime.wire.messages import Constraint, Ebnf
@@ -147,11 +146,11 @@ def video(path: str, num_frames: int) -> Media:
     return Media(path, num_frames)
 
 
-def separate_reasoning(expr: Expr | str, model_type: str = "deepseek-r1") -> Reasoning:
+def separate_reasoning(expr: Expr | str, model_type: str = "deepseek-r1") -> Seq:
     """Split what the slots of `expr` give into thought and answer.
 
     `s[name]` is then the answer, with which the branch goes on, and `s[name + "_reasoning_content"]` the thought.
-    `model_type` says how the model marks its thoughts. Raises ProgramError for one that is not known.
+    `model_type` says how the model marks its thoughts; one that is not known is refused when it is appended.
     """
-    thought, said = splitter(model_type)
-    return Reasoning(expression(expr), thought, said)
+    inner = expression(expr)
+    return inner + Reasoning(model_type, inner)

@@ -4,7 +4,7 @@ Expressions are immutable; adding two gives a third. They know nothing of backen
 turns them into the instructions of `branchwork.runtime.wire.messages`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Literal
 
 import msgspec
@@ -90,11 +90,30 @@ class Media(Expr, frozen=True, eq=False):
 
 
 class Reasoning(Expr, frozen=True, eq=False):
-    """An expression whose slots are split into what was thought and what was said; both functions take the text."""
+    """Stands after `inner`, whose slots are split into what was thought and what was said."""
 
+    model_type: str
     inner: Expr
-    thought: Callable[[str], str]
-    said: Callable[[str], str]
+
+    @property
+    def name(self) -> str | None:
+        """The variable that holds what was thought, None when the slot has no name."""
+        names = [part.name for part in walk(self.inner) if isinstance(part, Gen | Select)]
+        return None if not names or names[0] is None else self.process_name_for_reasoning(names[0])
+
+    @staticmethod
+    def process_name_for_reasoning(name: str) -> str:
+        """The variable that holds what was thought before slot `name` was said."""
+        return f"{name}_reasoning_content"
+
+    def __repr__(self) -> str:
+        return f"SeparateReasoning(model_type={self.model_type}, name={self.name})"
+
+
+class Echo(Expr, frozen=True, eq=False):
+    """What a slot of another branch, or of this one, will have said (a `branchwork.lang.slot.Slot`)."""
+
+    slot: Any
 
 
 class Seq(Expr, frozen=True, eq=False):
@@ -102,8 +121,10 @@ class Seq(Expr, frozen=True, eq=False):
 
     parts: tuple[Expr, ...]
 
-    def __iter__(self) -> Iterator[Expr]:
-        return iter(self.parts)
+    @property
+    def expr_list(self) -> list[Expr]:
+        """The expressions."""
+        return list(self.parts)
 
 
 def _parts(expr: Expr) -> tuple[Expr, ...]:
@@ -136,6 +157,6 @@ def _refusal(value: object) -> str:
     )
 
 
-def walk(expr: Expr) -> Iterator[Expr]:
+def walk(expr: Expr) -> tuple[Expr, ...]:
     """The expressions of `expr` in order, with sequences opened."""
-    return iter(_parts(expr))
+    return _parts(expr)

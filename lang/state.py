@@ -20,7 +20,7 @@ from branchwork.lang.program import Program
 from branchwork.lang.report import failure, located, undecodable
 from branchwork.lang.slot import Slot
 from branchwork.lang.stream import TextStream
-from branchwork.lang.variable import Span, render, slots_of, value_of
+from branchwork.lang.variable import Span, render, slots_in, slots_of, value_of
 from branchwork.runtime.wire.errors import Aborted, ProgramError, SlotError
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ class Appending:
         return self.branch.program.backends[0].welcome.chat_format
 
     def _open_slots(self) -> list[Slot]:
-        return [slot for slot in self.branch.all_pieces() if isinstance(slot, Slot)]
+        return list(slots_in(self.branch.all_pieces()))
 
     def _error(self) -> BaseException | None:
         program = self.branch.program
@@ -293,10 +293,7 @@ class State(Appending):
 
     def __repr__(self) -> str:
         with self.branch.program.lock:
-            return f"State({self._text()!r})"
-
-    def __str__(self) -> str:
-        return self.text()
+            return f"ProgramState({self._text()})"
 
 
 class AsyncState(Appending):
@@ -349,7 +346,7 @@ class AsyncState(Appending):
 
     def __repr__(self) -> str:
         with self.branch.program.lock:
-            return f"AsyncState({self._text()!r})"
+            return f"ProgramState({self._text()})"
 
 
 class Reading:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from branchwork.lang.branch import Branch
-from branchwork.lang.cursor import Piece
+from branchwork.lang.cursor import Piece, Said
 from branchwork.lang.program import Program
 from branchwork.lang.report import failure
 from branchwork.lang.slot import Slot
@@ -36,15 +36,16 @@ class TextStream:
         out: list[str] = []
         while self._next < len(pieces):
             piece = pieces[self._next]
-            if isinstance(piece, Slot):
-                self.slot = piece
-                text = piece.spoken if piece.done else piece.text if piece.said is None else ""
+            slot = _slot_of(piece)
+            if slot is not None:
+                self.slot = slot
+                text = slot.spoken if slot.done else slot.text if slot.said is None else ""
                 out.append(text[self._shown_len :])
                 self._shown_len = len(text)
-                if not piece.done or (piece.error is not None and any(out)):
+                if not slot.done or (slot.error is not None and any(out)):
                     break
-                if piece.error is not None:
-                    raise failure(program, piece, piece.error)
+                if slot.error is not None:
+                    raise failure(program, slot, slot.error)
             else:
                 out.append(render([piece], program.backends[0].welcome.chat_format))
             self._next += 1
@@ -68,10 +69,10 @@ class TextStream:
             return ended
         if self._next >= len(pieces):
             return ended or self._name is not None
-        piece = pieces[self._next]
-        if not isinstance(piece, Slot) or piece.done:
+        slot = _slot_of(pieces[self._next])
+        if slot is None or slot.done:
             return True
-        return piece.said is None and len(piece.text) > self._shown_len
+        return slot.said is None and len(slot.text) > self._shown_len
 
     def _pieces(self) -> Sequence[Piece] | None:
         if self._name is None:
@@ -79,6 +80,12 @@ class TextStream:
         if self._name not in self._branch.variables:
             return None
         return tuple(slots_of(self._branch.variables[self._name]))
+
+
+def _slot_of(piece: Piece) -> Slot | None:
+    if isinstance(piece, Said):
+        return piece.slot
+    return piece if isinstance(piece, Slot) else None
 
 
 def _raise_error(program: Program) -> None:

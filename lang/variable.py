@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from branchwork.lang.cursor import Piece
+from branchwork.lang.cursor import Piece, Said
 from branchwork.lang.ir import Const, RoleMark
 from branchwork.lang.slot import Slot
 from branchwork.runtime.wire.messages import ChatFormat
@@ -44,10 +44,19 @@ def slots_of(variable: Any) -> Iterator[Slot]:
     elif isinstance(variable, Derived):
         yield variable.slot
     elif isinstance(variable, Span):
-        yield from (piece for piece in variable.pieces if isinstance(piece, Slot))
+        yield from slots_in(variable.pieces)
     elif isinstance(variable, Gathered):
         for each in variable.variables:
             yield from slots_of(each)
+
+
+def slots_in(pieces: Iterable[Piece]) -> Iterator[Slot]:
+    """The slots whose answers are part of the text of `pieces`."""
+    for piece in pieces:
+        if isinstance(piece, Slot):
+            yield piece
+        elif isinstance(piece, Said):
+            yield piece.slot
 
 
 def value_of(variable: Any, chat_format: ChatFormat) -> Any:
@@ -71,6 +80,8 @@ def render(pieces: Iterable[Piece], chat_format: ChatFormat) -> str:
             out.append(piece.text)
         elif isinstance(piece, Slot):
             out.append(piece.spoken)
+        elif isinstance(piece, Said):
+            out.append(piece.slot.spoken)
         elif isinstance(piece, RoleMark):
             sides = chat_format.begin if piece.edge == "begin" else chat_format.end
             out.append(sides[piece.role])

@@ -429,3 +429,19 @@ def test_bound_arguments_are_given_and_unknown_ones_refused(script: MakeScript) 
     assert ask.bind(tone="!").run(q="hi").text() == "hi!"
     with pytest.raises(UnknownOption, match="tune; did you mean tone"):
         ask.bind(tune="?")
+
+
+def test_no_token_and_logprobs_tell_what_could_come_next(script: MakeScript) -> None:
+    backend = script(a="Paris", b="on")
+
+    def body(s: bw.State) -> None:
+        s += "?" + bw.gen("a", max_tokens=0, return_logprob=True, top_logprobs_num=2)
+        s += "!" + bw.gen("b")
+
+    state = run(body)
+    assert state["a"] == ""
+    assert len(state.get_meta_info("a")["output_top_logprobs"][0]) == 2
+    assert state.text() == "?!on"
+    assert [
+        each.sampling.max_tokens for each in backend.instructions if isinstance(each, wire.Gen)
+    ] == [1, 128]
