@@ -91,14 +91,15 @@ def _generation(ask: ChatRequest, conversation: Conversation, attached: Attached
     max_tokens = ask.max_completion_tokens
     if max_tokens is None:
         max_tokens = ask.max_tokens
-    constraint = conversation.constraint(attached.model, limits.reading(ask).constraint(ask))
-    gen = limits.gen(ask, max_tokens, constraint, _logprobs(ask, limits), bool(ask.stream))
+    held = conversation.held(attached.model, limits.reading(ask).wanted(ask))
+    gen = limits.gen(ask, max_tokens, held.constraint, _logprobs(ask, limits), bool(ask.stream))
     return Generation(
         conversation.prompt(attached.model),
         gen,
         limits.answers(ask.n),
         cache_salt(ask.cache_salt),
         ask.priority or 0,
+        held.field,
     )
 
 

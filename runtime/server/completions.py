@@ -17,7 +17,7 @@ from branchwork.runtime.server.jobs import Answer, total_usage
 from branchwork.runtime.server.prompts import as_prompt, prompts_of
 from branchwork.runtime.server.stream import DONE, Events, data, error_data, stream
 from branchwork.runtime.server.validate import decode
-from branchwork.runtime.wire.messages import Done, Gen, TokenLogprob, Tokens, Usage
+from branchwork.runtime.wire.messages import Constraint, Done, Gen, TokenLogprob, Tokens, Usage
 
 DEFAULT_MAX_TOKENS = 16
 """OpenAI's own default of this route; an answer under a constraint is not cut by it."""
@@ -31,7 +31,8 @@ async def completions(gateway: Gateway, request: Request) -> Response:
     if ask.suffix:
         raise ApiError("suffix is not supported by this model", param="suffix")
     prompts = prompts_of(ask.prompt, attached.limits)
-    gen = _gen(ask, attached.limits)
+    wanted = attached.limits.reading(ask).wanted(ask)
+    gen = _gen(ask, wanted.constraint, attached.limits)
     n = attached.limits.answers(ask.n)
     best_of = _best_of(ask, n, attached.limits)
     if len(prompts) * best_of > gateway.config.max_prompts:
@@ -42,7 +43,8 @@ async def completions(gateway: Gateway, request: Request) -> Response:
         )
     salt = cache_salt(ask.cache_salt)
     generations = [
-        Generation(as_prompt(prompt), gen, best_of, salt, ask.priority or 0) for prompt in prompts
+        Generation(as_prompt(prompt), gen, best_of, salt, ask.priority or 0, wanted.field)
+        for prompt in prompts
     ]
     echoes = await _echoes(gateway, prompts) if ask.echo else None
     with_ids = ask.return_token_ids or ask.return_tokens
@@ -59,8 +61,7 @@ async def completions(gateway: Gateway, request: Request) -> Response:
     return answers.json_response(shape.whole(found, usage))
 
 
-def _gen(ask: CompletionRequest, limits: Limits) -> Gen:
-    constraint = limits.reading(ask).constraint(ask)
+def _gen(ask: CompletionRequest, constraint: Constraint | None, limits: Limits) -> Gen:
     max_tokens = ask.max_tokens
     if max_tokens is None and constraint is None:
         max_tokens = DEFAULT_MAX_TOKENS

@@ -3,7 +3,7 @@
 Two at once are refused: which of them should hold would be a guess.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -22,6 +22,13 @@ from branchwork.runtime.wire.messages import (
 )
 
 
+class Wanted(NamedTuple):
+    """What holds an answer, and the field of the request that asked for it: errors name it."""
+
+    constraint: Constraint | None = None
+    field: str | None = None
+
+
 class Reading:
     """Reads the constraint of one request, within the server's bound on its size."""
 
@@ -29,7 +36,7 @@ class Reading:
         self.max_bytes = max_bytes
         self.any_whitespace = any_whitespace
 
-    def constraint(self, fields: Constraining) -> Constraint | None:
+    def wanted(self, fields: Constraining) -> Wanted:
         """The one constraint that `fields` name. Raises ApiError (400) for two, or one out of bounds."""
         found = [
             *self._format(fields.response_format),
@@ -39,7 +46,7 @@ class Reading:
         if len(found) > 1:
             first, second = found[0][0], found[1][0]
             raise ApiError(f"give {first} or {second}, not both", param=second)
-        return found[0][1] if found else None
+        return Wanted(found[0][1], found[0][0]) if found else Wanted()
 
     def _own(self, fields: Constraining) -> list[tuple[str, Constraint]]:
         found: list[tuple[str, Constraint]] = []

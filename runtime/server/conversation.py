@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from branchwork.runtime.server.constraints import Wanted
 from branchwork.runtime.server.errors import ApiError
 from branchwork.runtime.server.fields import ChatTurn, Part, Tool, ToolCall
 from branchwork.runtime.server.generation import Prompt
@@ -18,7 +19,7 @@ from branchwork.runtime.server.model import Model
 from branchwork.runtime.server.reasoning import AnswerReader, after_thinking
 from branchwork.runtime.server.tools import ToolFormat, ToolReader, ToolSpec
 from branchwork.runtime.server.validate import parse
-from branchwork.runtime.wire.messages import AnyOf, Chat, ChatMessage, Constraint, Text
+from branchwork.runtime.wire.messages import AnyOf, Chat, ChatMessage, Text
 
 ROLES = {
     "system": "system",
@@ -84,22 +85,23 @@ class Conversation:
             "add_generation_prompt": self.generation_prompt,
         }
 
-    def constraint(self, model: Model, wanted: Constraint | None) -> Constraint | None:
-        """What holds the answer: the request's own constraint, or the tools. Raises ApiError."""
+    def held(self, model: Model, wanted: Wanted) -> Wanted:
+        """What holds the answer: the request's own constraint, the tools, or both. Raises ApiError."""
         form = self._form(model)
         use = self.tools
         if use.mode == "required":
             if form is None:
                 raise ApiError("this model's chat template knows no tools", param="tools")
-            return form.constraint(use.specs, True, use.parallel)
-        if wanted is not None and form is not None:
+            return Wanted(form.constraint(use.specs, True, use.parallel), "tools")
+        constraint = wanted.constraint
+        if form is not None and constraint is None:
+            return Wanted(form.constraint(use.specs, False, use.parallel), "tools")
+        if form is not None and constraint is not None:
             # A call, or else an answer as it was asked for.
-            wanted = AnyOf((form.constraint(use.specs, True, use.parallel), wanted))
-        elif form is not None:
-            return form.constraint(use.specs, False, use.parallel)
-        if wanted is not None and model.thinks and self._thinking:
-            return after_thinking(wanted, model.thought_begun)
-        return wanted
+            constraint = AnyOf((form.constraint(use.specs, True, use.parallel), constraint))
+        if constraint is not None and model.thinks and self._thinking:
+            constraint = after_thinking(constraint, model.thought_begun)
+        return Wanted(constraint, wanted.field)
 
     def reader(self, model: Model) -> AnswerReader | None:
         """What splits the answer into reasoning, text and calls; None where all of it is text."""

@@ -82,9 +82,16 @@ _MEANINGS = {
 }
 
 
-def from_failed(event: Failed) -> ApiError:
-    """The answer to a slot that failed in the runtime."""
-    return _api_error(event.code, event.message, event.param)
+def from_failed(event: Failed, field: str | None = None) -> ApiError:
+    """The answer to a slot that failed in the runtime; `field` is where its constraint came from.
+
+    What the runtime says of a constraint is a place inside it; a client knows it by the field.
+    """
+    error = _api_error(event.code, event.message, event.param)
+    if event.code == wire.ConstraintError.code and field is not None:
+        place = f" (at {event.param})" if event.param else ""
+        error = ApiError(f"{field}: {event.message}{place}", 400, field, error.code)
+    return error
 
 
 def from_error(error: wire.BranchworkError) -> ApiError:

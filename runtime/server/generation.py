@@ -51,13 +51,17 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """One prompt and `n` answers to it, which share its tokens as branches of one parent."""
+    """One prompt and `n` answers to it, which share its tokens as branches of one parent.
+
+    `field` is the field of the request by which the answer is constrained; errors name it.
+    """
 
     prompt: Prompt
     ask: Gen | Select | Embed
     n: int = 1
     salt: str = ""
     priority: int = 0
+    field: str | None = None
 
     def instructions(self, branches: list[BranchId], parent: BranchId) -> list[Instruction]:
         """One frame: for one answer a single branch, for more a parent and its forks."""

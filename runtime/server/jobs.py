@@ -78,6 +78,7 @@ class Job:
         self._backend = backend
         self._pump = pump
         self._unfinished: dict[int, BranchId] = {}
+        self._fields: dict[int, str | None] = {}
         self._open: set[BranchId] = set()
         self._events: list[tuple[int, SlotEvent]] = []
         self._end: Exception | None = None
@@ -91,6 +92,7 @@ class Job:
             numbers = range(first, first + generation.n)
             branches = [self._branch(number) for number in numbers]
             self._unfinished.update(zip(numbers, branches, strict=True))
+            self._fields.update(dict.fromkeys(numbers, generation.field))
             parent = self._branch(-1) if generation.n > 1 else branches[0]
             frame += generation.instructions(branches, parent)
             first += generation.n
@@ -123,7 +125,7 @@ class Job:
 
     def _take_answer(self, index: int, event: SlotEvent) -> None:
         if isinstance(event, Failed):
-            self._stop(from_failed(event))
+            self._stop(from_failed(event, self._fields[index]))
             return
         if isinstance(event, Done):
             del self._unfinished[index]

@@ -182,11 +182,9 @@ def _tool_use(gateway: Gateway, ask: CountRequest) -> Any:
 def _generation(ask: MessagesRequest, conversation: Conversation, attached: Attached) -> Generation:
     if ask.stop_sequences is not None:
         ask.stop = ask.stop_sequences
-    constraint = conversation.constraint(
-        attached.model, attached.limits.reading(ask).constraint(ask)
-    )
-    gen = attached.limits.gen(ask, ask.max_tokens, constraint, None, bool(ask.stream))
-    return Generation(conversation.prompt(attached.model), gen)
+    held = conversation.held(attached.model, attached.limits.reading(ask).wanted(ask))
+    gen = attached.limits.gen(ask, ask.max_tokens, held.constraint, None, bool(ask.stream))
+    return Generation(conversation.prompt(attached.model), gen, field=held.field)
 
 
 class Shape:

@@ -73,7 +73,12 @@ async def generate(gateway: Gateway, request: Request) -> Response:
     sampling = _sampling(ask, len(prompts))
     shape = Shape(ask, request.state.request_id, sampling, not _is_batch(given))
     generations = [
-        Generation(as_prompt(prompt), shape.gen(each, attached), attached.limits.answers(each.n))
+        Generation(
+            as_prompt(prompt),
+            shape.gen(each, attached),
+            attached.limits.answers(each.n),
+            field="sampling_params",
+        )
         for prompt, each in zip(prompts, sampling, strict=True)
     ]
     if ask.stream:
@@ -133,7 +138,7 @@ class Shape:
         gen = limits.gen(
             sampling,
             DEFAULT_MAX_NEW_TOKENS if max_tokens is None else max_tokens,
-            limits.reading(sampling).constraint(sampling),
+            limits.reading(sampling).wanted(sampling).constraint,
             limits.logprobs(self.top, "top_logprobs_num") if self.with_logprobs else None,
             self._streamed,
         )

@@ -187,10 +187,10 @@ def _generation(
         schema = NamedSchema(schema=form.schema, strict=form.strict)
         ask.response_format = ResponseFormat(form.type, json_schema=schema)
     limits = attached.limits
-    constraint = conversation.constraint(attached.model, limits.reading(ask).constraint(ask))
-    gen = limits.gen(ask, ask.max_output_tokens, constraint, None, bool(ask.stream))
-    salt = cache_salt(ask.cache_salt)
-    return Generation(conversation.prompt(attached.model), gen, 1, salt, ask.priority or 0)
+    held = conversation.held(attached.model, limits.reading(ask).wanted(ask))
+    gen = limits.gen(ask, ask.max_output_tokens, held.constraint, None, bool(ask.stream))
+    salt, priority = cache_salt(ask.cache_salt), ask.priority or 0
+    return Generation(conversation.prompt(attached.model), gen, 1, salt, priority, held.field)
 
 
 class Shape:

@@ -335,13 +335,13 @@ def test_reasoning_is_kept_apart(serving: Any) -> None:
 
 
 def test_a_failure_before_the_first_token_has_its_own_status(serving: Any) -> None:
-    failure = ("invalid_constraint", "unclosed group at position 3", "regex")
+    failure = ("invalid_constraint", "missing )", "1")
     server = serving(Script(failure=failure))
     for stream in (False, True):
         answer = server.post(CHAT, {"messages": HI, "regex": "a(b", "stream": stream})
         assert answer.status_code == 400
         assert answer.json()["error"] == {
-            "message": "unclosed group at position 3",
+            "message": "regex: missing ) (at 1)",
             "type": "invalid_request_error",
             "param": "regex",
             "code": "invalid_constraint",
