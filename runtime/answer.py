@@ -28,7 +28,7 @@ class Answer:
         self._context = context
         self._client = client
         self._gen = gen
-        self._hidden = 0
+        self.num_hidden = 0
         self._sent = 0
         self._runs: list[tuple[Kind, list[int]]] = []
         self._logprobs: list[TokenLogprob] = []
@@ -46,7 +46,7 @@ class Answer:
 
     def hide(self, num_bytes: int) -> None:
         """Let the next bytes be no part of the text."""
-        self._hidden = num_bytes
+        self.num_hidden = num_bytes
 
     def write(self, token_ids: tuple[int, ...], kind: Kind) -> Stop | None:
         """Add tokens; returns the stop that they complete, if they do."""
@@ -57,9 +57,9 @@ class Answer:
             self._runs.append((kind, list(token_ids)))
         bytes_of = self._context.bytes_of
         data = b"".join([bytes_of(token) for token in token_ids])
-        if self._hidden:
-            hidden = min(self._hidden, len(data))
-            self._hidden -= hidden
+        if self.num_hidden:
+            hidden = min(self.num_hidden, len(data))
+            self.num_hidden -= hidden
             data = data[hidden:]
         self.text += data
         if self._scanner is None:

@@ -45,6 +45,8 @@ def find_jump(
     return Jump(token_ids[:-1], after, complete=False)
 
 
-def fits(data: bytes, num_tokens: int, tokenizer: EngineTokenizer) -> bool:
-    """Whether the bytes take at most so many tokens. A token is a byte at least, so most are seen at a glance."""
-    return len(data) <= num_tokens or len(tokenizer.encode_bytes(data)) <= num_tokens
+def closes_within(matcher: Matcher, num_tokens: int, tokenizer: EngineTokenizer) -> bool:
+    """Whether the text can be ended in so many tokens. A token is a byte at least, so mostly a bound on bytes tells."""
+    if matcher.closing_len() <= num_tokens:
+        return True
+    return len(tokenizer.encode_bytes(matcher.closing())) <= num_tokens

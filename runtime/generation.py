@@ -9,7 +9,7 @@ import numpy as np
 from branchwork.runtime.answer import Answer, Kind, Stop
 from branchwork.runtime.branch import Branch
 from branchwork.runtime.context import Context
-from branchwork.runtime.forcing import find_jump, fits
+from branchwork.runtime.forcing import closes_within, find_jump
 from branchwork.runtime.grammar.interface import Grammar, MaskRow, Matcher
 from branchwork.runtime.healing import HealedMatcher
 from branchwork.runtime.plan import Sample, Sampler, Score, Scored, SegmentResult
@@ -34,9 +34,9 @@ class Generation:
         self._tokens = branch.tokens
         self._gen = gen
         self._warnings = grammar.warnings if grammar is not None else ()
+        self._grammar = grammar
         self._matcher: Matcher | None = grammar.start() if grammar is not None else None
         self._length_safe = gen.length_safe and grammar is not None
-        self._closing = b""  # the shortest end from here, for length safety
         self._mask: MaskRow | None = None
         self._answer = Answer(context, branch.key.client, gen)
         self._sampler = _sampler(gen.sampling, context)
@@ -95,7 +95,7 @@ class Generation:
         first = self._first_token_s if self._first_token_s is not None else now
         usage = Usage(
             prompt=self._prompt_len,
-            cached=req.cached_len,
+            cached=min(req.cached_len, self._prompt_len),
             completion=answer.num_tokens,
             sampled=answer.num_of["sampled"],
             jumped=answer.num_of["jumped"],
@@ -153,7 +153,7 @@ class Generation:
             self._take_scores(result.scored, stop)
         if stop == len(self._tokens) and self._reason is None:
             if result.sampled is None:
-                raise InternalError("no token may follow here")
+                raise ConstraintError("no token of the vocabulary may follow here")
             self._take_sampled(result.sampled)
         if not self._unscored:
             self._answer.send()
@@ -204,18 +204,20 @@ class Generation:
             raise InternalError("the model runner chose a token that the constraint forbids")
         if isinstance(matcher, HealedMatcher) and not matcher.pending:
             self._matcher = matcher.inner
-        if self._length_safe:
-            closing = matcher.closing()
-            if not fits(closing, self._left - 1, self._context.tokenizer):
-                return False
-            self._closing = closing
-        return True
+        return not self._length_safe or closes_within(
+            matcher, self._left - 1, self._context.tokenizer
+        )
 
     def _close(self) -> None:
         """End within `max_tokens` by the shortest way from where the last token was not yet taken."""
-        token_ids = self._context.tokenizer.encode_bytes(self._closing) if self._closing else ()
-        if token_ids:
-            self._write(token_ids, "jumped")
+        assert self._grammar is not None
+        answer, matcher = self._answer, self._grammar.start()
+        if not matcher.accept_bytes(bytes(answer.text)):
+            raise InternalError("the constraint forbids the answer that it led to")
+        pending = self._healed[len(self._healed) - answer.num_hidden :]
+        closing = pending + matcher.closing()
+        if closing:
+            self._write(self._context.tokenizer.encode_bytes(closing), "jumped")
         if self._reason is None:
             self._finish("length")
 
@@ -230,11 +232,8 @@ class Generation:
         left = self._left - len(jump.token_ids)
         if left < 0:
             return
-        if self._length_safe:
-            closing = jump.matcher.closing()
-            if not fits(closing, left, context.tokenizer):
-                return  # sampled one by one, the run ends where it must
-            self._closing = closing
+        if self._length_safe and not closes_within(jump.matcher, left, context.tokenizer):
+            return  # sampled one by one, the run ends where it must
         self._matcher = jump.matcher
         self._write(jump.token_ids, "jumped")
         if self._reason is None:
@@ -302,9 +301,8 @@ class Generation:
     def _check_closing(self) -> None:
         assert self._matcher is not None
         tokenizer = self._context.tokenizer
-        self._closing = self._matcher.closing()
-        if not fits(self._closing, self._max_tokens, tokenizer):
-            shortest = len(tokenizer.encode_bytes(self._closing))
+        if not closes_within(self._matcher, self._max_tokens, tokenizer):
+            shortest = len(tokenizer.encode_bytes(self._matcher.closing()))
             raise ConstraintError(
                 f"the shortest answer under the constraint takes {shortest} tokens, "
                 f"max_tokens is {self._max_tokens}",

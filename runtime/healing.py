@@ -94,6 +94,10 @@ class HealedMatcher:
         """The pending bytes, and a shortest end of `inner`."""
         return self.pending + (self.inner.closing() if self.inner is not None else b"")
 
+    def closing_len(self) -> int:
+        """Not less than the length of `closing`."""
+        return len(self.pending) + (self.inner.closing_len() if self.inner is not None else 0)
+
     def copy(self) -> "HealedMatcher":
         """An independent matcher at the same place."""
         inner = self.inner.copy() if self.inner is not None else None

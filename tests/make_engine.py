@@ -192,5 +192,8 @@ class NaiveMatcher:
                     queue.append((after, run + bytes([value])))
         raise AssertionError("a dead state")
 
+    def closing_len(self) -> int:
+        return len(self.closing()) + 3
+
     def copy(self) -> "NaiveMatcher":
         return NaiveMatcher(self.grammar, self.state)

@@ -62,6 +62,10 @@ class Matcher(Protocol):
         """A shortest run of bytes after which the text may end (b"" if it may end here)."""
         ...
 
+    def closing_len(self) -> int:
+        """At least as many bytes as `closing` has; cheap, since it is asked for after every token."""
+        ...
+
     def copy(self) -> "Matcher":
         """An independent matcher at the same place."""
         ...
