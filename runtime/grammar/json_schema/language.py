@@ -131,6 +131,8 @@ def both(*languages: Language) -> Language:
     if finite:
         candidates = frozenset.intersection(*(part.words for part in finite))
         others = parts.difference(finite)
+        if not others:
+            return Words(candidates)
         return words(word for word in candidates if all(part.contains(word) for part in others))
     parts = _merge_lengths(_merge_absent(parts))
     if not parts:
@@ -148,14 +150,12 @@ def either(*languages: Language) -> Language:
     finite = [part for part in parts if isinstance(part, Words)]
     parts.difference_update(finite)
     if finite:
-        listed = words(
-            word
-            for part in finite
-            for word in part.words
-            if not any(isinstance(other, Length) and other.contains(word) for other in parts)
-        )
-        if listed != NOTHING:
-            parts.add(listed)
+        listed = frozenset[str]().union(*(part.words for part in finite))
+        for part in parts:
+            if isinstance(part, Length):
+                listed = frozenset(word for word in listed if not part.contains(word))
+        if listed:
+            parts.add(Words(listed))
     if not parts:
         return NOTHING
     if ALL in parts or any(isinstance(part, Not) and part.inner in parts for part in parts):

@@ -224,6 +224,8 @@ class _Branch:
         ]
         if in_fraction and (compared[0] < 0 or compared[1] > 0):
             return None  # no further digit can mend it
+        if self.high is not None and compared[1] > 0 and index + 1 >= len(self.high.whole):
+            return None  # as long as the bound and greater, or longer
         remainders = tuple(
             self._remainder(divisor, remainder, index if in_fraction else -1, digit)
             for divisor, remainder in zip(self.divisors, state.remainders, strict=True)

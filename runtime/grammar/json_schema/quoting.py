@@ -5,7 +5,7 @@ them, else \\u00xx in lower case), all else stands for itself. So two strings ar
 """
 
 import functools
-import json
+from json.encoder import encode_basestring
 
 import numpy as np
 import numpy.typing as npt
@@ -19,12 +19,55 @@ _LONG = tuple(byte for byte in range(0x20) if byte not in _SHORT)
 
 def quote(text: str) -> bytes:
     """The JSON string for `text`, quotes included."""
-    return json.dumps(text, ensure_ascii=False).encode()
+    return encode_basestring(text).encode()
 
 
 def quoted(texts: Dfa) -> Dfa:
     """The JSON strings, quotes included, for a set of texts."""
     return _escape(texts, quotes=True)
+
+
+def written(texts: Dfa) -> Dfa:
+    """The insides of the JSON strings for a set of texts."""
+    return _escape(texts, quotes=False)
+
+
+def char_boundaries(inside: Dfa) -> tuple[bool, ...] | None:
+    """For each state of the insides of JSON strings, whether a whole character has just been read there.
+
+    None where a state can be both: within a character, and after one.
+    """
+    reached = {phase: {inside.start} if phase == "char" else set[int]() for phase in _PHASES}
+    waiting = [("char", inside.start)]
+    while waiting:
+        phase, state = waiting.pop()
+        row = inside.table[state, inside.classes]
+        for low, high, following in _PHASES[phase]:
+            for target in np.unique(row[low : high + 1]).tolist():
+                if target != DEAD and target not in reached[following]:
+                    reached[following].add(target)
+                    waiting.append((following, target))
+    within = set().union(*(states for phase, states in reached.items() if phase != "char"))
+    if not within.isdisjoint(reached["char"]):
+        return None
+    return tuple(state in reached["char"] for state in range(inside.num_states))
+
+
+# What is being read, and by which bytes it goes on to what: UTF-8 and the escapes of `_escape`.
+_PHASES: dict[str, tuple[tuple[int, int, str], ...]] = {
+    "char": (
+        (0x20, 0x21, "char"), (0x23, 0x5B, "char"), (0x5D, 0x7F, "char"), (0x5C, 0x5C, "escape"),
+        (0xC2, 0xDF, "last byte"), (0xE0, 0xEF, "two bytes"), (0xF0, 0xF4, "three bytes"),
+    ),
+    "last byte": ((0x80, 0xBF, "char"),),
+    "two bytes": ((0x80, 0xBF, "last byte"),),
+    "three bytes": ((0x80, 0xBF, "two bytes"),),
+    "escape": ((0x20, 0x74, "char"), (0x75, 0x75, "\\u")),
+    "\\u": ((0x30, 0x30, "\\u0"),),
+    "\\u0": ((0x30, 0x30, "\\u00"),),
+    "\\u00": ((0x30, 0x31, "\\u00x"),),
+    "\\u00x": ((0x30, 0x66, "char"),),
+}  # fmt: skip
 
 
 @functools.cache

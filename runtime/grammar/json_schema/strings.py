@@ -1,6 +1,8 @@
 """Automata for the string languages: `language.py` says what, this file makes it."""
 
 import functools
+import re
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -24,19 +26,31 @@ from branchwork.runtime.grammar.json_schema.language import (
     Pattern,
     Words,
     both,
+    length,
 )
-from branchwork.runtime.grammar.json_schema.quoting import any_quoted, quote, quoted, written_char
+from branchwork.runtime.grammar.json_schema.quoting import (
+    any_quoted,
+    char_boundaries,
+    quote,
+    quoted,
+    written,
+    written_char,
+)
 from branchwork.runtime.grammar.regex import pattern_dfa
 
 # Up to here an unbounded string with a minimum length is an automaton, beyond it a counter.
 _SHORT_LEAST = 3
+# A pattern and a greatest length are one automaton up to so many states, beyond that a counter.
+MAX_MULTIPLIED = 1_500
+_QUOTE = ir.Literal(b'"')
+_HALF_PAIR = re.compile("[\ud800-\udfff]").search
 
 
 @functools.lru_cache(maxsize=2048)
 def text_dfa(language: Language) -> Dfa:
     """The texts of a language, in UTF-8. Raises TooManyStates, and what `pattern_dfa` raises."""
     if isinstance(language, Words):
-        return of_strings(word.encode() for word in language.words if _writable(word))
+        return of_strings(word.encode() for word in _writable(language.words))
     if isinstance(language, Length):
         return with_length(any_text(), language.least, language.most)
     if isinstance(language, Pattern):
@@ -68,7 +82,21 @@ def is_empty(language: Language) -> bool:
         isinstance(language, Not) and isinstance(language.inner, Words)
     ):
         return False
-    return text_dfa(language).is_empty
+    texts, most = _without_most(language)
+    if most is None or texts.is_empty or int(texts.distances()[texts.start]) <= most:
+        return texts.is_empty
+    return with_length(texts, 0, most).is_empty
+
+
+def _without_most(language: Language) -> tuple[Dfa, int | None]:
+    """The texts of a language but for its greatest length, and that: their product is large, and seldom needed."""
+    if not isinstance(language, And):
+        return text_dfa(language), None
+    bounds = [part for part in language.parts if isinstance(part, Length) and part.most is not None]
+    if not bounds:
+        return text_dfa(language), None
+    others = language.parts.difference(bounds)
+    return text_dfa(both(length(bounds[0].least), *others)), bounds[0].most
 
 
 def disjoint(a: Language, b: Language) -> bool:
@@ -78,7 +106,9 @@ def disjoint(a: Language, b: Language) -> bool:
             return not any(other.contains(word) for word in finite.words)
     if isinstance(a, Length) or isinstance(b, Length) or a == b:
         return is_empty(both(a, b))
-    return _disjoint_dfas(text_dfa(a), text_dfa(b))
+    if _disjoint_dfas(_without_most(a)[0], _without_most(b)[0]):
+        return True
+    return is_empty(both(a, b))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -107,14 +137,22 @@ def string_node(language: Language) -> ir.Node:
     if language == ALL:
         return ir.Piece(any_quoted())
     if isinstance(language, Words):
-        spelled = [quote(word) for word in sorted(language.words) if _writable(word)]
+        spelled = [quote(word) for word in _writable(language.words)]
         return ir.Literal(spelled[0]) if len(spelled) == 1 else ir.Piece(of_strings(spelled))
     if isinstance(language, Length) and (
         language.most is not None or language.least > _SHORT_LEAST
     ):
         inside = ir.Chars(written_char(), language.least, language.most)
-        return ir.Concat((ir.Literal(b'"'), inside, ir.Literal(b'"')))
-    return ir.Piece(quoted_dfa(language))
+        return ir.Concat((_QUOTE, inside, _QUOTE))
+    texts, most = _without_most(language)
+    if most is None:
+        return ir.Piece(quoted(texts))
+    if texts.num_states * (most + 1) > MAX_MULTIPLIED:
+        inside = written(texts)
+        counted = char_boundaries(inside)
+        if counted is not None:
+            return ir.Concat((_QUOTE, ir.Bounded(inside, counted, most), _QUOTE))
+    return ir.Piece(quoted(with_length(texts, 0, most)))
 
 
 @functools.lru_cache(maxsize=2048)
@@ -159,6 +197,8 @@ def with_length(texts: Dfa, least: int, most: int | None) -> Dfa:
     )
 
 
-def _writable(word: str) -> bool:
-    """Whether a word is Unicode text; one with half a surrogate pair is not, and is never written."""
-    return not any("\ud800" <= char <= "\udfff" for char in word)
+def _writable(words: frozenset[str]) -> Iterable[str]:
+    """The words that are Unicode text; one with half a surrogate pair is not, and is never written."""
+    if any(map(_HALF_PAIR, words)):
+        return [word for word in words if not _HALF_PAIR(word)]
+    return words

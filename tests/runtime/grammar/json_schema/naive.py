@@ -34,6 +34,8 @@ class _Naive:
             yield from self._repeat(
                 at, node.low, node.high, lambda end: frozenset(self._piece(node.element, end))
             )
+        elif isinstance(node, ir.Bounded):
+            yield from self._bounded(node, at)
         elif isinstance(node, ir.Concat):
             ends = {at}
             for part in node.parts:
@@ -60,6 +62,18 @@ class _Naive:
             if state == 0:
                 return
             if dfa.accepting[state]:
+                yield index + 1
+
+    def _bounded(self, node: ir.Bounded, at: int) -> Iterator[int]:
+        state, count = node.dfa.start, 0
+        if node.dfa.accepting[state]:
+            yield at
+        for index in range(at, len(self.data)):
+            state = int(node.dfa.table[state, node.dfa.classes[self.data[index]]])
+            count += node.counted[state]
+            if state == 0 or count > node.high:
+                return
+            if node.dfa.accepting[state]:
                 yield index + 1
 
     def _repeat(self, at, low, high, step) -> Iterator[int]:  # type: ignore[no-untyped-def]
