@@ -114,7 +114,7 @@ class _Reader:
             if self.has_assertions(items):
                 return self.marked(items, search=False)
             return self.plain(items, self.flags)
-        if len(items) == 1 and items[0][0] is sre.BRANCH:
+        if len(items) == 1 and items[0][0] is sre.BRANCH and self.has_assertions(items):
             return dfa.union(*(self.language(list(o), True) for o in items[0][1][1]))
         if len(items) == 1 and items[0][0] is sre.SUBPATTERN and not any(items[0][1][1:3]):
             return self.language(list(items[0][1][3]), True)
