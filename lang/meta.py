@@ -25,6 +25,7 @@ def meta_info(slot: Slot, with_text: bool = False) -> dict[str, Any]:
         "sampled_tokens": usage.sampled,
         "jumped_tokens": usage.jumped,
         "speculated_tokens": usage.speculated,
+        "first_token_latency": usage.first_token_ms / 1e3,
         "e2e_latency": usage.total_ms / 1e3,
         "finish_reason": None if result is None else _finish_reason(result),
     }
