@@ -264,7 +264,7 @@ class Function:
             self.is_async,
             args,
             arguments,
-            lambda: resolve(backend),
+            lambda: self._backend(backend),
             Defaults(options, stream),
             timeout,
             retries,
@@ -280,7 +280,7 @@ class Function:
     ) -> list[Call]:
         arguments, options = self._divide(kwargs)
         defaults = Defaults(options)
-        chosen = resolve(backend)
+        chosen = self._backend(backend)
         return [
             Call(
                 self.__name__,
@@ -296,6 +296,14 @@ class Function:
             )
             for item in batch
         ]
+
+    def _backend(self, given: Any) -> Backend:
+        """The backend to run on; an API that can write ahead does so when the function asks for it."""
+        backend = resolve(given)
+        speculating = getattr(backend, "speculating", None)
+        if self.num_api_spec_tokens is None or speculating is None:
+            return backend
+        return speculating(self.num_api_spec_tokens)  # type: ignore[no-any-return]
 
     def _divide(self, kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """The body's arguments, and the options for its slots. Raises UnknownOption for what is neither."""

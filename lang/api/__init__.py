@@ -1,0 +1,1 @@
+"""Backends that are someone else's API: the same programs, over HTTP."""
