@@ -7,6 +7,7 @@ a mark stands in its place while the template runs.
 
 import json
 import secrets
+import threading
 import time
 from collections.abc import Mapping
 from datetime import datetime
@@ -40,7 +41,7 @@ CHATML = (
 
 
 class ChatTemplate:
-    """One model's template. Renders on one thread at a time."""
+    """One model's template; any thread may render it."""
 
     def __init__(
         self, source: str, names: Mapping[str, str | None], special_tokens: SpecialTokens
@@ -160,6 +161,13 @@ class _Marks:
         return f"{self._begin}{len(self._hidden) - 1}{self._end}"
 
 
+class _Bounds(threading.local):
+    """Of the rendering on this thread."""
+
+    deadline = 0.0
+    max_size = 0
+
+
 class _BoundedEnvironment(ImmutableSandboxedEnvironment):
     """Jinja's sandbox with what chat templates expect; every turn of a loop and every joined text is counted."""
 
@@ -171,20 +179,19 @@ class _BoundedEnvironment(ImmutableSandboxedEnvironment):
             lstrip_blocks=True,
             extensions=[_GenerationBlock, LoopControlExtension],
         )
-        self._deadline = 0.0
-        self._max_size = 0
+        self._bounds = _Bounds()
         self.filters["tojson"] = _to_json
         self.globals["raise_exception"] = _raise_exception
         self.globals["strftime_now"] = _strftime_now
 
     def start(self, max_size: int) -> None:
-        """From here on the time counts, and no text may grow beyond `max_size` characters."""
-        self._deadline = time.monotonic() + MAX_RENDER_S
-        self._max_size = max_size
+        """From here on this thread's time counts, and no text may grow beyond `max_size` characters."""
+        self._bounds.deadline = time.monotonic() + MAX_RENDER_S
+        self._bounds.max_size = max_size
 
     def tick(self) -> None:
         """Called at each turn of a loop."""
-        if time.monotonic() > self._deadline:
+        if time.monotonic() > self._bounds.deadline:
             raise _OutOfBounds(f"the chat template ran for more than {MAX_RENDER_S:g} s")
 
     def join(self, *parts: object) -> str:
@@ -195,7 +202,7 @@ class _BoundedEnvironment(ImmutableSandboxedEnvironment):
 
     def check_size(self, size: int) -> None:
         """Bound any text or list."""
-        if size > self._max_size:
+        if size > self._bounds.max_size:
             raise _OutOfBounds("the chat template writes much more than it was given")
 
     def call(self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:

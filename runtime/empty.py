@@ -4,7 +4,7 @@ It has the socket, the io loop and the validation of a real one; in place of mod
 `python -m branchwork.runtime.empty`, by `launch(module="branchwork.runtime.empty")`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
 from branchwork.runtime.config import RuntimeConfig
@@ -44,13 +44,9 @@ ROLES = ("system", "user", "assistant")
 class ByteEncoder:
     """Each byte is a token."""
 
-    def encode(self, segments: Sequence[Segment], at_start: bool) -> tuple[int, ...]:
-        """The bytes of the joined texts."""
-        return tuple("".join(segment.text for segment in segments).encode())
-
-    def render(self, chat: Chat) -> list[Segment]:
-        """A line for each message."""
-        return [Segment(f"{message.role}: {message.content}\n") for message in chat.messages]
+    def encode(self, texts: Sequence[Segment | Chat], at_start: bool) -> tuple[int, ...]:
+        """The bytes of the joined texts; of a chat, of its contents."""
+        return tuple(byte for text in texts for byte in _content(text).encode())
 
 
 class NoCompiler:
@@ -86,6 +82,12 @@ class EmptyEngine:
         return "{}"
 
 
+def _content(text: Segment | Chat) -> str:
+    if isinstance(text, Segment):
+        return text.text
+    return "".join(message.content for message in text.messages)
+
+
 def answers(operation: Operation) -> list[tuple[bytes, Event]]:
     """The events that end an operation's slot or branch."""
     events: list[Event] = []
@@ -112,11 +114,15 @@ def answers(operation: Operation) -> list[tuple[bytes, Event]]:
 
 
 class EmptyRuntime:
-    """As `runtime.process.Runtime`."""
+    """As `runtime.process.Runtime`; another engine may stand in for the one that answers at once."""
 
-    def __init__(self, options: RuntimeConfig) -> None:
+    def __init__(
+        self,
+        options: RuntimeConfig,
+        make_engine: Callable[[EventQueue], EmptyEngine] = EmptyEngine,
+    ) -> None:
         events = EventQueue()
-        engine = EmptyEngine(events)
+        engine = make_engine(events)
         host = Host(
             config=options,
             welcome=welcome(

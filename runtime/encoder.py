@@ -26,9 +26,12 @@ class ModelEncoder:
         """The text around a message of each role."""
         return find_chat_format(self.render_text, self.tokenizer.names["bos_token"] or "")
 
-    def encode(self, segments: Sequence[Segment], at_start: bool) -> tuple[int, ...]:
-        """As `Tokenizer.encode`."""
-        return self.tokenizer.encode(segments, at_start)
+    def encode(self, texts: Sequence[Segment | Chat], at_start: bool) -> tuple[int, ...]:
+        """As `Tokenizer.encode`, with chats as the template writes them. Raises InvalidParameter where it does not."""
+        segments: list[Segment] = []
+        for text in texts:
+            segments += self.render(text) if isinstance(text, Chat) else [text]
+        return self.tokenizer.encode(segments, at_start) if segments else ()
 
     def render(self, chat: Chat) -> list[Segment]:
         """As `ChatTemplate.render`."""

@@ -2,16 +2,17 @@
 
 import logging
 import time
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import msgspec
 
 from branchwork.runtime.config import RuntimeConfig
 from branchwork.runtime.inbox import Operation
-from branchwork.runtime.intake import Compiler, Intake, Taken, TextEncoder
+from branchwork.runtime.intake import Compiler, Encoding, Intake, Taken, TextEncoder
 from branchwork.runtime.mailbox import EventQueue
 from branchwork.runtime.router import Router
 from branchwork.runtime.wire.errors import BranchworkError, InternalError, RequestError
@@ -38,6 +39,9 @@ _decode = msgspec.msgpack.Decoder(list[ClientMessage]).decode
 
 # Whatever happens wakes the loop; this only bounds a sleep in which nothing does.
 _IDLE_S = 60.0
+
+# Threads that tokenise long texts: two, so that one very long text does not hold up all others.
+NUM_ENCODERS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,8 @@ class IoLoop:
         self._limits = Limits.of(host.welcome)
         self._intakes: dict[bytes, Intake] = {}
         self._counts: Counter[str] = Counter()
+        self._encoders = ThreadPoolExecutor(NUM_ENCODERS, "encoder")
+        self._encoded: deque[tuple[bytes, int]] = deque()
         self._deadline: float | None = None
         router.watch(events.fileno())
 
@@ -75,12 +81,13 @@ class IoLoop:
             self._router.sleep(
                 _IDLE_S if self._deadline is None else self._deadline - time.monotonic()
             )
-            self._deliver()
             self._collect()
-            heartbeat = _encode([Heartbeat(self._host.steps())])
-            for client in self._router.tend(heartbeat):
+            self._resume()
+            self._deliver()
+            for client in self._router.tend(_encode([Heartbeat(self._host.steps())])):
                 self._forget(client)
         self._deliver()
+        self._encoders.shutdown(wait=False, cancel_futures=True)
 
     def stop(self, drain_s: float) -> None:
         """End when no slot is open, and after `drain_s` seconds in any case. Any thread; signal handlers, too."""
@@ -91,7 +98,7 @@ class IoLoop:
     def _is_drained(self) -> bool:
         if self._deadline is None:
             return False
-        is_idle = all(intake.open_slots == 0 for intake in self._intakes.values())
+        is_idle = all(intake.is_idle for intake in self._intakes.values())
         return is_idle or time.monotonic() >= self._deadline
 
     def _deliver(self) -> None:
@@ -140,10 +147,23 @@ class IoLoop:
                 self._request(client, message)
             else:
                 intake.take(message, taken)
+        self._pass_on(client, taken)
+
+    def _pass_on(self, client: bytes, taken: Taken) -> None:
         if taken.operations:
             self._host.put(taken.operations)
-        if answers:
-            self._router.send(client, _encode(answers))
+        if taken.answers:
+            self._router.send(client, _encode(taken.answers))
+
+    def _resume(self) -> None:
+        """Go on where a long text has been tokenised."""
+        while self._encoded:
+            client, branch = self._encoded.popleft()
+            intake = self._intakes.get(client)
+            if intake is not None:
+                taken = Taken()
+                intake.resume(branch, taken)
+                self._pass_on(client, taken)
 
     def _greet(self, client: bytes, hello: Hello) -> Welcome | Refused:
         if hello.version != PROTOCOL_VERSION:
@@ -157,12 +177,29 @@ class IoLoop:
         if client not in self._intakes:
             host = self._host
             self._intakes[client] = Intake(
-                client, host.config, self._limits, host.encoder, host.compiler, self._late
+                client,
+                host.config,
+                self._limits,
+                host.encoder,
+                host.compiler,
+                self._late,
+                partial(self._encode_elsewhere, client),
             )
         return self._host.welcome
 
     def _late(self, operation: Operation) -> None:
         self._host.put([operation])
+
+    def _encode_elsewhere(
+        self, client: bytes, encoding: Encoding, branch: int
+    ) -> "Future[tuple[int, ...]]":
+        def done(_: object) -> None:
+            self._encoded.append((client, branch))
+            self._events.signal()
+
+        future = self._encoders.submit(encoding)
+        future.add_done_callback(done)
+        return future
 
     def _request(self, client: bytes, request: Request) -> None:
         try:

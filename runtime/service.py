@@ -1,14 +1,14 @@
 """The runtime put together: a model and its tokenizer, the engine on its thread, and the io loop on this one."""
 
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
-
-from branchwork.runtime.grammar.compiler import GrammarCompiler
 
 from branchwork.runtime.config import RuntimeConfig
 from branchwork.runtime.desk import Desk
 from branchwork.runtime.encoder import ModelEncoder
 from branchwork.runtime.engine import Engine
+from branchwork.runtime.grammar.compiler import GrammarCompiler
 from branchwork.runtime.io_loop import Host, IoLoop
 from branchwork.runtime.mailbox import EventQueue, Mailbox
 from branchwork.runtime.memory import kv_slots_for
@@ -87,6 +87,8 @@ class Service:
 
 def assemble(options: RuntimeConfig, report: Report) -> Service:
     """The runtime of `options.model`. Raises ConfigError and ModelError."""
+    # Texts come one at a time, so its own threads could only warn of forks.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     report(f"loading {options.model}")
     folder = model_folder(options.model)
     config = load_config(folder)

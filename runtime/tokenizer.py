@@ -105,7 +105,8 @@ class Tokenizer:
         return data.decode("utf-8", "replace")
 
     def _plain(self, text: str) -> list[int]:
-        return list(self._hf.encode(text, add_special_tokens=False).ids)
+        # The batch form lets go of the interpreter while it works, which the plain one does not.
+        return list(self._hf.encode_batch_fast([text], add_special_tokens=False)[0].ids)
 
     def _begin(self, text: str, is_chat: bool) -> list[int]:
         return self._plain(text) if is_chat else [*self.bos_ids, *self._plain(text)]

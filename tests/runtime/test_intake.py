@@ -1,10 +1,14 @@
 """Instructions of one client become operations: pure, with an encoder whose tokens are characters."""
 
+from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from branchwork.runtime import intake
 from branchwork.runtime.config import RuntimeConfig
 from branchwork.runtime.grammar.interface import Grammar
 from branchwork.runtime.inbox import (
@@ -13,6 +17,7 @@ from branchwork.runtime.inbox import (
     Choose,
     ClientGone,
     CloseBranch,
+    Control,
     EmbedBranch,
     FailBranch,
     Generate,
@@ -20,7 +25,7 @@ from branchwork.runtime.inbox import (
     OpenBranch,
     Operation,
 )
-from branchwork.runtime.intake import Intake, Taken
+from branchwork.runtime.intake import Encoding, Intake, Taken
 from branchwork.runtime.segments import Segment
 from branchwork.runtime.wire.errors import ConstraintError, InvalidParameter
 from branchwork.runtime.wire.messages import (
@@ -47,7 +52,7 @@ from branchwork.runtime.wire.validate import Limits
 LIMITS = Limits(
     vocab_size=256,
     context_len=1000,
-    max_text_bytes=1000,
+    max_text_bytes=100_000,
     max_choices=4,
     max_stops=2,
     max_stop_bytes=8,
@@ -61,7 +66,10 @@ BOS = 1
 class Characters:
     """Each character is a token; a plain text at the start gets a BOS."""
 
-    def encode(self, segments: Any, at_start: bool) -> tuple[int, ...]:
+    def encode(self, texts: Any, at_start: bool) -> tuple[int, ...]:
+        segments: list[Segment] = []
+        for text in texts:
+            segments += self.render(text) if isinstance(text, Chat) else [text]
         token_ids = tuple("".join(segment.text for segment in segments).encode())
         return (BOS, *token_ids) if at_start and not segments[0].special else token_ids
 
@@ -90,6 +98,7 @@ class Client:
     def __init__(self, max_branches: int = 100) -> None:
         self.compiler = Compiler()
         self.late: list[Operation] = []
+        self.encodings: list[tuple[Encoding, int, Future[tuple[int, ...]]]] = []
         self.intake = Intake(
             b"c",
             RuntimeConfig(max_branches=max_branches),
@@ -97,7 +106,24 @@ class Client:
             Characters(),
             self.compiler,
             self.late.append,
+            self._begin,
         )
+
+    def _begin(self, encoding: Encoding, branch: int) -> "Future[tuple[int, ...]]":
+        future: Future[tuple[int, ...]] = Future()
+        self.encodings.append((encoding, branch, future))
+        return future
+
+    def finish(self) -> tuple[list[Operation], list[RuntimeMessage]]:
+        """End the oldest encoding that runs on another thread."""
+        encoding, branch, future = self.encodings.pop(0)
+        try:
+            future.set_result(encoding())
+        except Exception as error:
+            future.set_exception(error)
+        taken = Taken()
+        self.intake.resume(branch, taken)
+        return taken.operations, taken.answers
 
     def send(self, *instructions: Instruction) -> tuple[list[Operation], list[RuntimeMessage]]:
         taken = Taken()
@@ -200,7 +226,7 @@ def test_what_is_wrong_with_a_slot_fails_it_in_its_turn() -> None:
 def test_what_is_wrong_without_a_slot_fails_the_branch(instruction: Instruction) -> None:
     client = Client()
     client.send(Open(1))
-    (failed,), answers = client.send(instruction)
+    (failed, *_), answers = client.send(instruction, Gen(1, "x"))
     assert isinstance(failed, FailBranch)
     assert (failed.slot, failed.code, answers) == (None, "invalid_parameter", [])
 
@@ -208,7 +234,7 @@ def test_what_is_wrong_without_a_slot_fails_the_branch(instruction: Instruction)
 def test_a_bug_of_ours_fails_its_branch_and_no_other(caplog: pytest.LogCaptureFixture) -> None:
     client = Client()
     client.send(Open(1), Open(2))
-    (failed,), _ = client.send(Chat(1, (ChatMessage("bug", ""),)))
+    (failed, *_), _ = client.send(Chat(1, (ChatMessage("bug", ""),)), Gen(1, "x"))
     assert isinstance(failed, FailBranch)
     assert failed.code == "internal"
     assert client.send(Gen(2, "x"))[0] == [Generate(key(2), Gen(2, "x"))]
@@ -281,14 +307,148 @@ def test_a_branch_id_that_is_open_cannot_be_opened_again() -> None:
 def test_open_slots_are_counted_until_their_end() -> None:
     client = Client()
     client.send(Open(1), Gen(1, "x"), Gen(1, "y", logprobs=99))
-    assert client.intake.open_slots == 2
+    assert not client.intake.is_idle
     client.intake.sent(Done(1, "x", "stop", "", Usage()))
+    assert not client.intake.is_idle
     client.intake.sent(Failed(1, "y", "invalid_parameter", ""))
-    assert client.intake.open_slots == 0
+    assert client.intake.is_idle
 
 
 def test_a_client_that_leaves_leaves_nothing() -> None:
     client = Client()
     client.send(Open(1), Gen(1, "x"))
     assert client.intake.leave() == ClientGone(b"c")
-    assert (client.intake.num_branches, client.intake.open_slots) == (0, 0)
+    assert client.intake.num_branches == 0
+    assert client.intake.is_idle
+
+
+LONG = "a long text"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def ten_characters_are_long() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(intake, "LONG_CHARACTERS", 10)
+        yield
+
+
+def test_a_long_text_is_tokenised_elsewhere_and_what_follows_on_its_branch_waits() -> None:
+    client = Client()
+    first, second = Gen(1, "x"), Gen(1, "y")
+    assert client.send(Open(1), Text(1, LONG), first, Text(1, "b"), second, Close(1)) == (
+        [OpenBranch(key(1))],
+        [],
+    )
+    assert not client.intake.is_idle
+    other = Gen(2, "x")
+    assert client.send(Open(2), other)[0] == [OpenBranch(key(2)), Generate(key(2), other)]
+    assert client.finish()[0] == [
+        Append(key(1), (BOS, *ids(LONG))),
+        Generate(key(1), first),
+        Append(key(1), ids("b")),
+        Generate(key(1), second),
+        CloseBranch(key(1)),
+    ]
+
+
+def test_a_fork_of_a_branch_that_waits_waits_too() -> None:
+    client = Client()
+    gen = Gen(2, "x")
+    client.send(Open(1), Text(1, LONG), Open(2, parent=1), Text(2, "b"), gen, Close(2))
+    assert client.finish()[0] == [
+        Append(key(1), (BOS, *ids(LONG))),
+        OpenBranch(key(2), parent=key(1)),
+        Append(key(2), ids("b")),
+        Generate(key(2), gen),
+        CloseBranch(key(2)),
+    ]
+
+
+def test_an_abort_does_not_wait() -> None:
+    client = Client()
+    client.send(Open(1), Text(1, LONG), Gen(1, "x"), Open(2, parent=1), Gen(2, "y"), Close(2))
+    operations, answers = client.send(Abort(1))
+    assert operations == [CloseBranch(key(1), abort=True)]
+    assert [(a.branch, a.code) for a in answers if isinstance(a, Failed)] == [
+        (1, "aborted"),
+        (2, "aborted"),
+    ]
+    assert answers[-1] == Closed(2)
+    assert client.finish() == ([], [])
+    assert client.intake.is_idle
+
+
+def test_a_fork_that_waits_can_be_aborted_alone() -> None:
+    client = Client()
+    gen = Gen(1, "x")
+    client.send(Open(1), Text(1, LONG), Open(2, parent=1), Gen(2, "y"), gen)
+    operations, answers = client.send(Abort(2))
+    assert operations == []
+    assert [type(answer) for answer in answers] == [Failed, Closed]
+    assert client.finish()[0] == [Append(key(1), (BOS, *ids(LONG))), Generate(key(1), gen)]
+
+
+def test_a_chat_that_cannot_be_rendered_elsewhere_fails_its_branch() -> None:
+    client = Client()
+    gen = Gen(1, "x")
+    client.send(Open(1), Chat(1, (ChatMessage("nobody", LONG),)), gen)
+    assert client.finish()[0] == [
+        FailBranch(key(1), None, "invalid_parameter", "no such role", "messages"),
+        Generate(key(1), gen),
+    ]
+
+
+def test_a_client_that_leaves_is_not_disturbed_by_what_still_runs() -> None:
+    client = Client()
+    client.send(Open(1), Text(1, LONG), Gen(1, "x"))
+    client.intake.leave()
+    assert client.finish() == ([], [])
+
+
+programs = st.lists(
+    st.one_of(
+        st.builds(Open, st.integers(1, 5), st.none() | st.integers(1, 5)),
+        st.builds(Text, st.integers(1, 5), st.sampled_from(["ab", LONG])),
+        st.builds(Text, st.integers(1, 5), token_ids=st.just((7,))),
+        st.builds(Gen, st.integers(1, 5), st.sampled_from("xyz")),
+        st.builds(Close, st.integers(1, 5)),
+        st.none(),
+    ),
+    max_size=30,
+)
+
+
+@given(programs)
+def test_each_branch_gets_the_same_operations_whenever_its_texts_are_tokenised(
+    program: "list[Instruction | None]",
+) -> None:
+    """The reference ends each encoding as soon as it begins; None in a program ends the oldest one."""
+    client, reference = Client(), Client()
+    outcomes: list[list[tuple[list[Operation], list[RuntimeMessage]]]] = [[], []]
+    for instruction in program:
+        if instruction is not None:
+            outcomes[0].append(client.send(instruction))
+            outcomes[1].append(reference.send(instruction))
+        elif client.encodings:
+            outcomes[0].append(client.finish())
+        while reference.encodings:
+            outcomes[1].append(reference.finish())
+    while client.encodings:
+        outcomes[0].append(client.finish())
+    assert by_branch(outcomes[0]) == by_branch(outcomes[1])
+    assert client.intake.num_branches == reference.intake.num_branches
+    assert client.intake.is_idle == reference.intake.is_idle
+
+
+def by_branch(
+    outcomes: "list[tuple[list[Operation], list[RuntimeMessage]]]",
+) -> dict[int, list[object]]:
+    sorted_out: dict[int, list[object]] = {}
+    for operations, answers in outcomes:
+        for operation in operations:
+            assert not isinstance(operation, Control | ClientGone)
+            sorted_out.setdefault(operation.key.branch, []).append(operation)
+        for answer in answers:
+            assert isinstance(answer, Failed | Closed)
+            sorted_out.setdefault(answer.branch, []).append(answer)
+    return sorted_out
