@@ -32,6 +32,11 @@ class WaitingQueue:
     def __contains__(self, req: Req) -> bool:
         return req in self._of.get(req.priority, ())
 
+    @property
+    def highest_priority(self) -> int:
+        """Of those that wait; there must be one."""
+        return max(self._of)
+
     def add(self, req: Req) -> None:
         """A new request, behind those of its priority."""
         self._of.setdefault(req.priority, {})[req] = None

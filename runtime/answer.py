@@ -24,6 +24,7 @@ class Answer:
 
     def __init__(self, context: Context, client: bytes, gen: Gen) -> None:
         self.text = bytearray()
+        self.num_tokens = 0
         self.num_of: dict[Kind, int] = {"sampled": 0, "jumped": 0, "speculated": 0}
         self._context = context
         self._client = client
@@ -38,25 +39,19 @@ class Answer:
             self._scanner = context.new_scanner(sampling.stop, sampling.stop_regex)
         self._scan_from = 0
 
-    @property
-    def num_tokens(self) -> int:
-        """Tokens written so far."""
-        num = self.num_of
-        return num["sampled"] + num["jumped"] + num["speculated"]
-
     def hide(self, num_bytes: int) -> None:
         """Let the next bytes be no part of the text."""
         self.num_hidden = num_bytes
 
     def write(self, token_ids: tuple[int, ...], kind: Kind) -> Stop | None:
         """Add tokens; returns the stop that they complete, if they do."""
+        self.num_tokens += len(token_ids)
         self.num_of[kind] += len(token_ids)
         if self._runs and self._runs[-1][0] == kind:
             self._runs[-1][1].extend(token_ids)
         else:
             self._runs.append((kind, list(token_ids)))
-        bytes_of = self._context.bytes_of
-        data = b"".join([bytes_of(token) for token in token_ids])
+        data = b"".join(map(self._context.bytes_of, token_ids))
         if self.num_hidden:
             hidden = min(self.num_hidden, len(data))
             self.num_hidden -= hidden

@@ -12,48 +12,49 @@ class IntBuffer:
     """Like a list of ints, whose parts can be seen as numpy arrays without a copy.
 
     A view shows the buffer as it is when it is taken; whoever keeps it past the next change copies it.
+    `length` is for reading, where `len` would cost a call for every token.
     """
 
-    __slots__ = ("_data", "_length")
+    __slots__ = ("_data", "length")
 
     def __init__(self, values: Iterable[int] | Ints = ()) -> None:
         data = values if isinstance(values, np.ndarray) else np.fromiter(values, np.int32)
-        self._length = len(data)
-        self._data: Ints = np.empty(max(16, self._length + self._length // 2), np.int32)
-        self._data[: self._length] = data
+        self.length = len(data)
+        self._data: Ints = np.empty(max(16, self.length + self.length // 2), np.int32)
+        self._data[: self.length] = data
 
     def __len__(self) -> int:
-        return self._length
+        return self.length
 
     def __getitem__(self, index: int) -> int:
-        if not -self._length <= index < self._length:
+        if not -self.length <= index < self.length:
             raise IndexError(index)
-        return int(self._data[index if index >= 0 else self._length + index])
+        return int(self._data[index if index >= 0 else self.length + index])
 
     def append(self, value: int) -> None:
         """Add one value."""
-        if self._length == len(self._data):
-            self._grow(self._length + 1)
-        self._data[self._length] = value
-        self._length += 1
+        if self.length == len(self._data):
+            self._grow(self.length + 1)
+        self._data[self.length] = value
+        self.length += 1
 
     def extend(self, values: "Iterable[int] | Ints") -> None:
         """Add several values."""
         new = values if isinstance(values, np.ndarray) else np.fromiter(values, np.int32)
-        length = self._length + len(new)
+        length = self.length + len(new)
         if length > len(self._data):
             self._grow(length)
-        self._data[self._length : length] = new
-        self._length = length
+        self._data[self.length : length] = new
+        self.length = length
 
     def truncate(self, length: int) -> None:
         """Keep the first `length` values."""
-        assert 0 <= length <= self._length, (length, self._length)
-        self._length = length
+        assert 0 <= length <= self.length, (length, self.length)
+        self.length = length
 
     def view(self, start: int, stop: int) -> Ints:
         """Values [start, stop), not copied."""
-        assert 0 <= start <= stop <= self._length, (start, stop, self._length)
+        assert 0 <= start <= stop <= self.length, (start, stop, self.length)
         return self._data[start:stop]
 
     def ids(self, start: int, stop: int) -> tuple[int, ...]:
@@ -62,11 +63,11 @@ class IntBuffer:
 
     def copy(self) -> "IntBuffer":
         """An independent buffer of the same values."""
-        return IntBuffer(self._data[: self._length])
+        return IntBuffer(self._data[: self.length])
 
     def _grow(self, length: int) -> None:
         data = np.empty(max(length, 2 * len(self._data)), np.int32)
-        data[: self._length] = self._data[: self._length]
+        data[: self.length] = self._data[: self.length]
         self._data = data
 
 

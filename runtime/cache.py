@@ -13,6 +13,9 @@ from branchwork.runtime.buffer import IntBuffer, Ints
 from branchwork.runtime.pool import SlotPool
 from branchwork.runtime.radix import Found, Namespace, Node, RadixTree
 
+# A full pool is asked for a few slots in every step: some more are evicted at a time, if they are a small part.
+EVICTED_AT_ONCE = 256
+
 _EMPTY: Ints = np.empty(0, np.int32)
 
 
@@ -71,8 +74,9 @@ class PrefixCache:
             return None
         missing = count - self.num_free
         if missing > 0:
-            self.num_evicted += missing
-            self.pool.free(self.tree.evict(missing))
+            slots = self.tree.evict(max(missing, min(EVICTED_AT_ONCE, self.num_cached // 16)))
+            self.num_evicted += len(slots)
+            self.pool.free(slots)
         return self.pool.allocate(count)
 
     def keep(self, node: Node) -> None:
@@ -129,7 +133,7 @@ class Lease:
         When slots must be allocated and enough are free, `ahead` more are taken, so that a growing
         request asks seldom and lies in long runs.
         """
-        missing = length - len(self.slots)
+        missing = length - self.slots.length
         if missing <= 0:
             return True
         if missing + ahead <= self._cache.num_free:

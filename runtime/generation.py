@@ -130,7 +130,7 @@ class Generation:
     def ask(self, start: int, stop: int) -> Ask:
         """The next token when the segment reaches the end, and the logprobs that are wanted of its tokens."""
         score = self._score(start, stop) if self._unscored else None
-        if stop < len(self._tokens) or self._reason is not None:
+        if stop < self._tokens.length or self._reason is not None:
             return Ask(None, score)
         sampler, sampling = self._sampler, self._gen.sampling
         banned: tuple[int, ...] = ()
@@ -151,7 +151,7 @@ class Generation:
         """Add the logprobs and the sampled token; True when the slot is filled."""
         if self._unscored:
             self._take_scores(result.scored, stop)
-        if stop == len(self._tokens) and self._reason is None:
+        if stop == self._tokens.length and self._reason is None:
             if result.sampled is None:
                 raise ConstraintError("no token of the vocabulary may follow here")
             self._take_sampled(result.sampled)
@@ -245,7 +245,8 @@ class Generation:
     def _write(self, token_ids: tuple[int, ...], kind: Kind, scored: Scored | None = None) -> None:
         """Append tokens of the answer, and stop where they complete a stop."""
         before = len(self._tokens)
-        self._tokens.extend(token_ids)
+        for token in token_ids:
+            self._tokens.append(token)
         stop = self._answer.write(token_ids, kind)
         num_top = self._gen.logprobs
         if num_top is not None:

@@ -61,6 +61,9 @@ class Scheduler:
         self._work: dict[Req, int] = {}  # the step being planned: how many tokens of which request
         self._in_flight: list[tuple[Req, int, int]] = []  # the last plan's segments: [start, stop)
         self._someone_missed = False
+        self._nobody_fits = (
+            False  # no waiting request could be let in, and nothing has come free since
+        )
         self._table_writes: list[TableWrite] = []
         self._shared: tuple[SharedPrefix, ...] = ()
         self._shared_rows: tuple[int, ...] | None = None  # the rows that `_shared` is true of
@@ -77,6 +80,7 @@ class Scheduler:
         req.arrival = self._arrivals
         req.since = self.counters.steps
         self.waiting.add(req)
+        self._nobody_fits = False
 
     def cancel(self, req: Req) -> None:
         """Forget a request that waits or runs; its slots are free at once. One that has ended stays ended."""
@@ -105,8 +109,10 @@ class Scheduler:
 
     def _continue_running(self) -> None:
         """Give every running request its tokens: first those that decode, then prompts in chunks."""
-        decoding = [req for req in self.running if not req.prefilling]
-        prefilling = [req for req in self.running if req.prefilling]
+        decoding: list[Req] = []
+        prefilling: list[Req] = []
+        for req in self.running:
+            (prefilling if req.computed < req.prefill_end else decoding).append(req)
         budget = self._config.max_tokens_per_step
         if self._someone_missed:  # who has waited longest goes first
             decoding.sort(key=lambda req: req.last_step)
@@ -116,7 +122,7 @@ class Scheduler:
                 self._someone_missed = True
                 break
             if req.row is not None:  # else it was retracted for an earlier one
-                count = min(len(req.tokens) - req.computed, budget)
+                count = min(req.tokens.length - req.computed, budget)
                 if self._reserve(req, req.computed + count):
                     self._work[req] = count
                     budget -= count
@@ -133,7 +139,7 @@ class Scheduler:
     def _admit_waiting(self) -> None:
         """Let waiting requests in, in order, as far as rows, memory and the step's budget reach."""
         budget = self._budget
-        if not self.waiting or budget <= 0:
+        if not self.waiting or budget <= 0 or self._nobody_fits or not self._may_have_row():
             return
         config, steps = self._config, self.counters.steps
         queue = ordered(
@@ -141,10 +147,13 @@ class Scheduler:
         )
         chunk = self._chunk()
         twins = Twins(self.running)
+        self._nobody_fits = True
         for req in queue:
             if budget <= 0:
+                self._nobody_fits = False
                 break
             if twins.of(req, find(req, self.cache)) is not None:
+                self._nobody_fits = False
                 continue
             if not self._has_row_for(req):
                 break
@@ -152,11 +161,18 @@ class Scheduler:
                 if steps - req.since >= config.aging_steps:
                     break  # it has been passed over long enough: the memory that comes back is for it
                 continue
+            self._nobody_fits = False
             twins.add(req)
             count = min(len(req.tokens) - req.computed, chunk, budget)
             if self._reserve(req, req.computed + count):
                 self._work[req] = count
                 budget = self._budget
+
+    def _may_have_row(self) -> bool:
+        """Whether a row is free, or could be by preemption."""
+        return bool(self._rows) or self.waiting.highest_priority > min(
+            req.priority for req in self.running
+        )
 
     def _has_row_for(self, req: Req) -> bool:
         """Whether a row is free, if need be by preempting a request of lower priority."""
@@ -215,6 +231,8 @@ class Scheduler:
     def _reserve(self, req: Req, length: int) -> bool:
         """Have slots for `length` positions of a running request, whoever must give way; False: it did itself."""
         assert req.lease is not None
+        if length <= req.lease.slots.length:
+            return True
         ahead = 0 if req.prefilling else min(SLOTS_AHEAD, req.task.remaining())
         if req.lease.reserve(length, ahead):
             return True
@@ -248,6 +266,7 @@ class Scheduler:
         req.node = req.lease.close(req.tokens.view(0, req.computed))
         self._shared_rows = None
         self._rows.append(req.row)
+        self._nobody_fits = False
         self.running.remove(req)
         self._work.pop(req, None)
         req.row = req.lease = None

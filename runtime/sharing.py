@@ -1,6 +1,5 @@
 """Which requests of a step read the very same slots, so that attention may read them once (cascade)."""
 
-from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from branchwork.runtime.plan import SharedPrefix
@@ -17,18 +16,20 @@ def shared_prefixes(reqs: Sequence[Req]) -> tuple[SharedPrefix, ...]:
     Each request chooses, on its path through the tree, the node that saves most reads in all:
     (requests below it - 1) x its length.
     """
-    below: Counter[Node] = Counter()
+    paths: list[tuple[int, list[Node]]] = []
+    below: dict[Node, int] = {}
     for req in reqs:
-        if req.lease is not None and req.lease.shared >= MIN_SHARED_TOKENS:
-            below.update(node for node in req.lease.node.path() if node.end >= MIN_SHARED_TOKENS)
-    rows: defaultdict[Node, list[int]] = defaultdict(list)
-    for req in reqs:
-        if req.lease is None or req.row is None:
+        lease, row = req.lease, req.row
+        if lease is None or row is None or lease.shared < MIN_SHARED_TOKENS:
             continue
-        shared = [node for node in req.lease.node.path() if below[node] > 1]
-        if shared:
-            best = max(shared, key=lambda node: (below[node] - 1) * node.end)
-            rows[best].append(req.row)
+        path = [node for node in lease.node.path() if node.end >= MIN_SHARED_TOKENS]
+        paths.append((row, path))
+        for node in path:
+            below[node] = below.get(node, 0) + 1
+    groups: dict[Node, list[int]] = {}
+    for row, path in paths:
+        best = max(path, key=lambda node: (below[node] - 1) * node.end)
+        groups.setdefault(best, []).append(row)
     return tuple(
-        SharedPrefix(tuple(group), node.end) for node, group in rows.items() if len(group) > 1
+        SharedPrefix(tuple(rows), node.end) for node, rows in groups.items() if len(rows) > 1
     )
