@@ -11,25 +11,34 @@ from torch import Tensor
 
 from branchwork.kernels import linear as _linear
 from branchwork.kernels import reference
+from branchwork.kernels.cpu.compiling import is_compiled, start_compiling
+from branchwork.kernels.cpu.host import Network, runs_compiled
 from branchwork.kernels.errors import KernelError
 from branchwork.kernels.linear import PackedLinear
 from branchwork.kernels.linear import pack as pack_linear
 from branchwork.kernels.sampling import SamplingRows
+from branchwork.kernels.weights import DecoderWeights, LayerWeights
 
 __all__ = [
     "NO_TOKEN",
+    "DecoderWeights",
     "KernelError",
+    "LayerWeights",
+    "Network",
     "PackedLinear",
     "SamplingRows",
     "add_rms_norm",
     "attend",
     "embed",
+    "is_compiled",
     "linear",
     "pack_linear",
     "rms_norm",
     "rope_store_kv",
+    "runs_compiled",
     "sample",
     "silu_mul",
+    "start_compiling",
     "target_logprobs",
     "top_logprobs",
 ]

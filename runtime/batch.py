@@ -1,8 +1,12 @@
-"""One step's work as tensors: what the decoder reads. Made from a `Plan` by the model runner."""
+"""One step's work as arrays: what a decoder reads. Made from a `Plan` by the model runner."""
 
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 from torch import Tensor
+
+Ints = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,12 +19,12 @@ class Batch:
     max_position                 the largest of `positions`
     """
 
-    token_ids: Tensor
-    positions: Tensor
-    slots: Tensor
-    rows: Tensor
-    query_start: Tensor
-    kv_len: Tensor
+    token_ids: Ints
+    positions: Ints
+    slots: Ints
+    rows: Ints
+    query_start: Ints
+    kv_len: Ints
     max_position: int
 
 
@@ -28,10 +32,10 @@ class Batch:
 class KvCache:
     """The pool of K and V, and which slots each request's tokens have.
 
-    k, v        one [num_slots, kv_heads, head_dim] for each layer
+    k, v        [layers, num_slots, kv_heads, head_dim]
     slot_table  [max_rows, max_len] int32
     """
 
-    k: tuple[Tensor, ...]
-    v: tuple[Tensor, ...]
+    k: Tensor
+    v: Tensor
     slot_table: Tensor

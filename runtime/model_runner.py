@@ -1,14 +1,17 @@
 """Runs plans on the device: the owner of the KV pool's tensors and of the slot table."""
 
 from collections.abc import Sequence
+from concurrent.futures import Future
 from itertools import chain
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from branchwork.kernels import api as kernels
-from branchwork.runtime.batch import Batch, KvCache
+from branchwork.runtime.batch import Batch, Ints, KvCache
+from branchwork.runtime.forward import CompiledForward, Forward, PlainForward, compiled_later
 from branchwork.runtime.models.loader import LoadedModel
 from branchwork.runtime.plan import Plan, Scored, Segment, SegmentResult, Slots, StepResult
 from branchwork.runtime.sampling import sampling_rows
@@ -20,40 +23,62 @@ MAX_LOGIT_BYTES = 64 << 20
 class ModelRunner:
     """One device, one model, one pool. `run` is the only line of the engine that touches the device.
 
-    Slots are 0 to num_slots − 1, rows 0 to max_rows − 1, positions 0 to max_len − 1. The pool's memory
-    is reserved here and touched when it is first written.
+    Slots are 0 to num_slots − 1, rows 0 to max_rows − 1, positions 0 to max_len − 1, and a plan has at most
+    `max_tokens` tokens. Tokens are drawn from the first `num_token_ids` ids (None: all that have a logit).
+    The pool's memory is reserved here and touched when it is first written.
+
+    `compiled` None: use the compiled network as soon as it is ready; True: wait for it; False: never.
     """
 
-    def __init__(self, model: LoadedModel, num_slots: int, max_rows: int, max_len: int) -> None:
-        config, dtype = model.config, model.decoder.dtype
-        self.num_slots = num_slots
-        self.max_len = max_len
-        shape = (num_slots, config.num_kv_heads, config.head_dim)
-        self._decoder = model.decoder
+    def __init__(
+        self,
+        model: LoadedModel,
+        num_slots: int,
+        max_rows: int,
+        max_len: int,
+        max_tokens: int = 2048,
+        num_token_ids: int | None = None,
+        compiled: bool | None = None,
+    ) -> None:
+        config, decoder = model.config, model.decoder
+        shape = (config.num_layers, num_slots, config.num_kv_heads, config.head_dim)
         self._vocab_size = config.vocab_size
+        self._num_token_ids = num_token_ids or config.vocab_size
+        self._max_logit_rows = max(max_rows, MAX_LOGIT_BYTES // (4 * config.vocab_size))
         self._table = np.zeros((max_rows, max_len), dtype=np.int32)
-        self._cache = KvCache(
-            k=tuple(torch.empty(shape, dtype=dtype) for _ in range(config.num_layers)),
-            v=tuple(torch.empty(shape, dtype=dtype) for _ in range(config.num_layers)),
+        cache = KvCache(
+            k=torch.empty(shape, dtype=decoder.dtype),
+            v=torch.empty(shape, dtype=decoder.dtype),
             slot_table=torch.from_numpy(self._table),
         )
+        sizes = max_tokens, self._max_logit_rows
+        self._forward: Forward = PlainForward(decoder, cache)
+        self._faster: Future[CompiledForward] | None = None
+        if compiled is False or not kernels.runs_compiled(decoder.weights):
+            return
+        if compiled or kernels.is_compiled(decoder.dtype):
+            self._forward = CompiledForward(decoder, cache, *sizes)
+        else:
+            self._faster = compiled_later(decoder, cache, *sizes)
 
     @torch.inference_mode()
     def run(self, plan: Plan) -> StepResult:
         """Compute the K and V of every segment's tokens, and what its sample, score and pooling ask for."""
+        if self._faster is not None and self._faster.done():
+            self._forward, self._faster = self._faster.result(), None
         for write in plan.table_writes:
             self._write(write.row, write.start, write.slots)
         for segment in plan.segments:
             self._write(segment.row, segment.start, segment.slots)
         batch = _batch(plan.segments)
-        hidden = self._decoder.forward(batch, self._cache)
+        self._forward.run(batch)
         first_tokens = batch.query_start.tolist()
-        sampled = self._sample(plan.segments, first_tokens, hidden)
-        scored = self._score(plan.segments, first_tokens, hidden)
+        sampled = self._sample(plan.segments, first_tokens)
+        scored = self._score(plan.segments, first_tokens)
         return StepResult(
             tuple(
                 SegmentResult(
-                    sampled.get(i), scored.get(i, ()), self._pool(segment, first_tokens[i], hidden)
+                    sampled.get(i), scored.get(i, ()), self._pool(segment, first_tokens[i])
                 )
                 for i, segment in enumerate(plan.segments)
             )
@@ -63,27 +88,27 @@ class ModelRunner:
         self._table[row, start : start + len(slots)] = slots
 
     def _sample(
-        self, segments: Sequence[Segment], first_tokens: Sequence[int], hidden: Tensor
+        self, segments: Sequence[Segment], first_tokens: Sequence[int]
     ) -> dict[int, Scored]:
         """The token chosen for each segment (by its index) that asks for one and may have one."""
         asked = [(i, s.sample) for i, s in enumerate(segments) if s.sample is not None]
         if not asked:
             return {}
-        last_tokens = [first_tokens[i + 1] - 1 for i, _ in asked]
-        logits = self._logits(hidden, last_tokens)
+        logits = self._forward.logits(_ints([first_tokens[i + 1] - 1 for i, _ in asked]))
+        candidates = logits[:, : self._num_token_ids]
         chosen = torch.empty(len(asked), dtype=torch.int32)
-        kernels.sample(
-            logits, sampling_rows([sample for _, sample in asked], self._vocab_size), chosen
-        )
+        rows = sampling_rows([sample for _, sample in asked], self._num_token_ids)
+        kernels.sample(candidates, rows, chosen)
         tokens = chosen.tolist()
-        tops = [sample.top_logprobs for _, sample in asked]
-        rows = [
-            r for r, top in enumerate(tops) if top is not None and tokens[r] != kernels.NO_TOKEN
-        ]
         results = [Scored(token, float("nan")) for token in tokens]
-        if rows:
-            wanted = [(tokens[r], tops[r] or 0) for r in rows]
-            for r, scored in zip(rows, _scored(logits[rows], wanted), strict=True):
+        wanted = {
+            r: (tokens[r], sample.top_logprobs)
+            for r, (_, sample) in enumerate(asked)
+            if sample.top_logprobs is not None and tokens[r] != kernels.NO_TOKEN
+        }
+        if wanted:
+            of_rows = _scored(logits[list(wanted)], list(wanted.values()))
+            for r, scored in zip(wanted, of_rows, strict=True):
                 results[r] = scored
         return {
             i: result
@@ -92,7 +117,7 @@ class ModelRunner:
         }
 
     def _score(
-        self, segments: Sequence[Segment], first_tokens: Sequence[int], hidden: Tensor
+        self, segments: Sequence[Segment], first_tokens: Sequence[int]
     ) -> dict[int, tuple[Scored, ...]]:
         """The logprobs of given tokens for each segment (by its index) that asks for them."""
         asked = [
@@ -100,29 +125,29 @@ class ModelRunner:
         ]
         places = [first + k for _, first, score in asked for k in range(len(score.targets))]
         wanted = [(target, score.top) for _, _, score in asked for target in score.targets]
-        chunk = max(1, MAX_LOGIT_BYTES // (4 * self._vocab_size))
         results: list[Scored] = []
-        for at in range(0, len(places), chunk):
-            logits = self._logits(hidden, places[at : at + chunk])
-            results.extend(_scored(logits, wanted[at : at + chunk]))
+        for at in range(0, len(places), self._max_logit_rows):
+            end = at + self._max_logit_rows
+            results += _scored(self._forward.logits(_ints(places[at:end])), wanted[at:end])
         in_order = iter(results)
         return {i: tuple(next(in_order) for _ in score.targets) for i, _, score in asked}
 
-    def _logits(self, hidden: Tensor, tokens: Sequence[int]) -> Tensor:
-        rows = hidden if len(tokens) == len(hidden) else hidden[list(tokens)]
-        return self._decoder.logits(self._decoder.normed(rows))
-
-    def _pool(self, segment: Segment, first: int, hidden: Tensor) -> "np.ndarray | None":
+    def _pool(self, segment: Segment, first: int) -> npt.NDArray[np.float32] | None:
         if segment.pool_hidden is None:
             return None
-        rows = self._decoder.normed(hidden[first : first + len(segment.token_ids)]).float()
-        pooled = rows.sum(0) if segment.pool_hidden == "mean" else rows[-1]
-        return pooled.numpy()
+        states = self._forward.states(first, first + len(segment.token_ids)).float()
+        pooled: npt.NDArray[np.float32]
+        pooled = (states.sum(0) if segment.pool_hidden == "mean" else states[-1]).numpy()
+        return pooled
+
+
+def _ints(values: Sequence[int]) -> Ints:
+    return np.array(values, dtype=np.int32)
 
 
 def _batch(segments: Sequence[Segment]) -> Batch:
-    counts = np.fromiter((len(s.token_ids) for s in segments), dtype=np.int32)
-    starts = np.fromiter((s.start for s in segments), dtype=np.int32)
+    counts = _ints([len(s.token_ids) for s in segments])
+    starts = _ints([s.start for s in segments])
     query_start = np.zeros(len(segments) + 1, dtype=np.int32)
     np.cumsum(counts, out=query_start[1:])
     # Token t of request i stands at starts[i] + (t - query_start[i]).
@@ -132,12 +157,12 @@ def _batch(segments: Sequence[Segment]) -> Batch:
         chain.from_iterable(s.token_ids for s in segments), np.int32, num_tokens
     )
     return Batch(
-        token_ids=torch.from_numpy(token_ids),
-        positions=torch.from_numpy(positions),
-        slots=torch.from_numpy(np.concatenate([s.slots for s in segments])),
-        rows=torch.from_numpy(np.fromiter((s.row for s in segments), dtype=np.int32)),
-        query_start=torch.from_numpy(query_start),
-        kv_len=torch.from_numpy(starts + counts),
+        token_ids=token_ids,
+        positions=positions,
+        slots=np.concatenate([s.slots for s in segments], dtype=np.int32),
+        rows=_ints([s.row for s in segments]),
+        query_start=query_start,
+        kv_len=starts + counts,
         max_position=int(positions.max()),
     )
 

@@ -15,15 +15,11 @@ from branchwork.runtime.models.config import ModelConfig
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
-    """The weights of one layer; q, k and v are one matrix, and so are gate and up."""
+class _Linears:
+    """The packed matrices of one layer."""
 
-    attention_norm: Tensor
     qkv: kernels.PackedLinear
-    q_norm: Tensor | None
-    k_norm: Tensor | None
     out: kernels.PackedLinear
-    mlp_norm: Tensor
     gate_up: kernels.PackedLinear
     down: kernels.PackedLinear
 
@@ -31,25 +27,25 @@ class Layer:
 class Decoder:
     """The network. Holds weights, and tables of the rotation that grow with the positions seen."""
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        embedding: Tensor,
-        layers: tuple[Layer, ...],
-        final_norm: Tensor,
-        head: kernels.PackedLinear,
-    ) -> None:
+    def __init__(self, config: ModelConfig, weights: kernels.DecoderWeights) -> None:
         self.config = config
-        self.embedding = embedding
-        self.layers = layers
-        self.final_norm = final_norm
-        self.head = head
+        self.weights = weights
+        self._linears = tuple(
+            _Linears(
+                kernels.pack_linear(layer.qkv, layer.qkv_bias),
+                kernels.pack_linear(layer.out, layer.out_bias),
+                kernels.pack_linear(layer.gate_up, layer.gate_up_bias),
+                kernels.pack_linear(layer.down, layer.down_bias),
+            )
+            for layer in weights.layers
+        )
+        self._head = kernels.pack_linear(weights.head)
         self._cos, self._sin = rope.tables(config.rope, 1024)
 
     @property
     def dtype(self) -> torch.dtype:
         """Of weights, activations and cache."""
-        return self.embedding.dtype
+        return self.weights.embedding.dtype
 
     def forward(self, batch: Batch, cache: KvCache) -> Tensor:
         """Compute the new tokens, writing their K and V to their slots.
@@ -57,45 +53,51 @@ class Decoder:
         Returns the last layer's output before the final norm, [T, hidden_size].
         """
         config = self.config
-        cos, sin = self._rotation(batch.max_position)
-        num_tokens = batch.token_ids.shape[0]
-        hidden = self.embedding.new_empty(num_tokens, config.hidden_size)
+        cos, sin = self.rotation(batch.max_position)
+        token_ids, positions, slots = map(
+            torch.from_numpy, (batch.token_ids, batch.positions, batch.slots)
+        )
+        rows, query_start, kv_len = map(
+            torch.from_numpy, (batch.rows, batch.query_start, batch.kv_len)
+        )
+        num_tokens = len(token_ids)
+        hidden = self.weights.embedding.new_empty(num_tokens, config.hidden_size)
         normed = torch.empty_like(hidden)
         q = hidden.new_empty(num_tokens, config.num_heads, config.head_dim)
         attended = torch.empty_like(q)
         activated = hidden.new_empty(num_tokens, config.intermediate_size)
         scale = config.head_dim**-0.5
 
-        kernels.embed(batch.token_ids, self.embedding, out=hidden)
+        kernels.embed(token_ids, self.weights.embedding, out=hidden)
         delta: Tensor | None = None
-        for layer, k_pool, v_pool, window in zip(
-            self.layers, cache.k, cache.v, config.windows, strict=True
+        for layer, linears, k_pool, v_pool in zip(
+            self.weights.layers, self._linears, cache.k, cache.v, strict=True
         ):
             self._add_norm(delta, hidden, layer.attention_norm, normed)
-            qkv = kernels.linear(normed, layer.qkv)
+            qkv = kernels.linear(normed, linears.qkv)
             kernels.rope_store_kv(
-                qkv, cos, sin, batch.positions, batch.slots, k_pool, v_pool, q,
+                qkv, cos, sin, positions, slots, k_pool, v_pool, q,
                 layer.q_norm, layer.k_norm, config.rms_norm_eps,
             )  # fmt: skip
             kernels.attend(
-                q, k_pool, v_pool, cache.slot_table, batch.rows, batch.query_start, batch.kv_len,
-                attended, scale, window,
+                q, k_pool, v_pool, cache.slot_table, rows, query_start, kv_len,
+                attended, scale, layer.window,
             )  # fmt: skip
-            delta = kernels.linear(attended.view(num_tokens, -1), layer.out)
+            delta = kernels.linear(attended.view(num_tokens, -1), linears.out)
             self._add_norm(delta, hidden, layer.mlp_norm, normed)
-            kernels.silu_mul(kernels.linear(normed, layer.gate_up), out=activated)
-            delta = kernels.linear(activated, layer.down)
+            kernels.silu_mul(kernels.linear(normed, linears.gate_up), out=activated)
+            delta = kernels.linear(activated, linears.down)
         return hidden if delta is None else hidden.add_(delta)
 
     def normed(self, hidden: Tensor) -> Tensor:
         """Rows of `forward` through the final norm: what the head and poolers read."""
         out = torch.empty_like(hidden)
-        kernels.rms_norm(hidden, self.final_norm, self.config.rms_norm_eps, out)
+        kernels.rms_norm(hidden, self.weights.final_norm, self.config.rms_norm_eps, out)
         return out
 
     def logits(self, normed: Tensor) -> Tensor:
         """Scores of the next token, [rows, vocab_size], of rows of `normed`."""
-        return kernels.linear(normed, self.head)
+        return kernels.linear(normed, self._head)
 
     def _add_norm(self, delta: Tensor | None, hidden: Tensor, weight: Tensor, out: Tensor) -> None:
         if delta is None:
@@ -103,7 +105,8 @@ class Decoder:
         else:
             kernels.add_rms_norm(delta, hidden, weight, self.config.rms_norm_eps, out)
 
-    def _rotation(self, max_position: int) -> tuple[Tensor, Tensor]:
+    def rotation(self, max_position: int) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of every position up to `max_position` at least."""
         if max_position >= len(self._cos):
             length = max(max_position + 1, 2 * len(self._cos))
             self._cos, self._sin = rope.tables(self.config.rope, length)

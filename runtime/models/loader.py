@@ -10,7 +10,7 @@ from torch import Tensor
 from branchwork.kernels import api as kernels
 from branchwork.runtime.config import RuntimeConfig
 from branchwork.runtime.models.config import ModelConfig, read_config
-from branchwork.runtime.models.decoder import Decoder, Layer
+from branchwork.runtime.models.decoder import Decoder
 from branchwork.runtime.models.weights import Weights, checksum, read_json
 from branchwork.runtime.wire.errors import ConfigError, ModelError
 
@@ -37,7 +37,7 @@ def load_model(options: RuntimeConfig) -> LoadedModel:
     if options.device == "cuda":
         raise ConfigError("--device cuda: this version runs on the CPU")
     with Weights(folder) as weights, torch.inference_mode():
-        decoder = _decoder(config, weights, dtype)
+        decoder = Decoder(config, _weights(config, weights, dtype))
         unknown = [name for name in weights.left_over() if not name.endswith("rotary_emb.inv_freq")]
     if unknown:
         raise ModelError(f"{folder}: {config.architecture} has no place for tensor {unknown[0]}")
@@ -87,41 +87,52 @@ def _dtype(choice: str, config: ModelConfig) -> torch.dtype:
     return torch.bfloat16 if choice == "bfloat16" else torch.float32
 
 
-def _decoder(config: ModelConfig, weights: Weights, dtype: torch.dtype) -> Decoder:
+def _weights(config: ModelConfig, weights: Weights, dtype: torch.dtype) -> kernels.DecoderWeights:
     def take(name: str, *shape: int) -> Tensor:
         return weights.take(name, *shape).to(dtype)
 
     hidden, vocab = config.hidden_size, config.vocab_size
     embedding = take("model.embed_tokens.weight", vocab, hidden)
-    layers = tuple(_layer(config, take, f"model.layers.{i}") for i in range(config.num_layers))
-    final_norm = take("model.norm.weight", hidden)
-    if config.tied_embeddings:
-        head = embedding
-        if "lm_head.weight" in weights:
-            weights.take("lm_head.weight", vocab, hidden)
-    else:
+    head = embedding
+    if not config.tied_embeddings:
         head = take("lm_head.weight", vocab, hidden)
-    return Decoder(config, embedding, layers, final_norm, kernels.pack_linear(head))
+    elif "lm_head.weight" in weights:
+        weights.take("lm_head.weight", vocab, hidden)
+    return kernels.DecoderWeights(
+        embedding=embedding,
+        layers=tuple(_layer(config, take, i) for i in range(config.num_layers)),
+        final_norm=take("model.norm.weight", hidden),
+        head=head,
+        num_heads=config.num_heads,
+        num_kv_heads=config.num_kv_heads,
+        head_dim=config.head_dim,
+        eps=config.rms_norm_eps,
+    )
 
 
-def _layer(config: ModelConfig, take: Callable[..., Tensor], prefix: str) -> Layer:
+def _layer(config: ModelConfig, take: Callable[..., Tensor], index: int) -> kernels.LayerWeights:
     hidden, width, dim = config.hidden_size, config.intermediate_size, config.head_dim
     q_width, kv_width = config.num_heads * dim, config.num_kv_heads * dim
+    prefix = f"model.layers.{index}"
 
-    def pack(parts: dict[str, int], in_features: int, has_bias: bool) -> kernels.PackedLinear:
-        names = {f"{prefix}.{name}": rows for name, rows in parts.items()}
-        weight = torch.cat([take(f"{name}.weight", n, in_features) for name, n in names.items()])
-        biases = [take(f"{name}.bias", n) for name, n in names.items()] if has_bias else []
-        return kernels.pack_linear(weight, torch.cat(biases) if biases else None)
+    def joined(kind: str, rows: dict[str, int], *columns: int) -> Tensor:
+        return torch.cat([take(f"{prefix}.{name}.{kind}", n, *columns) for name, n in rows.items()])
 
     qkv = {"self_attn.q_proj": q_width, "self_attn.k_proj": kv_width, "self_attn.v_proj": kv_width}
-    return Layer(
+    out, down = {"self_attn.o_proj": hidden}, {"mlp.down_proj": hidden}
+    gate_up = {"mlp.gate_proj": width, "mlp.up_proj": width}
+    return kernels.LayerWeights(
         attention_norm=take(f"{prefix}.input_layernorm.weight", hidden),
-        qkv=pack(qkv, hidden, config.qkv_bias),
+        qkv=joined("weight", qkv, hidden),
+        qkv_bias=joined("bias", qkv) if config.qkv_bias else None,
         q_norm=take(f"{prefix}.self_attn.q_norm.weight", dim) if config.qk_norm else None,
         k_norm=take(f"{prefix}.self_attn.k_norm.weight", dim) if config.qk_norm else None,
-        out=pack({"self_attn.o_proj": hidden}, q_width, config.out_bias),
+        out=joined("weight", out, q_width),
+        out_bias=joined("bias", out) if config.out_bias else None,
         mlp_norm=take(f"{prefix}.post_attention_layernorm.weight", hidden),
-        gate_up=pack({"mlp.gate_proj": width, "mlp.up_proj": width}, hidden, config.mlp_bias),
-        down=pack({"mlp.down_proj": hidden}, width, config.mlp_bias),
+        gate_up=joined("weight", gate_up, hidden),
+        gate_up_bias=joined("bias", gate_up) if config.mlp_bias else None,
+        down=joined("weight", down, width),
+        down_bias=joined("bias", down) if config.mlp_bias else None,
+        window=config.windows[index],
     )

@@ -75,9 +75,11 @@ def oracle(model: PreTrainedModel, prompt: list[int], num_tokens: int) -> list[i
 class Greedy:
     """A scheduler in miniature: each row's tokens, its slots in a shuffled order, and one plan a step."""
 
-    def __init__(self, folder: Path, dtype: str = "float32", max_rows: int = 32) -> None:
+    def __init__(
+        self, folder: Path, compiled: bool, dtype: str = "float32", max_rows: int = 32
+    ) -> None:
         model = load_model(RuntimeConfig(model=str(folder), dtype=dtype))
-        self.runner = ModelRunner(model, NUM_SLOTS, max_rows, max_len=256)
+        self.runner = ModelRunner(model, NUM_SLOTS, max_rows, max_len=256, compiled=compiled)
         self.free = np.random.default_rng(0).permutation(NUM_SLOTS).astype(np.int32).tolist()
         self.slots: list[list[int]] = [[] for _ in range(max_rows)]
 
@@ -107,9 +109,10 @@ class Greedy:
                     todo[row] = [out.sampled.token_id]
 
 
+@pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "plain"])
 @pytest.mark.parametrize("name", MODELS)
 def test_greedy_text_equals_transformers_in_any_batch_and_chunking(
-    name: str, tmp_path: Path
+    name: str, compiled: bool, tmp_path: Path
 ) -> None:
     family, changes = MODELS[name]
     model = make_model(tmp_path, family, **changes)
@@ -118,15 +121,16 @@ def test_greedy_text_equals_transformers_in_any_batch_and_chunking(
     assert len({tuple(text) for text in expected}) == 8, "the model must not be degenerate"
 
     for chunk in (1000, 7):
-        assert Greedy(tmp_path).generate(prompts, 12, chunk)[:8] == expected
-        assert Greedy(tmp_path).generate(prompts[:1], 12, chunk) == expected[:1]
+        assert Greedy(tmp_path, compiled).generate(prompts, 12, chunk)[:8] == expected
+        assert Greedy(tmp_path, compiled).generate(prompts[:1], 12, chunk) == expected[:1]
 
 
-def test_a_prefix_in_another_rows_slots_gives_the_same_text(tmp_path: Path) -> None:
+@pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "plain"])
+def test_a_prefix_in_another_rows_slots_gives_the_same_text(compiled: bool, tmp_path: Path) -> None:
     model = make_model(tmp_path)
     prefix, tails = list(range(20)), [[30, 31, 32], [40]]
     expected = [oracle(model, prefix + tail, 10) for tail in tails]
-    greedy = Greedy(tmp_path)
+    greedy = Greedy(tmp_path, compiled)
     greedy.generate([prefix], 1, chunk=1000)
     shared = np.array(greedy.slots[0][:20], dtype=np.int32)
 

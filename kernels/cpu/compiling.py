@@ -1,0 +1,82 @@
+"""When the compiled network is ready. The first start after an installation compiles it, in a process of its own:
+a compiler beside the engine would hold the interpreter's lock for seconds.
+
+    python -m branchwork.kernels.cpu.compiling        compiles for every type, ahead of the first start
+"""
+
+import fcntl
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from branchwork.kernels.cpu.cached import cache_folder, sources_digest
+from branchwork.kernels.cpu.host import Network
+from branchwork.kernels.weights import DecoderWeights, LayerWeights
+
+DTYPES = (torch.bfloat16, torch.float32)
+
+
+def is_compiled(dtype: torch.dtype) -> bool:
+    """Whether the code for a type is on disk, so that it loads in a fraction of a second."""
+    return _mark(dtype).exists()
+
+
+def start_compiling(dtype: torch.dtype) -> "subprocess.Popen[bytes]":
+    """Compile in a child process; it ends when the code is on disk."""
+    command = [sys.executable, "-m", __name__, str(dtype).removeprefix("torch.")]
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL)
+
+
+def compile_now(dtype: torch.dtype) -> None:
+    """Compile by running the smallest network there is, unless another process has done it or is at it."""
+    mark = _mark(dtype)
+    with mark.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if mark.exists():
+            return
+        network = _smallest_network(dtype)
+        one, zero = np.ones(1, np.int32), np.zeros(1, np.int32)
+        angles = torch.zeros(2, 8)
+        network.run(zero, zero, zero, zero, np.array([0, 1], np.int32), one, angles, angles)
+        network.logits(zero)
+        mark.touch()
+
+
+def _mark(dtype: torch.dtype) -> Path:
+    kind = str(dtype).removeprefix("torch.")
+    return cache_folder() / f"branchwork-{kind}-{sources_digest()}"
+
+
+def _smallest_network(dtype: torch.dtype) -> Network:
+    hidden, heads, dim = 16, 1, 16
+
+    def zeros(*shape: int) -> torch.Tensor:
+        return torch.zeros(shape, dtype=dtype)
+
+    layer = LayerWeights(
+        attention_norm=zeros(hidden),
+        qkv=zeros(3 * dim, hidden),
+        qkv_bias=None,
+        q_norm=None,
+        k_norm=None,
+        out=zeros(hidden, dim),
+        out_bias=None,
+        mlp_norm=zeros(hidden),
+        gate_up=zeros(2 * hidden, hidden),
+        gate_up_bias=None,
+        down=zeros(hidden, hidden),
+        down_bias=None,
+        window=0,
+    )
+    table = zeros(2, hidden)
+    weights = DecoderWeights(table, (layer,), zeros(hidden), table, heads, heads, dim, 1e-6)
+    pool = zeros(1, 2, heads, dim)
+    return Network(weights, pool, pool.clone(), torch.zeros(1, 2, dtype=torch.int32), 1, 1)
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:] or [str(dtype).removeprefix("torch.") for dtype in DTYPES]:
+        compile_now(getattr(torch, name))

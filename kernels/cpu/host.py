@@ -1,0 +1,180 @@
+"""The Python side of the compiled network: tensors in, arrays of the compiled code's types, one call a step."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from branchwork.kernels.cpu.attention import make_scratch
+from branchwork.kernels.cpu.network import (
+    PRODUCT_ROWS,
+    Cache,
+    Shape,
+    Thread,
+    Tokens,
+    Weights,
+    Workspace,
+    run_head,
+    run_layers,
+)
+from branchwork.kernels.cpu.tile import LANES, PANEL, compiled_tiles, pack_columns
+from branchwork.kernels.errors import KernelError
+from branchwork.kernels.weights import DecoderWeights, LayerWeights
+
+Ints = npt.NDArray[np.int32]
+
+
+def array_of(tensor: Tensor) -> npt.NDArray[Any]:
+    """The tensor's memory as numpy; bfloat16 as uint16."""
+    if tensor.dtype is torch.bfloat16:
+        return tensor.view(torch.int16).numpy().view(np.uint16)
+    array: npt.NDArray[Any] = tensor.numpy()
+    return array
+
+
+def runs_compiled(weights: DecoderWeights) -> bool:
+    """Whether the compiled network can run these weights: float32 or bfloat16, of even widths."""
+    layer = weights.layers[0]
+    widths = (layer.qkv.shape[1], layer.out.shape[1], layer.down.shape[1], weights.head_dim)
+    known = weights.embedding.dtype in (torch.float32, torch.bfloat16)
+    return known and weights.embedding.device.type == "cpu" and not any(w % 2 for w in widths)
+
+
+class Network:
+    """A decoder on the CPU with its KV pool. One step at a time; `run`, then `logits` and `hidden`.
+
+    k_pool, v_pool  [L, S, kv_heads, head_dim] of the weights' dtype
+    slot_table      [rows, max_len] int32
+    max_tokens      new tokens of one step, at most
+    max_logit_rows  rows of logits of one call, at most
+    """
+
+    def __init__(
+        self,
+        weights: DecoderWeights,
+        k_pool: Tensor,
+        v_pool: Tensor,
+        slot_table: Tensor,
+        max_tokens: int,
+        max_logit_rows: int,
+    ) -> None:
+        if not runs_compiled(weights):
+            raise KernelError("weights", "float32 or bfloat16 of even widths", "others")
+        stored = array_of(weights.embedding).dtype
+        heads = (weights.num_heads, weights.num_kv_heads, weights.head_dim)
+        self._shape = Shape(*heads, weights.eps, weights.layers[0].q_norm is not None)
+        self._weights = _packed(weights)
+        self._work = _workspace(self._weights, weights, stored, max_tokens, max_logit_rows)
+        self._pool = array_of(k_pool), array_of(v_pool), array_of(slot_table)
+        self._vocab_size = weights.head.shape[0]
+        self._thread = Thread(
+            part=0,
+            parts=1,
+            tiles=compiled_tiles(stored),
+            attention=make_scratch(*heads, stored),
+            products=np.zeros((PRODUCT_ROWS, PANEL), np.float32),
+        )
+
+    def run(
+        self,
+        token_ids: Ints,
+        positions: Ints,
+        slots: Ints,
+        rows: Ints,
+        query_start: Ints,
+        kv_len: Ints,
+        cos: Tensor,
+        sin: Tensor,
+    ) -> None:
+        """Compute the new tokens: K and V go to their slots, hidden states stay for `logits` and `hidden`."""
+        cache = Cache(*self._pool, cos.numpy(), sin.numpy())
+        tokens = Tokens(token_ids, positions, slots, rows, query_start, kv_len)
+        run_layers(self._shape, self._weights, self._work, cache, tokens, self._thread)
+
+    def logits(self, of_tokens: Ints) -> npt.NDArray[np.float32]:
+        """Scores of what follows some tokens of the last `run`, [len(of_tokens), V]; overwritten by the next call."""
+        run_head(self._shape, self._weights, self._work, of_tokens, self._thread)
+        return self._work.logits[: len(of_tokens), : self._vocab_size]
+
+    @property
+    def hidden(self) -> npt.NDArray[np.float32]:
+        """The last layer's output before the final norm, of the last `run`: [≥ T, hidden]."""
+        return self._work.hidden
+
+
+def _packed(weights: DecoderWeights) -> Weights:
+    layers = weights.layers
+
+    def norms(part: Callable[[LayerWeights], Tensor | None], width: int) -> npt.NDArray[np.float32]:
+        rows = [part(layer) for layer in layers]
+        return np.stack([np.ones(width, np.float32) if r is None else _floats(r) for r in rows])
+
+    def biases(
+        part: Callable[[LayerWeights], Tensor | None], width: int
+    ) -> npt.NDArray[np.float32]:
+        out = np.zeros((len(layers), -(-width // PANEL) * PANEL), np.float32)
+        for row, bias in zip(out, (part(layer) for layer in layers), strict=True):
+            if bias is not None:
+                row[:width] = _floats(bias)
+        return out
+
+    def packed(matrices: Sequence[Tensor]) -> npt.NDArray[Any]:
+        return np.stack([pack_columns(array_of(matrix)) for matrix in matrices])
+
+    return Weights(
+        embedding=array_of(weights.embedding.contiguous()),
+        attention_norm=norms(lambda layer: layer.attention_norm, 0),
+        qkv=packed([layer.qkv for layer in layers]),
+        qkv_bias=biases(lambda layer: layer.qkv_bias, layers[0].qkv.shape[0]),
+        q_norm=norms(lambda layer: layer.q_norm, weights.head_dim),
+        k_norm=norms(lambda layer: layer.k_norm, weights.head_dim),
+        out=packed([layer.out for layer in layers]),
+        out_bias=biases(lambda layer: layer.out_bias, layers[0].out.shape[0]),
+        mlp_norm=norms(lambda layer: layer.mlp_norm, 0),
+        gate_up=packed([_interleaved(layer.gate_up) for layer in layers]),
+        gate_up_bias=biases(
+            lambda layer: None if layer.gate_up_bias is None else _interleaved(layer.gate_up_bias),
+            len(_interleaved(layers[0].gate_up)),
+        ),
+        down=packed([layer.down for layer in layers]),
+        down_bias=biases(lambda layer: layer.down_bias, layers[0].down.shape[0]),
+        windows=np.array([layer.window for layer in layers], np.int64),
+        final_norm=_floats(weights.final_norm),
+        head=pack_columns(array_of(weights.head)),
+    )
+
+
+def _workspace(
+    packed: Weights,
+    weights: DecoderWeights,
+    stored: npt.DTypeLike,
+    max_tokens: int,
+    max_logit_rows: int,
+) -> Workspace:
+    layer, q_width = weights.layers[0], weights.num_heads * weights.head_dim
+    return Workspace(
+        hidden=np.zeros((max_tokens, layer.qkv.shape[1]), np.float32),
+        normed=np.zeros((max(max_tokens, max_logit_rows), layer.qkv.shape[1]), stored),
+        qkv=np.zeros((max_tokens, packed.qkv_bias.shape[1]), np.float32),
+        q=np.zeros((max_tokens, q_width), stored),
+        attended=np.zeros((max_tokens, q_width), stored),
+        activated=np.zeros((max_tokens, packed.gate_up_bias.shape[1] // 2), stored),
+        logits=np.zeros((max_logit_rows, packed.head.shape[0] * LANES), np.float32),
+    )
+
+
+def _floats(tensor: Tensor) -> npt.NDArray[np.float32]:
+    array: npt.NDArray[np.float32] = tensor.float().numpy()
+    return array
+
+
+def _interleaved(gate_up: Tensor) -> Tensor:
+    """Rows of gate and up in turns of 32, padded with zeros to whole turns, as the kernel's epilogue pairs them."""
+    turn, width = PANEL // 2, gate_up.shape[0] // 2
+    padded = gate_up.new_zeros(2, -(-width // turn) * turn, *gate_up.shape[1:])
+    padded[:, :width] = gate_up.view(2, width, *gate_up.shape[1:])
+    turns = padded.view(2, -1, turn, *gate_up.shape[1:])
+    return turns.transpose(0, 1).reshape(-1, *gate_up.shape[1:])

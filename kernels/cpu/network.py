@@ -1,0 +1,291 @@
+"""The layers of a decoder as one compiled function: a step costs no Python and no dispatch between operations.
+
+Activations are float32 where they are summed (the residual stream, scores), and of the weights' type where they
+enter a product. Every result depends on its own row alone, never on the batch.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from branchwork.kernels.cpu.attention import QUERY_ROWS, AttentionScratch, attend_tokens
+from branchwork.kernels.cpu.cached import entry_point
+from branchwork.kernels.cpu.tile import PANEL, Tiles, product
+from branchwork.kernels.cpu.vector import exp, inlined, kernel, narrow, widen
+
+PRODUCT_ROWS = 48
+"""Rows whose products wait for what follows them (a sum, SiLU) in the first-level cache."""
+
+
+class Shape(NamedTuple):
+    """What the arrays do not say."""
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    eps: float
+    qk_norm: bool
+
+
+class Weights(NamedTuple):
+    """A decoder's weights, L layers stacked; packed ones as `tile.pack_columns` lays them out.
+
+    Norms and biases are float32; biases are as long as their padded columns, zeros where there is none.
+    gate_up has 32 columns of gate, then the same 32 of up, and so on.
+    """
+
+    embedding: npt.NDArray[Any]  # [V, hidden] stored
+    attention_norm: npt.NDArray[np.float32]  # [L, hidden]
+    qkv: npt.NDArray[Any]  # [L, packed]
+    qkv_bias: npt.NDArray[np.float32]
+    q_norm: npt.NDArray[np.float32]  # [L, head_dim]
+    k_norm: npt.NDArray[np.float32]
+    out: npt.NDArray[Any]  # [L, packed]
+    out_bias: npt.NDArray[np.float32]
+    mlp_norm: npt.NDArray[np.float32]  # [L, hidden]
+    gate_up: npt.NDArray[Any]  # [L, packed]
+    gate_up_bias: npt.NDArray[np.float32]
+    down: npt.NDArray[Any]  # [L, packed]
+    down_bias: npt.NDArray[np.float32]
+    windows: npt.NDArray[np.int64]  # [L]; 0: no window
+    final_norm: npt.NDArray[np.float32]  # [hidden]
+    head: npt.NDArray[Any]  # packed, V columns
+
+
+class Workspace(NamedTuple):
+    """Activations of up to T tokens and R rows of logits."""
+
+    hidden: npt.NDArray[np.float32]  # [T, hidden]
+    normed: npt.NDArray[Any]  # [T, hidden] stored
+    qkv: npt.NDArray[np.float32]  # [T, padded columns]
+    q: npt.NDArray[Any]  # [T, heads · head_dim] stored
+    attended: npt.NDArray[Any]  # [T, heads · head_dim] stored
+    activated: npt.NDArray[Any]  # [T, padded width] stored
+    logits: npt.NDArray[np.float32]  # [R, padded V]
+
+
+class Cache(NamedTuple):
+    """The KV pool and the rotation's tables."""
+
+    k: npt.NDArray[Any]  # [L, S, kv_heads, head_dim] stored
+    v: npt.NDArray[Any]
+    slot_table: npt.NDArray[np.int32]  # [rows, max_len]
+    cos: npt.NDArray[np.float32]  # [length, head_dim / 2]
+    sin: npt.NDArray[np.float32]
+
+
+class Tokens(NamedTuple):
+    """One step's new tokens, T of R requests."""
+
+    ids: npt.NDArray[np.int32]  # [T]
+    positions: npt.NDArray[np.int32]  # [T]
+    slots: npt.NDArray[np.int32]  # [T]; below 0: K and V are not kept
+    rows: npt.NDArray[np.int32]  # [R] lines in the slot table
+    query_start: npt.NDArray[
+        np.int32
+    ]  # [R + 1]; request i's tokens are query_start[i] to query_start[i + 1]
+    kv_len: npt.NDArray[np.int32]  # [R] tokens so far, with the new ones
+
+
+class Thread(NamedTuple):
+    """One thread's share, and its working memory."""
+
+    part: int
+    parts: int
+    tiles: Tiles
+    attention: AttentionScratch
+    products: npt.NDArray[np.float32]  # [PRODUCT_ROWS, PANEL]
+
+
+@inlined
+def share(count: Any, thread: Any) -> Any:
+    """The thread's range of `count` pieces of work."""
+    first = count * thread.part // thread.parts
+    return range(first, count * (thread.part + 1) // thread.parts)
+
+
+@kernel
+def norm_row(x: Any, weight: Any, eps: Any, out: Any) -> None:
+    """out = x / rms(x) · weight, for one row."""
+    total = np.float32(0)
+    for i in range(x.shape[0]):
+        total += x[i] * x[i]
+    factor = np.float32(1.0) / np.float32(np.sqrt(total / x.shape[0] + np.float32(eps)))
+    for i in range(x.shape[0]):
+        out[i] = narrow(x[i] * factor * weight[i], out)
+
+
+@kernel
+def _embed(tokens: Any, embedding: Any, hidden: Any, thread: Any) -> None:
+    for t in share(len(tokens.ids), thread):
+        row = embedding[tokens.ids[t]]
+        for i in range(hidden.shape[1]):
+            hidden[t, i] = widen(row[i])
+
+
+@kernel
+def _norms(x: Any, weight: Any, eps: Any, num_tokens: Any, out: Any, thread: Any) -> None:
+    for t in share(num_tokens, thread):
+        norm_row(x[t], weight, eps, out[t])
+
+
+@kernel
+def _project(x: Any, num_rows: Any, weight: Any, out: Any, thread: Any) -> None:
+    """out = x Wᵀ; the threads take columns, so that each weight is read once."""
+    for panel in share(out.shape[1] // PANEL, thread):
+        first = panel * PANEL
+        product(
+            thread.tiles, x, num_rows, weight[first // 16 :], weight.shape[1], out[:, first:], PANEL
+        )
+
+
+@kernel
+def _project_add(x: Any, num_rows: Any, weight: Any, bias: Any, out: Any, thread: Any) -> None:
+    """out += x Wᵀ + b."""
+    scratch = thread.products
+    for panel in share(weight.shape[0] * 16 // PANEL, thread):
+        first = panel * PANEL
+        for row in range(0, num_rows, PRODUCT_ROWS):
+            n = min(num_rows - row, PRODUCT_ROWS)
+            product(
+                thread.tiles, x[row:], n, weight[first // 16 :], weight.shape[1], scratch, PANEL
+            )
+            for r in range(n):
+                _add(scratch[r], bias[first:], out[row + r, first : first + PANEL])
+
+
+@kernel
+def _gate(x: Any, num_rows: Any, weight: Any, bias: Any, out: Any, thread: Any) -> None:
+    """out = silu(x Gᵀ + b) · (x Uᵀ + c), with the columns of G and U 32 by 32."""
+    scratch, half = thread.products, PANEL // 2
+    for panel in share(weight.shape[0] * 16 // PANEL, thread):
+        first = panel * PANEL
+        for row in range(0, num_rows, PRODUCT_ROWS):
+            n = min(num_rows - row, PRODUCT_ROWS)
+            product(
+                thread.tiles, x[row:], n, weight[first // 16 :], weight.shape[1], scratch, PANEL
+            )
+            for r in range(n):
+                _silu_mul(
+                    scratch[r, :half], bias[first : first + half],
+                    scratch[r, half:], bias[first + half : first + PANEL],
+                    out[row + r, panel * half : (panel + 1) * half],
+                )  # fmt: skip
+
+
+@kernel
+def _add(x: Any, bias: Any, out: Any) -> None:
+    for j in range(len(out)):
+        out[j] += x[j] + bias[j]
+
+
+@kernel
+def _silu_mul(gates: Any, gate_bias: Any, ups: Any, up_bias: Any, out: Any) -> None:
+    for j in range(len(out)):
+        gate = gates[j] + gate_bias[j]
+        value = gate / (np.float32(1) + exp(-gate)) * (ups[j] + up_bias[j])
+        out[j] = narrow(value, out)
+
+
+@kernel
+def rotate(x: Any, cos: Any, sin: Any, out: Any) -> None:
+    """Rotate one head by its position's cosines and sines, halves against each other."""
+    half = cos.shape[0]
+    for i in range(half):
+        out[i] = narrow(x[i] * cos[i] - x[half + i] * sin[i], out)
+        out[half + i] = narrow(x[half + i] * cos[i] + x[i] * sin[i], out)
+
+
+@kernel
+def _rope_store(
+    shape: Any, weights: Any, layer: Any, work: Any, cache: Any, tokens: Any, thread: Any
+) -> None:
+    """Biases and norms of q and k, then rotation; q to its buffer, k and v to their slots."""
+    dim, num_heads, num_kv = shape.head_dim, shape.num_heads, shape.num_kv_heads
+    for t in share(len(tokens.ids), thread):
+        row, slot = work.qkv[t], tokens.slots[t]
+        cos, sin = cache.cos[tokens.positions[t]], cache.sin[tokens.positions[t]]
+        for i in range((num_heads + 2 * num_kv) * dim):
+            row[i] += weights.qkv_bias[layer, i]
+        for h in range(num_heads + num_kv):
+            head = row[h * dim : (h + 1) * dim]
+            if shape.qk_norm:
+                norm = weights.q_norm[layer] if h < num_heads else weights.k_norm[layer]
+                norm_row(head, norm, shape.eps, head)
+            if h < num_heads:
+                rotate(head, cos, sin, work.q[t, h * dim : (h + 1) * dim])
+            elif slot >= 0:
+                rotate(head, cos, sin, cache.k[layer, slot, h - num_heads])
+        if slot >= 0:
+            values = row[(num_heads + num_kv) * dim :]
+            for h in range(num_kv):
+                for d in range(dim):
+                    cache.v[layer, slot, h, d] = narrow(values[h * dim + d], cache.v)
+
+
+@kernel
+def _attend(
+    shape: Any, layer: Any, window: Any, work: Any, cache: Any, tokens: Any, thread: Any
+) -> None:
+    """Attention of every request. Pieces of work go round the threads: some key heads of some tokens."""
+    scale = np.float32(1.0 / np.sqrt(shape.head_dim))
+    num_kv = shape.num_kv_heads
+    group = shape.num_heads // num_kv
+    piece = 0
+    for i in range(len(tokens.rows)):
+        first, last = tokens.query_start[i], tokens.query_start[i + 1]
+        start = tokens.kv_len[i] - (last - first)
+        slots = cache.slot_table[tokens.rows[i]]
+        tokens_at_once = min(max(QUERY_ROWS // group, 1), last - first)
+        # All heads of a few tokens together: their keys lie side by side in memory.
+        heads_at_once = min(
+            max(QUERY_ROWS // (tokens_at_once * group), 1), -(-num_kv // thread.parts)
+        )
+        for head in range(0, num_kv, heads_at_once):
+            for token in range(first, last, tokens_at_once):
+                piece += 1
+                if piece % thread.parts != thread.part:
+                    continue
+                attend_tokens(
+                    work.q, work.attended, token, min(last - token, tokens_at_once),
+                    start + token - first, head, min(heads_at_once, num_kv - head),
+                    cache.k[layer], cache.v[layer], slots, scale, window, thread.attention,
+                )  # fmt: skip
+
+
+@entry_point
+def run_layers(shape: Any, weights: Any, work: Any, cache: Any, tokens: Any, thread: Any) -> None:
+    """Compute the new tokens: their K and V go to their slots, their last hidden states to `work.hidden`."""
+    num_tokens, hidden = len(tokens.ids), work.hidden
+    _embed(tokens, weights.embedding, hidden, thread)
+    for layer in range(weights.attention_norm.shape[0]):
+        _norms(hidden, weights.attention_norm[layer], shape.eps, num_tokens, work.normed, thread)
+        _project(work.normed, num_tokens, weights.qkv[layer], work.qkv, thread)
+        _rope_store(shape, weights, layer, work, cache, tokens, thread)
+        _attend(shape, layer, weights.windows[layer], work, cache, tokens, thread)
+        _project_add(
+            work.attended, num_tokens, weights.out[layer], weights.out_bias[layer], hidden, thread
+        )
+        _norms(hidden, weights.mlp_norm[layer], shape.eps, num_tokens, work.normed, thread)
+        _gate(
+            work.normed, num_tokens, weights.gate_up[layer], weights.gate_up_bias[layer],
+            work.activated, thread,
+        )  # fmt: skip
+        _project_add(
+            work.activated,
+            num_tokens,
+            weights.down[layer],
+            weights.down_bias[layer],
+            hidden,
+            thread,
+        )
+
+
+@entry_point
+def run_head(shape: Any, weights: Any, work: Any, of_tokens: Any, thread: Any) -> None:
+    """Logits of what follows some tokens, from `work.hidden`."""
+    num_rows = len(of_tokens)
+    for r in share(num_rows, thread):
+        norm_row(work.hidden[of_tokens[r]], weights.final_norm, shape.eps, work.normed[r])
+    _project(work.normed, num_rows, weights.head, work.logits, thread)

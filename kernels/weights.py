@@ -1,0 +1,41 @@
+"""A decoder's weights as plain tensors, by the names of what they do: what a model folder gives to the kernels."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class LayerWeights:
+    """One layer. q, k and v are one matrix, and so are gate and up; each weight is [out, in].
+
+    `window` is how many positions the layer looks back over, its own included; 0: all.
+    """
+
+    attention_norm: Tensor
+    qkv: Tensor
+    qkv_bias: Tensor | None
+    q_norm: Tensor | None
+    k_norm: Tensor | None
+    out: Tensor
+    out_bias: Tensor | None
+    mlp_norm: Tensor
+    gate_up: Tensor
+    gate_up_bias: Tensor | None
+    down: Tensor
+    down_bias: Tensor | None
+    window: int
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderWeights:
+    """A whole decoder of the Llama family. `head` may be the very tensor of `embedding`."""
+
+    embedding: Tensor
+    layers: tuple[LayerWeights, ...]
+    final_norm: Tensor
+    head: Tensor
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    eps: float
