@@ -6,6 +6,9 @@ from threading import Lock
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+import msgspec
+
+from branchwork.lang.chat_template import ChatTemplate
 from branchwork.runtime.wire.backend import Backend, Listener
 from branchwork.runtime.wire.errors import ProgramError
 from branchwork.runtime.wire.messages import BranchId, Instruction, Welcome
@@ -38,9 +41,11 @@ class Runtime:
         # pyzmq is 25 ms to import; a program that runs against an API does not need it.
         from branchwork.runtime.wire.launcher import launch  # noqa: PLC0415
 
+        options = _translated(options)
         chosen = model or model_path
         if chosen is not None:
             options["model"] = chosen
+        self.chat_template: ChatTemplate | None = None
         self._process: RunningRuntime = launch(**options)
         self._client: Backend = self._process.connect()
         self._outer: Backend | None = None
@@ -57,8 +62,11 @@ class Runtime:
 
     @property
     def welcome(self) -> Welcome:
-        """Who answers, and within which limits."""
-        return self._client.welcome
+        """Who answers, and within which limits; `chat_template`, where it is set, goes before the model's own."""
+        welcome = self._client.welcome
+        if self.chat_template is None:
+            return welcome
+        return msgspec.structs.replace(welcome, chat_format=self.chat_template.chat_format())
 
     def new_branch(self, listener: Listener) -> BranchId:
         """As `Backend.new_branch`."""
@@ -101,6 +109,46 @@ class Runtime:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+# SGLang's options that have another name here, and those that have no counterpart: they tune what is not there.
+_RENAMED = {
+    "context_length": "max_len",
+    "max_total_tokens": "kv_slots",
+    "max_running_requests": "max_rows",
+}
+_WITHOUT_EFFECT = frozenset(
+    [
+        "tp_size",
+        "port",
+        "host",
+        "mem_fraction_static",
+        "trust_remote_code",
+        "disable_cuda_graph",
+        "cuda_graph_max_bs",
+        "attention_backend",
+        "sampling_backend",
+        "chunked_prefill_size",
+        "modeling",
+        "torchao_config",
+        "tokenizer_path",
+        "random_seed",
+        "log_requests",
+        "disable_overlap_schedule",
+    ]
+)
+
+
+def _translated(options: dict[str, Any]) -> dict[str, Any]:
+    """Options of SGLang's Runtime under this runtime's names; those without effect here are left out."""
+    known = {
+        _RENAMED.get(name, name): value
+        for name, value in options.items()
+        if name not in _WITHOUT_EFFECT
+    }
+    if known.pop("disable_radix_cache", False):
+        known["prefix_cache"] = False
+    return known
 
 
 def connect(address: str, *, key_file: str = "") -> Backend:

@@ -10,6 +10,7 @@ import msgspec
 from branchwork.lang.api.provider import Completion, Provider
 from branchwork.lang.api.speculation import Ahead, TokenUsage
 from branchwork.lang.api.transcript import Transcript
+from branchwork.lang.chat_template import ChatTemplate
 from branchwork.runtime.wire import messages as wire
 from branchwork.runtime.wire.backend import Listener
 from branchwork.runtime.wire.errors import (
@@ -53,6 +54,7 @@ class Remote:
         self, provider: Provider, *, spec_tokens: int = 0, token_usage: TokenUsage | None = None
     ) -> None:
         self.provider = provider
+        self.chat_template: ChatTemplate | None = None
         self.token_usage = token_usage or TokenUsage()
         self._spec_tokens = spec_tokens
         self._views: dict[int, Remote] = {}
@@ -85,7 +87,9 @@ class Remote:
             context_len=1 << 30,
             vocab_size=1 << 30,
             eos_token_ids=(),
-            chat_format=self.provider.chat_format,
+            chat_format=self.chat_template.chat_format()
+            if self.chat_template
+            else self.provider.chat_format,
             limits={},
             heartbeat_s=1.0,
             pid=0,

@@ -9,6 +9,9 @@ def capital(s, country):
 print(capital.run(country="France")["city"])
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from branchwork.lang.choices import (
     ChoicesDecision,
     ChoicesSamplingMethod,
@@ -42,16 +45,44 @@ from branchwork.lang.roles import (
 from branchwork.lang.state import AsyncState, State
 from branchwork.runtime.wire.errors import BranchworkError
 
+if TYPE_CHECKING:
+    from branchwork.lang.api.anthropic import Anthropic
+    from branchwork.lang.api.endpoint import RuntimeEndpoint
+    from branchwork.lang.api.litellm import LiteLLM
+    from branchwork.lang.api.openai import OpenAI
+    from branchwork.lang.engine import Engine
+
 __version__ = "0.1.0"
 
+# What only some programs use is imported when it is first named.
+_LAZY = {
+    "Anthropic": "branchwork.lang.api.anthropic",
+    "Engine": "branchwork.lang.engine",
+    "LiteLLM": "branchwork.lang.api.litellm",
+    "OpenAI": "branchwork.lang.api.openai",
+    "RuntimeEndpoint": "branchwork.lang.api.endpoint",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'branchwork' has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name]), name)
+
+
 __all__ = [
+    "Anthropic",
     "AsyncState",
     "BranchworkError",
     "ChoicesDecision",
     "ChoicesSamplingMethod",
+    "Engine",
     "Expr",
     "Function",
+    "LiteLLM",
+    "OpenAI",
     "Runtime",
+    "RuntimeEndpoint",
     "State",
     "assistant",
     "assistant_begin",

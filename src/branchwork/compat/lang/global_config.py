@@ -1,0 +1,5 @@
+"""As `sglang.lang.global_config`."""
+
+from branchwork.lang.default import GlobalConfig, global_config
+
+__all__ = ["GlobalConfig", "global_config"]
