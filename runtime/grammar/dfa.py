@@ -196,6 +196,8 @@ def make(classes: npt.NDArray[np.uint8], table: Table, accepting: Flags, start: 
     table, accepting, start = _merge_states(table, accepting, start)
     classes, table = _merge_classes(classes, table)
     table, accepting, start = _number(table, accepting, start)
+    if start == DEAD:
+        classes = np.zeros(256, np.uint8)
     return _identified(classes, table, accepting, start)
 
 
