@@ -379,6 +379,21 @@ class Algebra:
             cells += _outside(keys, shared_keys, self.both(term, a.rest))
         return tuple((keys, term) for keys, term in cells if term is not rest), rest
 
+    def partition(self, patterns: Iterable[tuple[Language, Term]]) -> list[tuple[Language, Term]]:
+        """Keys that are as every pattern they match says: the same as languages that do not overlap."""
+        merged: dict[Term, Language] = {}
+        for keys, term in patterns:
+            merged[term] = either_language(merged[term], keys) if term in merged else keys
+        found: list[tuple[Language, Term]] = []
+        for term, keys in merged.items():
+            shared = [(other, inner) for other, inner in found if not disjoint(keys, other)]
+            apart = [cell for cell in found if cell not in shared]
+            found = apart + _outside(keys, [other for other, _ in shared], term)
+            for other, inner in shared:
+                found.append((both_languages(keys, other), self.both(term, inner)))
+                found += _outside(other, [keys], inner)
+        return found
+
     def settle(self, item: Object) -> list[Object]:
         """The union of objects without witnesses that are `item`; a witness among unnamed keys stays one."""
         if not item.witnesses:

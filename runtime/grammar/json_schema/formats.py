@@ -51,7 +51,8 @@ _SCRIPTS = (
     "[a-z0-9\u00df-\u00f6\u00f8-\u00ff\u03ac-\u03c9\u0430-\u045f\u3041-\u3096\u30a1-\u30fa\u4e00-\u9fa5"
     "\uac00-\ud7a3]"
 )
-_IDN_HOSTNAME = _host(_SCRIPTS, 20, 5)
+_IDN_HOSTNAME = rf"{_SCRIPTS}{{1,12}}(?:\.{_SCRIPTS}{{1,12}}){{0,3}}"
+_MAIL_HOST = _host("[A-Za-z0-9]", 40, 6)
 
 _ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]"
 _UNICODE_ATOM = _ATOM[:-2] + "\u00a1-\ud7ff\uf900-\ufdcf\ufdf0-\uffef-]"
@@ -119,8 +120,8 @@ FORMATS: dict[str, Language] = {
     "time": _whole(_TIME),
     "date-time": _whole(f"{_DATE}[Tt]{_TIME}"),
     "duration": _whole(_DURATION),
-    "email": _whole(_mailbox(_ATOM, _HOSTNAME)),
-    "idn-email": _whole(_mailbox(_UNICODE_ATOM, f"{_HOSTNAME}|{_IDN_HOSTNAME}")),
+    "email": _whole(_mailbox(_ATOM, _MAIL_HOST)),
+    "idn-email": _whole(_mailbox(_UNICODE_ATOM, f"{_MAIL_HOST}|{_IDN_HOSTNAME}")),
     "hostname": _whole(_HOSTNAME),
     "idn-hostname": _whole(f"{_HOSTNAME}|{_IDN_HOSTNAME}"),
     "ipv4": _whole(_IPV4),

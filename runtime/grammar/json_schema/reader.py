@@ -5,7 +5,7 @@ then the operations of the algebra. What cannot be enforced raises ConstraintErr
 mode; in best effort it is left out, noted, and the shape says that it is not exact.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from typing import Literal
@@ -19,7 +19,6 @@ from branchwork.runtime.grammar.json_schema.language import (
     Pattern,
     Words,
     both,
-    either,
     length,
     words,
 )
@@ -263,12 +262,14 @@ class Reader:
             if "additionalProperties" in schema
             else TRUE
         )
-        cells = self._cells(
-            (
-                self._pattern(source, f"{place.pointer}/patternProperties"),
-                self.term(place.child("patternProperties", source)),
+        cells = tuple(
+            self.algebra.partition(
+                (
+                    self._pattern(source, f"{place.pointer}/patternProperties"),
+                    self.term(place.child("patternProperties", source)),
+                )
+                for source in patterns
             )
-            for source in patterns
         )
         by_pattern = Object(cells=cells, rest=rest)
         properties = {}
@@ -300,18 +301,6 @@ class Reader:
             keys = _keys_object(names.strings)
             objects = [met for one in objects for met in self.algebra.meet_objects(one, keys)]
         return replace(ANY, objects=tuple(objects))
-
-    def _cells(
-        self, patterns: Iterable[tuple[Language, Term]]
-    ) -> tuple[tuple[Language, Term], ...]:
-        """Overlapping patterns as languages that do not overlap."""
-        merged: dict[Term, Language] = {}
-        for keys, term in patterns:
-            merged[term] = either(merged[term], keys) if term in merged else keys
-        found = Object()
-        for term, keys in merged.items():
-            found = self.algebra.meet_objects(found, Object(cells=((keys, term),)))[0]
-        return found.cells
 
     def _array(self, place: Place, _: Shape) -> Shape:
         schema = _object(place.schema)
