@@ -75,6 +75,7 @@ class Branch:
     activity: Activity | None = None
     reqs: set[Req] = field(default_factory=set)
     waits_for_grammar: bool = False
+    warming: Req | None = None  # computed its prompt meanwhile
     deadline: int | None = None  # the number of the deadline that counts
     failure: Failure | None = None
     served: bool = False

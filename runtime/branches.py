@@ -31,6 +31,7 @@ from branchwork.runtime.radix import Namespace
 from branchwork.runtime.request import Req
 from branchwork.runtime.scheduler import Ended, Scheduler
 from branchwork.runtime.selection import Selection
+from branchwork.runtime.warming import Warming
 from branchwork.runtime.wire.errors import (
     Aborted,
     BranchFailed,
@@ -102,12 +103,12 @@ class Branches:
     def request_ended(self, ended: Ended) -> None:
         """A request of the scheduler is done, or has failed."""
         branch = self._owner.pop(ended.req, None)
-        if branch is None or branch.activity is None:
+        if branch is None:
             return
         branch.reqs.discard(ended.req)
         if ended.error is not None:
             self._fail(branch, ended.error)
-        else:
+        elif branch.activity is not None:
             self._keep(branch, ended.req)
             try:
                 more = branch.activity.ended(ended.req)
@@ -283,7 +284,21 @@ class Branches:
             branch.waits_for_grammar = True
             if operation.gen.deadline_s is not None:
                 self._set_deadline(branch, arrived_s + operation.gen.deadline_s)
+            self._warm(branch)
         return True
+
+    def _warm(self, branch: Branch) -> None:
+        """Compute the prompt while its grammar is being compiled."""
+        scheduler, length = self._scheduler, len(branch.tokens)
+        fits = 0 < length <= self._context.capacity.max_tokens
+        if (
+            not fits
+            or not scheduler.cache.enabled
+            or len(scheduler.waiting) >= self._config.max_queue
+        ):
+            return  # useless, or the slot will be refused
+        branch.warming = Warming(branch).req
+        self._submit(branch, branch.warming)
 
     def _grammar_ready(self, key: BranchKey) -> None:
         branch = self.find(key)
@@ -322,14 +337,17 @@ class Branches:
     def _continue(self, branch: Branch, activity: Activity, reqs: list[Req]) -> None:
         """Submit what follows; when nothing is left to wait for, the slot is done."""
         for req in reqs:
-            branch.reqs.add(req)
-            self._owner[req] = branch
-            self._scheduler.submit(req)
+            self._submit(branch, req)
         if not branch.reqs:
             done: Done = activity.answer()
-            branch.activity = branch.deadline = None
+            branch.activity = branch.deadline = branch.warming = None
             branch.served = True
             self._context.emit(branch.key.client, done)
+
+    def _submit(self, branch: Branch, req: Req) -> None:
+        branch.reqs.add(req)
+        self._owner[req] = branch
+        self._scheduler.submit(req)
 
     def _fail(self, branch: Branch, error: Exception, slot: str | None = None) -> None:
         """The slot being filled fails, and with it all later ones."""

@@ -95,7 +95,7 @@ class Generation:
         first = self._first_token_s if self._first_token_s is not None else now
         usage = Usage(
             prompt=self._prompt_len,
-            cached=min(req.cached_len, self._prompt_len),
+            cached=min(self._cached_len(), self._prompt_len),
             completion=answer.num_tokens,
             sampled=answer.num_of["sampled"],
             jumped=answer.num_of["jumped"],
@@ -115,6 +115,11 @@ class Generation:
             prompt_logprobs=tuple(self._prompt_logprobs),
             warnings=self._warnings,
         )
+
+    def _cached_len(self) -> int:
+        """Tokens found in the cache, by whichever request of this slot looked first."""
+        warming = self._branch.warming
+        return (warming if warming is not None else self._req).cached_len
 
     # ------------------------------------------------------------------ as the request's task
 

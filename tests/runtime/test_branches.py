@@ -244,6 +244,49 @@ def test_a_slot_waits_for_its_grammar_while_others_run() -> None:
     assert len(done(runtime.run()).text) == 3
 
 
+def test_the_prompt_is_computed_while_its_grammar_is_compiled() -> None:
+    runtime = make_runtime()
+    future: Future[Grammar] = Future()
+    gen = Gen(1, "answer", Sampling(max_tokens=20, seed=1), heal=True)
+    prompt = Append(key(1), tuple(range(40, 140)))
+    runtime.put(opened(1), prompt, Generate(key(1), gen, future))
+    runtime.run()
+    assert runtime.runner.num_computed == 100
+    future.set_result(NaiveGrammar("[0-9]{3}"))
+    runtime.put(GrammarReady(key(1)))
+    usage = done(runtime.run()).usage
+    assert usage.cached == 0
+    assert runtime.runner.num_computed <= 100 + usage.completion
+
+
+def test_a_slot_that_begins_while_its_prompt_is_being_warmed_is_filled_all_the_same() -> None:
+    for pattern in ("[0-9]{3}", "true"):
+        runtime = make_runtime(max_tokens_per_step=16)
+        future: Future[Grammar] = Future()
+        gen = Gen(1, "answer", Sampling(max_tokens=20, seed=1))
+        prompt = Append(key(1), tuple(range(40, 140)))
+        runtime.put(opened(1), prompt, Generate(key(1), gen, future), generate(1, "next"))
+        for _ in range(3):
+            runtime.step()
+        future.set_result(NaiveGrammar(pattern))
+        runtime.put(GrammarReady(key(1)))
+        events = runtime.run()
+        assert done(events)
+        assert done(events, slot="next")
+        assert runtime.runner.num_computed <= 100 + 20
+
+
+def test_a_warmed_branch_that_is_aborted_leaves_nothing_behind() -> None:
+    runtime = make_runtime(max_tokens_per_step=16)
+    future: Future[Grammar] = Future()
+    runtime.put(opened(1), Append(key(1), tuple(range(40, 140))))
+    runtime.put(Generate(key(1), Gen(1, "answer"), future))
+    runtime.step()
+    runtime.put(closed(1, abort=True))
+    assert failed(runtime.run()).code == "aborted"
+    assert runtime.engine.cache.num_locked == 0
+
+
 def test_a_grammar_that_did_not_compile_fails_its_slot_with_its_error() -> None:
     runtime = make_runtime()
     future: Future[Grammar] = Future()
