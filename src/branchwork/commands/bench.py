@@ -6,6 +6,7 @@ from pathlib import Path
 
 BENCHES = {
     "prefix": "what sharing a prefix saves",
+    "http": "what the gateway adds to the runtime",
     "lang": "what the language costs, against a runtime that answers at once",
     "grammar": "coverage, compile and mask times of constraints",
 }
