@@ -58,6 +58,8 @@ logger = logging.getLogger(__name__)
 LONG_CHARACTERS = 2048
 
 Encoding = Callable[[], tuple[int, ...]]
+Slot = Gen | Select | Embed
+End = Close | Abort
 
 
 class TextEncoder(Protocol):
@@ -234,7 +236,7 @@ class Intake:
             self._open(instruction, taken)
             return
         state = self._branches.get(instruction.branch)
-        if isinstance(instruction, Close | Abort):
+        if isinstance(instruction, End):
             self._close(state, instruction, taken)
             return
         if state is None:
@@ -278,7 +280,7 @@ class Intake:
             )
         )
 
-    def _slot(self, state: BranchState, message: Gen | Select | Embed, taken: Taken) -> None:
+    def _slot(self, state: BranchState, message: Slot, taken: Taken) -> None:
         key = BranchKey(self._client, message.branch)
         self._flush(state, key, taken)
         operation: Operation
@@ -300,7 +302,7 @@ class Intake:
             future.add_done_callback(lambda _: self._late(GrammarReady(key)))
         return future
 
-    def _close(self, state: BranchState | None, message: Close | Abort, taken: Taken) -> None:
+    def _close(self, state: BranchState | None, message: End, taken: Taken) -> None:
         branch, is_abort = message.branch, isinstance(message, Abort)
         if state is None:
             taken.answers.append(Closed(branch))
@@ -349,11 +351,11 @@ class Intake:
     def _fail(self, instruction: Instruction, error: RequestError, taken: Taken) -> None:
         """Let the instruction's slot fail; one without a slot fails its branch."""
         branch = instruction.branch
-        if isinstance(instruction, Close | Abort):
+        if isinstance(instruction, End):
             taken.answers.append(Closed(branch))
             return
         state = self._branches.get(branch)
-        slot = instruction.slot if isinstance(instruction, Gen | Select | Embed) else None
+        slot = instruction.slot if isinstance(instruction, Slot) else None
         if state is not None and state.ending is None:
             key = BranchKey(self._client, branch)
             taken.operations.append(FailBranch(key, slot, error.code, str(error), error.param))

@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[ClientMessage]).decode
 
+Ending = Done | Failed | Closed
+
 # Whatever happens wakes the loop; this only bounds a sleep in which nothing does.
 _IDLE_S = 60.0
 
@@ -111,11 +113,11 @@ class IoLoop:
             intake = self._intakes.get(client)
             if intake is None:
                 continue  # it has left
-            if isinstance(message, Done | Failed | Closed):
+            if isinstance(message, Ending):
                 intake.sent(message)
             frames[client].append(message)
         for client, batch in frames.items():
-            self._router.send(client, _encode(batch))
+            self._router.send(client, _encode_events(batch))
 
     def _collect(self) -> None:
         """Read what clients have sent."""
@@ -233,3 +235,22 @@ class IoLoop:
         intake = self._intakes.pop(client, None)
         if intake is not None:
             self._host.put([intake.leave()])
+
+
+def _encode_events(events: Sequence[RuntimeMessage]) -> bytes:
+    """One frame. An event that a bug of ours has made unfit to be sent becomes its slot's Failed."""
+    try:
+        return _encode(events)
+    except (TypeError, ValueError, OverflowError):
+        logger.exception("an event cannot be sent")
+        return _encode([fit for event in events if (fit := _made_fit(event)) is not None])
+
+
+def _made_fit(event: RuntimeMessage) -> RuntimeMessage | None:
+    try:
+        _encode([event])
+    except (TypeError, ValueError, OverflowError):
+        if isinstance(event, Done | Failed):
+            return Failed(event.branch, event.slot, "internal", "the runtime has failed here")
+        return None
+    return event

@@ -86,12 +86,23 @@ class Parent:
         self._runtime = runtime
 
     def leave(self, status: int) -> NoReturn:
-        """End this process, and every process that it has started."""
+        """End this process with `status`, and those that it has started; to be called on the main thread."""
+        self._clean_up()
+        if os.getpgrp() == os.getpid():
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            os.killpg(0, signal.SIGTERM)
+        os._exit(status)
+
+    def _vanish(self) -> NoReturn:
+        """The same at once, for a parent that no longer looks."""
+        self._clean_up()
+        if os.getpgrp() == os.getpid():
+            os.killpg(0, signal.SIGKILL)
+        os._exit(1)
+
+    def _clean_up(self) -> None:
         if self._folder:
             shutil.rmtree(self._folder, ignore_errors=True)
-        if status != 0 and os.getpgrp() == os.getpid():
-            os.killpg(0, signal.SIGKILL)
-        os._exit(status)
 
     def _watch(self) -> None:
         sources = [0]
@@ -100,11 +111,9 @@ class Parent:
             sources.append(os.pidfd_open(self._pid))
         while True:
             readable, _, _ = select.select(sources, [], [])
-            if readable != [0]:
-                self.leave(1)
-            data = os.read(0, 4096)
+            data = os.read(0, 4096) if 0 in readable else b""
             if not data:
-                self.leave(1)
+                self._vanish()
             *lines, self._unread = (self._unread + data).split(b"\n")
             for line in lines:
                 command, _, seconds = line.partition(b" ")
@@ -113,7 +122,7 @@ class Parent:
 
     def _shut_down(self, drain_s: float) -> None:
         if self._runtime is None:  # it is still starting
-            self.leave(1)
+            self._vanish()
         self._runtime.stop(drain_s)
 
 

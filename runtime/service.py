@@ -1,5 +1,6 @@
 """The runtime put together: a model and its tokenizer, the engine on its thread, and the io loop on this one."""
 
+import gc
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -66,6 +67,9 @@ class Service:
         """Serve until stopped and drained. Raises what the engine died of, at once: its clients must not wait."""
         engine = threading.Thread(target=self._run_engine, name="engine", daemon=True)
         engine.start()
+        # What has been loaded stays: a full collection that walks all of it would hold up every stream.
+        gc.collect()
+        gc.freeze()
         self._loop.run()
         if self._failure is not None:
             raise self._failure

@@ -6,6 +6,7 @@ leader/followers pattern, Schmidt et al. 2000). So an answer reaches a lone thre
 """
 
 import atexit
+import contextlib
 import os
 import threading
 import time
@@ -17,6 +18,7 @@ from branchwork.runtime.wire.errors import (
     BranchworkError,
     DeadlineExceeded,
     InvalidParameter,
+    QueueFull,
     RuntimeDied,
     RuntimeUnreachable,
     TransportError,
@@ -75,8 +77,7 @@ class _Waiter:
         self._signal.acquire(timeout=-1 if timeout_s is None else max(0.0, timeout_s))
 
     def wake(self) -> None:
-        # Woken twice is woken once; both wakers hold the client's lock.
-        if self._signal.locked():
+        with contextlib.suppress(RuntimeError):  # it has been woken already
             self._signal.release()
 
     def is_ready(self) -> bool:
@@ -283,11 +284,10 @@ class Client:
                 if timeout_s <= 0:
                     return
             self._pump(timeout_s)
-            if self._waiters:
-                with self._lock:
-                    for waiter in self._waiters:
-                        if waiter.is_ready() or self._session.error is not None:
-                            waiter.wake()
+            # A copy, and outside the lock: what `ready` does is its own affair.
+            for waiter in self._waiters.copy():
+                if waiter.is_ready() or self._session.error is not None:
+                    waiter.wake()
 
     def _pump(self, timeout_s: float) -> None:
         frames = self._transport.receive()
@@ -304,7 +304,8 @@ class Client:
             return
         if now - self._last_heartbeat > self._heartbeat_s:
             self._last_heartbeat = now
-            self._transport.send(_HEARTBEAT_FRAME)
+            with contextlib.suppress(QueueFull):  # then the runtime has enough to read
+                self._transport.send(_HEARTBEAT_FRAME)
 
     def _describe_death(self) -> str:
         ending = self._obituary() if self._obituary is not None else ""

@@ -123,9 +123,7 @@ class RunningRuntime:
         """A sentence on how the process ended; empty while it runs."""
         if not self.wait_exit(0.5):
             return ""
-        status = self._process.returncode
-        how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended: {status}"
-        return f"the runtime (pid {self.pid}) {how}"
+        return f"the runtime (pid {self.pid}) {_how_it_ended(self._process.returncode)}"
 
     def terminate(self) -> None:
         """Ask the process to end, as an operator would: what is open may finish."""
@@ -194,6 +192,12 @@ class RunningRuntime:
             self._process.stdin.write(line.encode() + b"\n")
         except BrokenPipeError:
             return  # it is gone already, which its exit status tells
+
+
+def _how_it_ended(status: int) -> str:
+    if status < 0:
+        return f"was killed by {signal.Signals(-status).name}"
+    return f"ended with status {status}"
 
 
 def _private_folder() -> str:

@@ -18,13 +18,11 @@ from branchwork.runtime.wire.messages import (
     BranchId,
     ClientMessage,
     Closed,
-    Done,
-    Failed,
     Heartbeat,
     Refused,
     Reply,
     RuntimeMessage,
-    Tokens,
+    SlotEvent,
     Welcome,
 )
 
@@ -84,7 +82,7 @@ class Session:
             logger.warning("a frame of the runtime cannot be read: %s", error)
             return
         for message in messages:
-            if isinstance(message, Tokens | Done | Failed):
+            if isinstance(message, SlotEvent):
                 listener = self._listeners.get(message.branch)
             elif isinstance(message, Closed):
                 listener = self._listeners.pop(message.branch, None)

@@ -5,7 +5,7 @@ the lock, on file descriptors. Those of ZeroMQ signal edges: whoever sends may s
 has arrived, and then wakes the reader himself.
 """
 
-import select
+import selectors
 import socket as sockets
 import threading
 from typing import cast
@@ -28,8 +28,8 @@ _EVENTS, _POLLIN = int(zmq.EVENTS), int(zmq.POLLIN)
 
 # ZeroMQ's own heartbeat, from its own thread, so that it needs no thread of ours: a runtime that is stopped or
 # unplugged for this long counts as dead. A busy one still answers, since its ZeroMQ thread needs no Python.
-PING_MS = 2_000
-PING_TIMEOUT_MS = 8_000
+PING_MS = 1_500
+PING_TIMEOUT_MS = 6_000
 
 # Frames that wait in the socket while the runtime does not read; beyond it `send` raises QueueFull.
 MAX_UNSENT_FRAMES = 100_000
@@ -64,9 +64,9 @@ class Transport:
         self._wake_out, self._wake_in = sockets.socketpair()
         self._wake_out.setblocking(False)
         self._wake_in.setblocking(False)
-        self._poll = select.poll()
+        self._selector = selectors.DefaultSelector()
         for source in (self._socket, self._monitor, self._wake_in):
-            self._poll.register(source.fileno(), select.POLLIN)
+            self._selector.register(source.fileno(), selectors.EVENT_READ)
         try:
             self._socket.connect(address)
         except zmq.ZMQError as error:
@@ -83,6 +83,7 @@ class Transport:
             except zmq.Again:
                 self._read_monitor()
                 if self.gone:
+                    self.wake()
                     return
                 raise QueueFull("the runtime does not read what it is sent") from None
             if self._sleeping and is_readable(self._socket):
@@ -92,7 +93,7 @@ class Transport:
         """The frames that have arrived, in order; none is waited for. One thread at a time."""
         frames: list[bytes] = []
         with self._lock:
-            if self.gone:
+            if self._socket.closed:
                 return frames
             while is_readable(self._socket) and len(frames) < MAX_READ_FRAMES:
                 frames.append(self._socket.recv(zmq.NOBLOCK))
@@ -106,8 +107,8 @@ class Transport:
 
         To be called when `receive` has just found nothing; from then on senders take care not to swallow a signal.
         """
-        for fd, _ in self._poll.poll(max(0.0, timeout_s) * 1000):
-            if fd == self._wake_in.fileno():
+        for key, _ in self._selector.select(max(0.0, timeout_s)):
+            if key.fd == self._wake_in.fileno():
                 self._wake_in.recv(4096)
         self._sleeping = False
 
@@ -128,6 +129,7 @@ class Transport:
             self._monitor.close(0)
             self._socket.close(0)
             self._context.term()
+            self._selector.close()
             self._wake_in.close()
             self._wake_out.close()
 

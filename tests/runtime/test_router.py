@@ -1,5 +1,8 @@
 """The runtime's socket and its peers, within one process."""
 
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -125,3 +128,34 @@ def test_a_client_that_reads_late_gets_all_of_it_in_order(router: Router, peers:
 
     until(read, router)
     assert received == list(range(5000))
+
+
+def test_a_client_that_is_stopped_counts_as_gone_after_its_silence(tmp_path: Path) -> None:
+    router = Router(f"ipc://{tmp_path}/socket", None, 1 << 20, ping_s=0.1, silence_s=0.5)
+    code = (
+        "import sys, time, zmq\n"
+        "socket = zmq.Context().socket(zmq.DEALER)\n"
+        "socket.connect(sys.argv[1]); socket.send(b'hello'); time.sleep(300)"
+    )
+    client = subprocess.Popen([sys.executable, "-c", code, router.address])
+    frames: list[tuple[bytes, bytes]] = []
+    gone: list[bytes] = []
+
+    def heard() -> bool:
+        frames.extend(router.receive())
+        gone.extend(router.tend(b""))
+        return bool(frames)
+
+    def left() -> bool:
+        gone.extend(router.tend(b""))
+        return bool(gone)
+
+    try:
+        until(heard, router)
+        client.send_signal(signal.SIGSTOP)
+        until(left, router)
+        assert gone == [frames[0][0]]
+    finally:
+        client.kill()
+        client.wait()
+        router.close()

@@ -62,11 +62,11 @@ def greedy(max_tokens: int, **more: object) -> Sampling:
     return Sampling(max_tokens=max_tokens, temperature=0.0, **more)  # type: ignore[arg-type]
 
 
-def run(client: Client, *instructions: object) -> Heard:
+def run(client: Client, *instructions: Text | Chat | Gen | Select) -> Heard:
     """Run instructions on a branch of their own (they name branch 0) until it is closed."""
     heard: Heard = []
     branch = client.new_branch(heard.append)
-    body = [msgspec.structs.replace(item, branch=branch) for item in instructions]  # type: ignore[type-var]
+    body = [msgspec.structs.replace(item, branch=branch) for item in instructions]
     client.send([Open(branch), *body, Close(branch)])
     assert client.wait(lambda: any(isinstance(event, Closed) for event in heard), 60)
     return heard

@@ -1,6 +1,8 @@
 """The client against real runtime processes that answer at once, and against sockets that misbehave."""
 
 import multiprocessing
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -297,6 +299,17 @@ def test_when_the_runtime_is_killed_every_waiter_hears_it_and_a_new_one_works() 
     with launch_empty() as runtime:
         client = runtime.connect()
         assert client.request("stats") == "{}"
+        client.close()
+
+
+@pytest.mark.slow
+def test_a_runtime_that_is_stopped_counts_as_dead() -> None:
+    with launch_empty() as runtime:
+        client = runtime.connect()
+        os.kill(runtime.pid, signal.SIGSTOP)
+        with pytest.raises(RuntimeDied):
+            client.wait(lambda: False, 60)
+        runtime.kill()
         client.close()
 
 

@@ -91,7 +91,7 @@ def test_closing_ends_the_process_and_closing_again_does_nothing() -> None:
     runtime.close()
     runtime.close()
     assert not runtime.alive
-    assert runtime.ending() == f"the runtime (pid {runtime.pid}) ended: 0"
+    assert runtime.ending() == f"the runtime (pid {runtime.pid}) ended with status 0"
 
 
 def test_the_runtime_has_a_session_of_its_own_so_that_ctrl_c_does_not_reach_it() -> None:
@@ -103,7 +103,7 @@ def test_a_terminated_runtime_ends_in_order() -> None:
     with launch_empty() as runtime:
         runtime.terminate()
         assert runtime.wait_exit(30)
-        assert runtime.ending().endswith("ended: 0")
+        assert runtime.ending().endswith("ended with status 0")
 
 
 def test_an_unknown_option_is_named_with_the_nearest_one() -> None:
@@ -182,7 +182,7 @@ def test_a_start_that_ends_without_a_word_is_told(
 ) -> None:
     environment = write_module(tmp_path, "mute_start", "import os; os._exit(3)")
     monkeypatch.setenv("PYTHONPATH", environment["PYTHONPATH"])
-    with pytest.raises(RuntimeDied, match="ended: 3 during its start"):
+    with pytest.raises(RuntimeDied, match="ended with status 3 during its start"):
         launch(module="mute_start")
 
 
