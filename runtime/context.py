@@ -56,14 +56,11 @@ class Context:
     events: list[tuple[bytes, Event]] = field(default_factory=list)
     num_sampled: int = 0
     num_jumped: int = 0
-    _sorted_tokens: SortedTokens | None = None
+    sorted_tokens: SortedTokens = field(init=False)
 
-    @property
-    def sorted_tokens(self) -> SortedTokens:
-        """The vocabulary by its bytes; made when a boundary is first healed."""
-        if self._sorted_tokens is None:
-            self._sorted_tokens = SortedTokens(self.vocabulary)
-        return self._sorted_tokens
+    def __post_init__(self) -> None:
+        # At once: to sort 151,000 tokens takes longer than a pass may.
+        self.sorted_tokens = SortedTokens(self.vocabulary)
 
     def emit(self, client: bytes, event: Event) -> None:
         """Queue an event for a client."""

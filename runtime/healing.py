@@ -4,41 +4,96 @@ So the model may choose a longer token across the boundary ("http:" and then "//
 """
 
 from bisect import bisect_left
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from branchwork.runtime.grammar.interface import MaskRow, Matcher, Vocabulary
+
+# Bytes whose continuations are remembered; those of a blank are 60,000 tokens of 151,000.
+MAX_REMEMBERED = 64
+
+# So many continuations whose rest is no token of its own are tried one by one. Those beyond are not allowed, which is
+# sound: the same bytes can be written by the boundary's own tokens and what follows them.
+MAX_TRIED = 512
+
+TokenIds = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Continuations:
+    """The tokens that begin with some bytes: those that are just these bytes, and the longer ones.
+
+    `longer[i]` is these bytes and then the bytes of token `rests[i]`; `others` are the longer ones whose rest is no
+    token, and `other_rests` their rests.
+    """
+
+    exact: TokenIds
+    longer: TokenIds
+    rests: TokenIds
+    others: TokenIds
+    other_rests: tuple[bytes, ...]
 
 
 class SortedTokens:
     """The vocabulary in the order of its bytes: the tokens that begin with some bytes stand side by side."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
-        pairs = sorted((data, token) for token, data in enumerate(vocabulary.token_bytes) if data)
         self._token_bytes = vocabulary.token_bytes
-        self._bytes = [data for data, _ in pairs]
-        self._ids = [token for _, token in pairs]
+        ids = [token for token, data in enumerate(vocabulary.token_bytes) if data]
+        ids.sort(key=vocabulary.token_bytes.__getitem__)
+        self._ids = ids
+        self._ids_of: dict[bytes, tuple[int, ...]] = {}
+        for token in ids:
+            data = vocabulary.token_bytes[token]
+            self._ids_of[data] = (*self._ids_of.get(data, ()), token)
+        self._remembered: OrderedDict[bytes, Continuations] = OrderedDict()
 
     def bytes_of(self, token_id: int) -> bytes:
         """The token's bytes."""
         return self._token_bytes[token_id]
 
-    def beginning_with(self, prefix: bytes) -> list[tuple[int, bytes]]:
-        """All tokens whose bytes begin with `prefix` (itself included)."""
-        first = bisect_left(self._bytes, prefix)
-        last = first
-        while last < len(self._bytes) and self._bytes[last].startswith(prefix):
-            last += 1
-        return list(zip(self._ids[first:last], self._bytes[first:last], strict=True))
-
-    def exactly(self, data: bytes) -> list[int]:
+    def exactly(self, data: bytes) -> tuple[int, ...]:
         """The tokens with these very bytes."""
-        index = bisect_left(self._bytes, data)
-        found = []
-        while index < len(self._bytes) and self._bytes[index] == data:
-            found.append(self._ids[index])
-            index += 1
-        return found
+        return self._ids_of.get(data, ())
+
+    def continuations(self, prefix: bytes) -> Continuations:
+        """All tokens whose bytes begin with `prefix`."""
+        known = self._remembered.get(prefix)
+        if known is None:
+            known = self._remembered[prefix] = self._continuations(prefix)
+            if len(self._remembered) > MAX_REMEMBERED:
+                self._remembered.popitem(last=False)
+        self._remembered.move_to_end(prefix)
+        return known
+
+    def _continuations(self, prefix: bytes) -> Continuations:
+        longer, rests, others, other_rests = [], [], [], []
+        exact = self.exactly(prefix)
+        place = bisect_left(self._ids, prefix, key=self._token_bytes.__getitem__)
+        first = place + len(exact)
+        for token in self._ids[first:]:
+            data = self._token_bytes[token]
+            if not data.startswith(prefix):
+                break
+            rest = data[len(prefix) :]
+            same = self._ids_of.get(rest)
+            if same:
+                longer.append(token)
+                rests.append(same[0])
+            else:
+                others.append(token)
+                other_rests.append(rest)
+        return Continuations(
+            _ids(exact), _ids(longer), _ids(rests), _ids(others), tuple(other_rests)
+        )
+
+
+def _ids(tokens: Sequence[int]) -> TokenIds:
+    return np.array(tokens, np.int64)
 
 
 class HealedMatcher:
@@ -52,15 +107,20 @@ class HealedMatcher:
     def fill_mask(self, row: MaskRow) -> None:
         """Tokens inside the pending bytes, and those that go past them in a way that `inner` allows."""
         tokens, pending = self._tokens, self.pending
-        allowed = [
-            token for length in range(1, len(pending)) for token in tokens.exactly(pending[:length])
-        ]
-        for token, data in tokens.beginning_with(pending):
-            rest = data[len(pending) :]
-            if not rest or self.inner is None or self.inner.copy().accept_bytes(rest):
-                allowed.append(token)
         bits = np.zeros(len(row) * 32, np.uint8)
-        bits[allowed] = 1
+        for length in range(1, len(pending)):
+            bits[list(tokens.exactly(pending[:length]))] = 1
+        after = tokens.continuations(pending)
+        bits[after.exact] = 1
+        if self.inner is None:
+            bits[after.longer] = 1
+            bits[after.others] = 1
+        else:
+            self.inner.fill_mask(row)
+            allowed = np.unpackbits(row.view(np.uint8), bitorder="little")
+            bits[after.longer] = allowed[after.rests]
+            for token, rest in zip(after.others, after.other_rests[:MAX_TRIED], strict=False):
+                bits[token] = self.inner.copy().accept_bytes(rest)
         row[:] = np.packbits(bits, bitorder="little").view(np.int32)
 
     def accept(self, token_id: int) -> bool:

@@ -25,9 +25,30 @@ def allowed(matcher: HealedMatcher) -> set[bytes]:
 
 
 def test_tokens_are_found_by_their_first_bytes() -> None:
-    assert {data for _, data in TOKENS.beginning_with(b"http")} == {b"http", b"https"}
-    assert [VOCABULARY.token_bytes[token] for token in TOKENS.exactly(b":")] == [b":", b":"]
+    table = VOCABULARY.token_bytes
+    assert [table[token] for token in TOKENS.exactly(b":")] == [b":", b":"]
     assert TOKENS.exactly(b"zzz") == []
+    after = TOKENS.continuations(b"http")
+    assert [table[token] for token in after.exact] == [b"http"]
+    assert [(table[t], table[r]) for t, r in zip(after.longer, after.rests, strict=True)] == [
+        (b"https", b"s")
+    ]
+    after = TOKENS.continuations(b"ht")
+    assert [table[token] for token in after.others] == [b"http", b"https"]
+    assert after.other_rests == (b"tp", b"tps")
+
+
+def test_a_healed_mask_equals_asking_the_constraint_for_every_token() -> None:
+    for pattern in ("//x", "[a-z]+", "tp?s?:", "(ttp|)s://y"):
+        for pending in (b"h", b"ht", b":", b"http"):
+            grammar = NaiveGrammar(pattern, VOCABULARY)
+            expected = set()
+            for data in VOCABULARY.token_bytes:
+                if (data and pending.startswith(data)) or (
+                    data.startswith(pending) and grammar.start().accept_bytes(data[len(pending) :])
+                ):
+                    expected.add(data)
+            assert allowed(HealedMatcher(pending, grammar.start(), TOKENS)) == expected
 
 
 def test_pending_bytes_may_be_written_in_parts_or_passed() -> None:
