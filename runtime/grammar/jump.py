@@ -18,6 +18,7 @@ from branchwork.runtime.grammar.machine import (
     close_over,
     load,
     move,
+    object_count,
     only_byte,
     required_left,
     step,
@@ -26,6 +27,7 @@ from branchwork.runtime.grammar.program import (
     ARRAY_WORDS,
     CALLED,
     COST_LIMIT,
+    COUNTED,
     DFA,
     FREE_ORDER,
     LIT,
@@ -101,18 +103,9 @@ def frame_cost(code: Code, w: Words, p: int) -> int:
         return int64(max(code[address + 4] - value, 0) * int64(code[address + 6]))
     if kind != OWNER:
         return int64(0)
-    cost, separator = int64(code[code[address + 4] + 1]), int64(code[code[address + 5] + 1])
-    fresh = value == 0 and w[p + 2] == 0
     if code[address] == OBJECT:
-        table, num = address + OBJECT_WORDS, code[address + 9]
-        if code[address + 8] & FREE_ORDER:
-            for j in range(num):
-                row = table + PROPERTY_WORDS * j
-                if code[row + 1] and not (value >> j) & 1:
-                    cost += code[code[row] + 1] + separator
-        elif value & FIELD_MASK < num:
-            cost += code[table + PROPERTY_WORDS * (value & FIELD_MASK) + 2]
-        return cost - separator if fresh and required_left(code, w, address, p) else cost
+        return object_cost(code, w, address, p)
+    cost, separator = int64(code[code[address + 4] + 1]), int64(code[code[address + 5] + 1])
     index, count = value & FIELD_MASK, value >> FIELD_SHIFT
     due = max(code[address + 6] - index, code[address + 11] - count)
     for j in range(index, index + due):
@@ -120,6 +113,32 @@ def frame_cost(code: Code, w: Words, p: int) -> int:
             cost += code[code[address + ARRAY_WORDS + j] + 1] + separator
         else:
             cost += code[address + 14]
+    return cost - separator if index == 0 and due > 0 else cost
+
+
+@compiled
+def object_cost(code: Code, w: Words, owner: int, p: int) -> int:
+    """Bytes still due to an object's frame: required members, then the first others until there are enough."""
+    value, table, num = w[p + 1], owner + OBJECT_WORDS, code[owner + 9]
+    free, extras = code[owner + 8] & FREE_ORDER, code[owner + 10]
+    cost, separator = int64(code[code[owner + 4] + 1]), int64(code[code[owner + 5] + 1])
+    left = required_left(code, w, owner, p)
+    missing = int64(0)
+    if code[owner + 8] & COUNTED:
+        missing = code[owner + 6] - object_count(code, w, owner, p) - left
+    due = left + max(missing, 0)
+    for j in range(0 if free else value & FIELD_MASK, num):
+        row = table + PROPERTY_WORDS * j
+        if not free or not (value >> j) & 1:
+            if code[row + 1]:
+                cost += code[code[row] + 1] + separator
+            elif missing > 0:
+                cost += code[code[row] + 1] + separator
+                missing -= 1
+    if missing > 0 and extras:
+        # Keys must differ: two bytes more for each is room enough for thousands.
+        cost += missing * (code[code[table + PROPERTY_WORDS * num] + 1] + separator + 2)
+    fresh = w[p + 2] == 0 and value == 0
     return cost - separator if fresh and due > 0 else cost
 
 
@@ -142,6 +161,20 @@ def cost_of(code: Code, w: Words, i: int) -> int:
         cost += frame_cost(code, w, q)
         node = w[q + 3]
     return cost
+
+
+@compiled
+def least_cost(code: Code, w: Words, text: Bytes, state: Words, pos: int) -> int:
+    """About how many bytes a value is from an end, by the configuration that is nearest to it."""
+    load(code, w, state)
+    ended = w[ENDED]
+    _, last = close_over(code, w, text, 0, state[0], pos)
+    if ended or w[ENDED]:
+        return int64(0)
+    best = int64(COST_LIMIT)
+    for i in range(last):
+        best = min(best, cost_of(code, w, i))
+    return best
 
 
 @compiled

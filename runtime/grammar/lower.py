@@ -523,8 +523,48 @@ def _piece_words(language: Dfa, counted: tuple[bool, ...] | None) -> Code:
         need = _needs(language, counted)
     head = (language.num_states, language.table.shape[1], language.start, need[1:].max(initial=0))
     classes = np.ascontiguousarray(language.classes).view(np.int32)
+    stays = _stays(language, counted).view(np.int32)
     distances, table = language.distances(), language.table.ravel()
-    return np.concatenate([head, classes, flags, distances, need, table]).astype(np.int32)
+    words = [head, classes, flags, distances, need, stays, table]
+    return np.concatenate(words).astype(np.int32)
+
+
+def _stays(language: Dfa, counted: tuple[bool, ...] | None) -> npt.NDArray[np.int64]:
+    """For each state the groups of bytes by which it stays itself, as bits."""
+    reached = language.table[:, language.classes]
+    same = reached == np.arange(language.num_states)[:, None]
+    order = np.argsort(program.GROUPS, kind="stable")
+    firsts = np.searchsorted(program.GROUPS[order], np.arange(program.GROUPS.max() + 1))
+    whole = np.logical_and.reduceat(same[:, order], firsts, axis=1)
+    whole[:, program.OTHER_CHARS] = False
+    for state in np.flatnonzero((reached[:, 0xC2:0xF5] != dfa.DEAD).all(axis=1)).tolist():
+        whole[state, program.OTHER_CHARS] = _stays_by_chars(language, state, counted)
+    bits: npt.NDArray[np.int64] = whole @ (np.int64(1) << np.arange(whole.shape[1]))
+    bits[dfa.DEAD] = 0
+    return bits
+
+
+def _stays_by_chars(language: Dfa, state: int, counted: tuple[bool, ...] | None) -> bool:
+    """Whether every character that is not ASCII leads from a state back to it, uncounted on the way."""
+    text = dfa.any_text()
+    kinds = text.classes[0x80:].astype(np.int64) * 256 + language.classes[0x80:]
+    bytes_ = (np.unique(kinds, return_index=True)[1] + 0x80).tolist()
+    pairs = {(text.start, state)}
+    todo = [(text.start, state)]
+    while todo:
+        of_text, here = todo.pop()
+        for byte in bytes_:
+            now = int(text.table[of_text, text.classes[byte]])
+            target = int(language.table[here, language.classes[byte]])
+            if now == dfa.DEAD or (now, target) in pairs:
+                continue
+            if target == dfa.DEAD or now == text.start:
+                return False
+            if counted is not None and counted[target]:
+                return False
+            pairs.add((now, target))
+            todo.append((now, target))
+    return True
 
 
 def _needs(language: Dfa, counted: tuple[bool, ...]) -> npt.NDArray[np.int64]:

@@ -43,6 +43,7 @@ from branchwork.runtime.grammar.program import (
     PROPERTY_WORDS,
     RECORD,
     RET,
+    STATE_WORDS,
     Bytes,
     Code,
     Words,
@@ -68,7 +69,7 @@ TABLE = WORK + 2 * MAX_WORK
 MEMO = TABLE + 4 * TABLE_SIZE
 MEMO_WORDS = 10
 DEPTHS = MEMO + MEMO_WORDS * MEMO_SIZE
-DEPTH_WORDS = 4
+DEPTH_WORDS = 5
 WORKSPACE_WORDS = DEPTHS + DEPTH_WORDS * MAX_DEPTH
 
 COUNT_SHIFT = 24
@@ -99,15 +100,21 @@ def flags_of(code: Code, piece: int, state: int) -> int:
 def move(code: Code, piece: int, state: int, byte: int) -> int:
     """The state after a byte; 0 is dead."""
     states, width = code[piece], code[piece + 1]
-    return int64(
-        code[piece + PIECE_HEAD + 3 * states + state * width + class_of(code, piece, byte)]
-    )
+    table = piece + PIECE_HEAD + STATE_WORDS * states
+    return int64(code[table + state * width + class_of(code, piece, byte)])
 
 
 @compiled
 def need_of(code: Code, piece: int, state: int) -> int:
     """Counted states between a state and acceptance, at least."""
     return int64(code[piece + PIECE_HEAD + 2 * code[piece] + state])
+
+
+@compiled
+def stays_of(code: Code, piece: int, state: int) -> int:
+    """The groups of bytes by which a state stays itself."""
+    at = piece + PIECE_HEAD + 3 * code[piece] + 2 * state
+    return int64(code[at]) & 0xFFFFFFFF | int64(code[at + 1]) << 32
 
 
 @compiled

@@ -6,6 +6,7 @@ from collections import OrderedDict
 import numpy as np
 
 from branchwork.runtime.grammar import jump, machine
+from branchwork.runtime.grammar.closing import close
 from branchwork.runtime.grammar.interface import MaskRow
 from branchwork.runtime.grammar.masks import Lexicon, too_ambiguous
 from branchwork.runtime.grammar.program import Bytes, Program, Words
@@ -13,6 +14,9 @@ from branchwork.runtime.wire.errors import ConstraintError
 
 # Places kept for one grammar, with their masks: some 1,600 at 151k tokens.
 MAX_SPOT_BYTES = 32 << 20
+
+# What a way around keys that were there before may cost more than the straight one.
+BARRED_BYTES = 8
 
 _numbers = itertools.count(1)
 
@@ -188,14 +192,26 @@ class MachineMatcher:
             spot.forced = work.run[:length].tobytes()
         return b"" if self._ended else spot.forced
 
+    def closing_len(self) -> int:
+        """At least as many bytes as `closing` has."""
+        spot = self._spot
+        if self._ended:
+            return 0
+        if spot.closing is None:
+            code, work = self._grammar.program.code, self._grammar.lexicon.work
+            text = self._room(0)
+            cost = jump.least_cost(code, work.words, text, spot.state, self._pos)
+            # Where keys or items must be new, the way straight to the end may be barred.
+            return int(cost) + (BARRED_BYTES if spot.state[2] & 2 else 0)
+        return len(spot.closing)
+
     def closing(self) -> bytes:
         """A shortest run of bytes after which the text may end."""
         spot = self._spot
         if spot.closing is None:
             code, work = self._grammar.program.code, self._grammar.lexicon.work
             text = self._room(len(work.run))
-            length = jump.closing_run(code, work.words, text, spot.state, self._pos, work.run)
-            if length < 0:
-                raise ConstraintError("the constraint cannot be closed within its limits")
-            spot.closing = work.run[:length].tobytes()
+            spot.closing = close(code, work, text, spot.state, self._pos)
+            if spot.closing is None:
+                raise ConstraintError("no way was found to close the constraint from here")
         return b"" if self._ended else spot.closing

@@ -10,7 +10,7 @@ import numpy as np
 import outlines_core
 from outlines_core import json_schema
 
-from branchwork.runtime.grammar.interface import MaskRow, Vocabulary
+from branchwork.runtime.grammar.interface import Grammar, MaskRow, Matcher, Vocabulary
 from branchwork.runtime.wire.errors import ConstraintError
 from branchwork.runtime.wire.messages import Choices, Constraint, JsonSchema, Regex
 
@@ -26,7 +26,7 @@ class OutlinesVocabulary:
         self.vocabulary = vocabulary
         self._inner = outlines_core.Vocabulary(vocabulary.eos_ids[0], tokens)
 
-    def grammar(self, constraint: Constraint) -> "OutlinesGrammar":
+    def grammar(self, constraint: Constraint) -> Grammar:
         """Compile a constraint. Raises ConstraintError for what outlines-core does not take."""
         try:
             index = outlines_core.Index(_as_regex(constraint), self._inner)
@@ -61,7 +61,7 @@ class OutlinesGrammar:
         self.transitions = transitions
         self.finals: frozenset[int] = frozenset(index.get_final_states())
 
-    def start(self) -> "OutlinesMatcher":
+    def start(self) -> Matcher:
         """A matcher at the beginning."""
         return OutlinesMatcher(self, self.index.get_initial_state(), False)
 
@@ -74,7 +74,7 @@ class OutlinesMatcher:
         self._state = state
         self._ended = ended
 
-    def copy(self) -> "OutlinesMatcher":
+    def copy(self) -> Matcher:
         """An independent matcher at the same place."""
         return OutlinesMatcher(self._grammar, self._state, self._ended)
 
@@ -134,6 +134,10 @@ class OutlinesMatcher:
         low, high = min(texts), max(texts)
         same = next((i for i, b in enumerate(low) if b != high[i]), len(low))
         return low[:same]
+
+    def closing_len(self) -> int:
+        """As many bytes as `closing` has."""
+        return len(self.closing())
 
     def closing(self) -> bytes:
         """The bytes on a path of fewest tokens to a final state."""

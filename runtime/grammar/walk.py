@@ -34,12 +34,14 @@ from branchwork.runtime.grammar.machine import (
     STATE_MASK,
     TEXTUAL,
     arrive,
+    class_of,
     close_over,
     first_bytes,
     flags_of,
     load,
     move,
     need_of,
+    stays_of,
     step,
 )
 from branchwork.runtime.grammar.program import (
@@ -47,40 +49,52 @@ from branchwork.runtime.grammar.program import (
     CHARS,
     COUNTS,
     DFA,
+    GROUPS,
     LIT,
     NO_BYTE,
     NONE,
     OBJECT,
     OBJECT_WORDS,
+    PIECE_HEAD,
     PROPERTY_WORDS,
+    STATE_WORDS,
     WIDE,
     Bytes,
     Code,
     Words,
 )
-from branchwork.runtime.grammar.trie import HEAD, Trie
+from branchwork.runtime.grammar.trie import (
+    HEAD,
+    Trie,
+    chars_at,
+    first_token_of,
+    groups_of,
+    token_at,
+)
 
 # Arrivals that one mask may cost: well under a second.
 FUEL_PER_MASK = 1 << 24
 
 
 @compiled
+def allow(trie: Trie, begin: int, end: int, row: MaskRow) -> None:
+    """Allow the tokens at the places [begin, end) of the trie's order."""
+    for place in range(begin, end):
+        token = token_at(trie, place)
+        row[token >> 5] |= np.int32(np.uint32(1) << np.uint32(token & 31))
+
+
+@compiled
 def set_tokens(trie: Trie, node: int, row: MaskRow) -> None:
     """Allow the tokens that end at a node."""
-    num = trie[0]
-    starts = HEAD + 4 * num
-    for i in range(trie[starts + node], trie[starts + node + 1]):
-        token = trie[starts + num + 1 + i]
-        row[token >> 5] |= np.int32(np.uint32(1) << np.uint32(token & 31))
+    allow(trie, first_token_of(trie, node), first_token_of(trie, node + 1), row)
 
 
 @compiled
 def clear_tokens(trie: Trie, node: int, row: MaskRow) -> None:
     """Forbid the tokens that end at a node."""
-    num = trie[0]
-    starts = HEAD + 4 * num
-    for i in range(trie[starts + node], trie[starts + node + 1]):
-        token = trie[starts + num + 1 + i]
+    for place in range(first_token_of(trie, node), first_token_of(trie, node + 1)):
+        token = token_at(trie, place)
         row[token >> 5] &= ~np.int32(np.uint32(1) << np.uint32(token & 31))
 
 
@@ -118,6 +132,22 @@ def simple_step(code: Code, w: Words, begin: int, end: int, byte: int) -> bool:
 
 
 @compiled
+def stays_of_set(code: Code, w: Words, begin: int, end: int) -> int:
+    """The groups of bytes by which a set stays as it is: some only if it is one configuration."""
+    if end - begin != 1:
+        return int64(0)
+    p = CONFIGS + 3 * begin
+    a = w[p]
+    if code[a] == LIT:
+        return int64(0)
+    piece, state = int64(code[a + 3]), w[p + 1] & STATE_MASK
+    if code[a] == CHARS and code[a + 5] != NONE and flags_of(code, piece, state) & COUNTS:
+        return int64(0)
+    # Whether it may also be left makes no difference: all of it is allowed anyway.
+    return stays_of(code, piece, state)
+
+
+@compiled
 def subtree(
     code: Code,
     w: Words,
@@ -134,12 +164,17 @@ def subtree(
     base = trie[HEAD + num + root]
     w[DEPTHS], w[DEPTHS + 1] = begin, end
     w[DEPTHS + 2], w[DEPTHS + 3] = w[NUM_NODES], w[NUM_CONFIGS]
-    node, stop = root + 1, trie[HEAD + 2 * num + root]
+    w[DEPTHS + 4] = stays_of_set(code, w, begin, end)
+    node, stop = int64(root + 1), int64(trie[HEAD + 2 * num + root])
     while node < stop:
-        depth = trie[HEAD + num + node] - base
+        depth, byte = trie[HEAD + num + node] - base, int64(trie[HEAD + node])
         above = DEPTHS + DEPTH_WORDS * (depth - 1)
+        behind = int64(trie[HEAD + 2 * num + node])
+        if not groups_of(trie, node) & ~w[above + 4]:
+            allow(trie, first_token_of(trie, node), first_token_of(trie, behind), row)
+            node = behind
+            continue
         w[NUM_NODES], w[NUM_CONFIGS] = w[above + 2], w[above + 3]
-        byte = int64(trie[HEAD + node])
         if not simple_step(code, w, w[above], w[above + 1], byte):
             step(code, w, text, w[above], w[above + 1], byte, pos + depth - 1)
         if w[FAILED]:
@@ -151,9 +186,10 @@ def subtree(
             here = above + DEPTH_WORDS
             w[here], w[here + 1] = w[FOUND_FROM], w[FOUND_TO]
             w[here + 2], w[here + 3] = w[NUM_NODES], w[NUM_CONFIGS]
+            w[here + 4] = stays_of_set(code, w, w[FOUND_FROM], w[FOUND_TO])
             node += 1
         else:
-            node = trie[HEAD + 2 * num + node]
+            node = behind
     w[NUM_NODES], w[NUM_CONFIGS] = w[DEPTHS + 2], w[DEPTHS + 3]
 
 
@@ -181,27 +217,55 @@ def base_walk(
     states = np.zeros(MAX_DEPTH, np.int64)
     counts = np.zeros(MAX_DEPTH, np.int64)
     leaves = np.zeros(MAX_DEPTH, np.bool_)
+    stays = np.zeros(MAX_DEPTH, np.int64)
+    begun = np.zeros(MAX_DEPTH, np.int64)
+    classes = np.zeros(256, np.int64)
+    leaving_groups = int64(0)
+    for value in range(256):
+        classes[value] = class_of(code, piece, value)
+        if (bits[value >> 5] >> (value & 31)) & 1:
+            leaving_groups |= int64(1) << GROUPS[value]
+    table, width = piece + PIECE_HEAD + STATE_WORDS * int64(code[piece]), int64(code[piece + 1])
     states[0] = state
     leaves[0] = flags_of(code, piece, state) & ACCEPTING
-    node, listed, starts = 1, 0, HEAD + 4 * num
+    stays[0] = stays_of(code, piece, state) & ~(leaving_groups if leaves[0] else 0)
+    node, listed = 1, 0
     while node < num:
         depth, byte = trie[HEAD + num + node], int64(trie[HEAD + node])
+        above = states[depth - 1]
+        if not groups_of(trie, node) & ~stays[depth - 1]:
+            # All below stays where it was: whole characters, each of them counted if any is.
+            behind = int64(trie[HEAD + 2 * num + node])
+            first, last = first_token_of(trie, node), first_token_of(trie, behind)
+            if len(row):
+                allow(trie, first, last, row)
+            if len(need):
+                each = 1 if flags_of(code, piece, above) & COUNTS else 0
+                base = counts[depth - 1] + need_of(code, piece, above)
+                for place in range(first, last):
+                    due = base + each * (chars_at(trie, place) - begun[depth - 1])
+                    need[token_at(trie, place)] = min(due, int64(65535))
+            node = behind
+            continue
         if leaves[depth - 1] and (bits[byte >> 5] >> (byte & 31)) & 1:
             child[listed], counted[listed] = node, counts[depth - 1]
             listed += 1
-        found = move(code, piece, states[depth - 1], byte)
+        found = int64(code[table + above * width + classes[byte]])
         if found == 0:
-            node = trie[HEAD + 2 * num + node]
+            node = int64(trie[HEAD + 2 * num + node])
             continue
         flags = flags_of(code, piece, found)
         states[depth], leaves[depth] = found, flags & ACCEPTING
         counts[depth] = counts[depth - 1] + (1 if flags & COUNTS else 0)
+        begun[depth] = begun[depth - 1] + (byte & 0xC0 != 0x80)
+        stays[depth] = stays_of(code, piece, found) & ~(leaving_groups if leaves[depth] else 0)
+        first, last = first_token_of(trie, node), first_token_of(trie, node + 1)
         if len(row):
-            set_tokens(trie, node, row)
+            allow(trie, first, last, row)
         if len(need):
-            for i in range(trie[starts + node], trie[starts + node + 1]):
-                due = counts[depth] + need_of(code, piece, found)
-                need[trie[starts + num + 1 + i]] = min(due, int64(65535))
+            due = counts[depth] + need_of(code, piece, found)
+            for place in range(first, last):
+                need[token_at(trie, place)] = min(due, int64(65535))
         node += 1
     return listed
 

@@ -1,0 +1,36 @@
+"""Compile the machine's functions ahead of their first use: `python -m branchwork.runtime.grammar.warm`.
+
+Some 20 s of one core once in the life of an installation; afterwards they are read from the disk in under a second.
+"""
+
+import numpy as np
+
+from branchwork.runtime.grammar import dfa, ir
+from branchwork.runtime.grammar.interface import Vocabulary
+from branchwork.runtime.grammar.lower import lower
+from branchwork.runtime.grammar.masks import Lexicon
+from branchwork.runtime.grammar.matcher import MachineGrammar
+
+
+def warm() -> None:
+    """Call every function of the machine once, with the types that it meets."""
+    vocabulary = Vocabulary(tuple(bytes((byte,)) for byte in range(256)), (0,), 256)
+    lexicon = Lexicon(vocabulary)
+    text = dfa.star(dfa.chars((0x20, 0x21), (0x23, 0x10FFFF)))
+    quote = dfa.literal(b'"')
+    string = ir.Piece(dfa.concat(quote, text, quote))
+    short = ir.Concat((ir.Literal(b'"'), ir.Chars(dfa.any_char(), 0, 2), ir.Literal(b'"')))
+    items = ir.Array((), ir.Alternation((string, short)), ir.FIXED, unique=True)
+    root = ir.Object((ir.Property(b'"a"', items),), (ir.Extra(string.dfa, string),), ir.FIXED)
+    matcher = MachineGrammar(lower(ir.Rules(root)), lexicon).start()
+    row = np.zeros(vocabulary.mask_words, np.int32)
+    for part in (b'{"a": ["x', b'"', b', "', b'y"], "b', b'": "z"'):
+        assert matcher.accept_bytes(part), part
+        matcher.fill_mask(row)
+        matcher.forced()
+        matcher.closing()
+        matcher.must_end()
+
+
+if __name__ == "__main__":
+    warm()
