@@ -16,7 +16,7 @@ from branchwork.kernels.cpu.host import Network, runs_compiled
 from branchwork.kernels.errors import KernelError
 from branchwork.kernels.linear import PackedLinear
 from branchwork.kernels.linear import pack as pack_linear
-from branchwork.kernels.sampling import SamplingRows
+from branchwork.kernels.sampling import NO_TOKEN, SamplingRows
 from branchwork.kernels.weights import DecoderWeights, LayerWeights
 
 __all__ = [
@@ -42,8 +42,6 @@ __all__ = [
     "target_logprobs",
     "top_logprobs",
 ]
-
-NO_TOKEN = reference.NO_TOKEN
 
 
 def _require(name: str, tensor: Tensor, like: Tensor, *shape: int) -> None:
@@ -207,8 +205,8 @@ def sample(logits: Tensor, rows: SamplingRows, out: Tensor) -> None:
     out     [R]     int32; NO_TOKEN where nothing may follow
     """
     _require_ints("out", out, logits.shape[0])
-    if len(rows) != logits.shape[0]:
-        raise KernelError("rows", f"{logits.shape[0]} rows", str(len(rows)))
+    if rows.num_rows != logits.shape[0]:
+        raise KernelError("rows", f"{logits.shape[0]} rows", str(rows.num_rows))
     reference.sample(logits, rows, out)
 
 

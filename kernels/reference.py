@@ -10,10 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from branchwork.kernels.sampling import SamplingRows, random_uniform
-
-NO_TOKEN = -1
-"""What `sample` writes where nothing may follow."""
+from branchwork.kernels.sampling import NO_TOKEN, SamplingRows, random_uniform
 
 
 def embed(token_ids: Tensor, table: Tensor, out: Tensor) -> None:
@@ -185,7 +182,7 @@ def choice_weights(logits_row: Tensor, rows: SamplingRows, row: int) -> Tensor:
 
 def sample(logits: Tensor, rows: SamplingRows, out: Tensor) -> None:
     """See `api.sample`."""
-    for row in range(len(rows)):
+    for row in range(rows.num_rows):
         weights = choice_weights(logits[row], rows, row)
         if not bool(weights.any()):
             out[row] = NO_TOKEN

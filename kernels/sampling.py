@@ -1,9 +1,12 @@
 """How the next token of each row of logits is to be chosen, as arrays; and the randomness behind the choice."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+NO_TOKEN = -1
+"""What is chosen where nothing may follow."""
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _WORD = (1 << 64) - 1
@@ -22,8 +25,7 @@ def random_uniform(seed: int, position: int) -> float:
     return (word >> 11) * 2.0**-53
 
 
-@dataclass(frozen=True, slots=True)
-class SamplingRows:
+class SamplingRows(NamedTuple):
     """One line for each row of logits. Ids outside of the vocabulary are the caller's to refuse.
 
     temperature, top_p, min_p                       float32 [R]; temperature 0: the most likely token
@@ -57,7 +59,9 @@ class SamplingRows:
     generated_start: npt.NDArray[np.int32]
     generated_ids: npt.NDArray[np.int32]
 
-    def __len__(self) -> int:
+    @property
+    def num_rows(self) -> int:
+        """R."""
         return len(self.temperature)
 
     def edits_of(self, row: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:

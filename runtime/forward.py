@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from branchwork.kernels import api as kernels
+from branchwork.kernels.api import SamplingRows
 from branchwork.runtime.batch import Batch, KvCache
 from branchwork.runtime.models.decoder import Decoder
 
@@ -30,6 +31,10 @@ class Forward(Protocol):
         """Scores of what follows some of the step's tokens, [len(tokens), vocab_size]; valid until the next call."""
         ...
 
+    def sample(self, rows: SamplingRows, num_ids: int) -> Ints:
+        """Choose a token for each row of the last `logits`, among its first `num_ids`."""
+        ...
+
     def states(self, first: int, last: int) -> Tensor:
         """Final hidden states of tokens first to last, after the last norm."""
         ...
@@ -41,7 +46,7 @@ class PlainForward:
     def __init__(self, decoder: Decoder, cache: KvCache) -> None:
         self._decoder = decoder
         self._cache = cache
-        self._hidden = torch.empty(0)
+        self._hidden = self._logits = torch.empty(0)
 
     def run(self, batch: Batch) -> None:
         """See `Forward.run`."""
@@ -50,7 +55,15 @@ class PlainForward:
     def logits(self, tokens: Ints) -> Tensor:
         """See `Forward.logits`."""
         rows = self._hidden[torch.from_numpy(tokens)]
-        return self._decoder.logits(self._decoder.normed(rows))
+        self._logits = self._decoder.logits(self._decoder.normed(rows))
+        return self._logits
+
+    def sample(self, rows: SamplingRows, num_ids: int) -> Ints:
+        """See `Forward.sample`."""
+        chosen = torch.empty(rows.num_rows, dtype=torch.int32)
+        kernels.sample(self._logits[:, :num_ids], rows, chosen)
+        ids: Ints = chosen.numpy()
+        return ids
 
     def states(self, first: int, last: int) -> Tensor:
         """See `Forward.states`."""
@@ -79,6 +92,10 @@ class CompiledForward:
     def logits(self, tokens: Ints) -> Tensor:
         """See `Forward.logits`."""
         return torch.from_numpy(self._network.logits(tokens))
+
+    def sample(self, rows: SamplingRows, num_ids: int) -> Ints:
+        """See `Forward.sample`."""
+        return self._network.sample(rows, num_ids)
 
     def states(self, first: int, last: int) -> Tensor:
         """See `Forward.states`."""

@@ -41,12 +41,14 @@ class ModelRunner:
         compiled: bool | None = None,
     ) -> None:
         config, decoder = model.config, model.decoder
+        self.num_slots = num_slots
+        self.max_len = max_len
         shape = (config.num_layers, num_slots, config.num_kv_heads, config.head_dim)
-        self._vocab_size = config.vocab_size
+        self.num_slots, self.max_len = num_slots, max_len
         self._num_token_ids = num_token_ids or config.vocab_size
         self._max_logit_rows = max(max_rows, MAX_LOGIT_BYTES // (4 * config.vocab_size))
         self._table = np.zeros((max_rows, max_len), dtype=np.int32)
-        cache = KvCache(
+        self._cache = cache = KvCache(
             k=torch.empty(shape, dtype=decoder.dtype),
             v=torch.empty(shape, dtype=decoder.dtype),
             slot_table=torch.from_numpy(self._table),
@@ -95,11 +97,8 @@ class ModelRunner:
         if not asked:
             return {}
         logits = self._forward.logits(_ints([first_tokens[i + 1] - 1 for i, _ in asked]))
-        candidates = logits[:, : self._num_token_ids]
-        chosen = torch.empty(len(asked), dtype=torch.int32)
         rows = sampling_rows([sample for _, sample in asked], self._num_token_ids)
-        kernels.sample(candidates, rows, chosen)
-        tokens = chosen.tolist()
+        tokens = self._forward.sample(rows, self._num_token_ids).tolist()
         results = [Scored(token, float("nan")) for token in tokens]
         wanted = {
             r: (tokens[r], sample.top_logprobs)

@@ -28,8 +28,15 @@ class Service:
     def __init__(self, options: RuntimeConfig, model: LoadedModel, encoder: ModelEncoder) -> None:
         context_len = _context_len(options, model)
         num_slots = kv_slots_for(options, model, context_len)
-        runner = ModelRunner(model, num_slots, options.max_rows, context_len)
         vocabulary = encoder.tokenizer.vocabulary(model.config.eos_token_ids)
+        runner = ModelRunner(
+            model,
+            num_slots,
+            options.max_rows,
+            context_len,
+            max_tokens=options.max_tokens_per_step,
+            num_token_ids=len(vocabulary.token_bytes),
+        )
         self._mailbox, self._events = Mailbox(), EventQueue()
         self._compiler = GrammarCompiler(vocabulary, options)
         self._engine = Engine(

@@ -14,6 +14,7 @@ import torch
 
 from branchwork.kernels.cpu.cached import cache_folder, sources_digest
 from branchwork.kernels.cpu.host import Network
+from branchwork.kernels.sampling import SamplingRows
 from branchwork.kernels.weights import DecoderWeights, LayerWeights
 
 DTYPES = (torch.bfloat16, torch.float32)
@@ -42,6 +43,7 @@ def compile_now(dtype: torch.dtype) -> None:
         angles = torch.zeros(2, 8)
         network.run(zero, zero, zero, zero, np.array([0, 1], np.int32), one, angles, angles)
         network.logits(zero)
+        network.sample(_greedy_row(), 2)
         mark.touch()
 
 
@@ -75,6 +77,33 @@ def _smallest_network(dtype: torch.dtype) -> Network:
     weights = DecoderWeights(table, (layer,), zeros(hidden), table, heads, heads, dim, 1e-6)
     pool = zeros(1, 2, heads, dim)
     return Network(weights, pool, pool.clone(), torch.zeros(1, 2, dtype=torch.int32), 1, 1)
+
+
+def _greedy_row() -> SamplingRows:
+    """One row of the plainest sampling."""
+    floats, ints, words = (np.zeros(1, kind) for kind in (np.float32, np.int32, np.int64))
+    no, starts = np.zeros(1, np.bool_), np.zeros(2, np.int32)
+    return SamplingRows(
+        temperature=floats,
+        top_p=floats,
+        min_p=floats,
+        top_k=ints,
+        repetition_penalty=floats,
+        frequency_penalty=floats,
+        presence_penalty=floats,
+        seed=words,
+        position=words,
+        has_mask=no,
+        has_penalties=no,
+        mask=np.zeros((0, 1), np.int32),
+        edit_start=starts,
+        edit_ids=ints,
+        edit_values=floats,
+        context_start=starts,
+        context_ids=ints,
+        generated_start=starts,
+        generated_ids=ints,
+    )
 
 
 if __name__ == "__main__":

@@ -20,8 +20,11 @@ from branchwork.kernels.cpu.network import (
     run_head,
     run_layers,
 )
+from branchwork.kernels.cpu.sampling import choose_tokens
+from branchwork.kernels.cpu.sampling import make_scratch as make_sampling_scratch
 from branchwork.kernels.cpu.tile import LANES, PANEL, compiled_tiles, pack_columns
 from branchwork.kernels.errors import KernelError
+from branchwork.kernels.sampling import SamplingRows
 from branchwork.kernels.weights import DecoderWeights, LayerWeights
 
 Ints = npt.NDArray[np.int32]
@@ -69,6 +72,7 @@ class Network:
         self._weights = _packed(weights)
         self._work = _workspace(self._weights, weights, stored, max_tokens, max_logit_rows)
         self._pool = array_of(k_pool), array_of(v_pool), array_of(slot_table)
+        self._sampling = make_sampling_scratch(weights.head.shape[0])
         self._vocab_size = weights.head.shape[0]
         self._thread = Thread(
             part=0,
@@ -90,14 +94,24 @@ class Network:
         sin: Tensor,
     ) -> None:
         """Compute the new tokens: K and V go to their slots, hidden states stay for `logits` and `hidden`."""
+        if len(token_ids) > len(self._work.hidden):
+            raise KernelError("token_ids", f"at most {len(self._work.hidden)}", str(len(token_ids)))
         cache = Cache(*self._pool, cos.numpy(), sin.numpy())
         tokens = Tokens(token_ids, positions, slots, rows, query_start, kv_len)
         run_layers(self._shape, self._weights, self._work, cache, tokens, self._thread)
 
     def logits(self, of_tokens: Ints) -> npt.NDArray[np.float32]:
         """Scores of what follows some tokens of the last `run`, [len(of_tokens), V]; overwritten by the next call."""
+        if len(of_tokens) > len(self._work.logits):
+            raise KernelError("of_tokens", f"at most {len(self._work.logits)}", str(len(of_tokens)))
         run_head(self._shape, self._weights, self._work, of_tokens, self._thread)
         return self._work.logits[: len(of_tokens), : self._vocab_size]
+
+    def sample(self, rows: SamplingRows, num_ids: int) -> Ints:
+        """Choose a token for each row of the last `logits` among its first `num_ids`: `api.sample`."""
+        out = np.empty(rows.num_rows, np.int32)
+        choose_tokens(self._work.logits, num_ids, rows, self._sampling, out)
+        return out
 
     @property
     def hidden(self) -> npt.NDArray[np.float32]:
