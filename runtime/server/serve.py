@@ -3,6 +3,7 @@
 import signal
 import socket
 import sys
+from functools import partial
 from types import FrameType
 
 import uvicorn
@@ -12,7 +13,7 @@ from branchwork.runtime.server.app import build_app
 from branchwork.runtime.server.config import ServerConfig
 from branchwork.runtime.server.gateway import Gateway
 from branchwork.runtime.server.protocol import bounded_protocol
-from branchwork.runtime.server.supervisor import Supervisor
+from branchwork.runtime.server.supervisor import Launch, Supervisor
 from branchwork.runtime.wire.errors import ConfigError
 from branchwork.runtime.wire.launcher import launch
 
@@ -32,21 +33,22 @@ class Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-def serve(server: ServerConfig, runtime: RuntimeConfig) -> None:
-    """Serve until a signal ends it. Raises SetupError when it cannot start.
+def serve(server: ServerConfig, runtime: RuntimeConfig, start: Launch | None = None) -> None:
+    """Serve until a signal ends it; `start` starts another runtime than the usual. Raises SetupError.
 
     The address is bound before the model is loaded, so that a busy port is known at once; connections are taken when
     the runtime answers.
     """
     config = server.with_keys()
+    start = start or partial(launch, runtime, progress=_say)
     bound = bind(config)
     with bound:
-        first = launch(runtime, progress=_say)
+        first = start()
         gateway = Gateway(config)
-        supervisor = Supervisor(gateway, lambda: launch(runtime), first)
+        supervisor = Supervisor(gateway, start, first)
         app = build_app(gateway, supervisor.lifespan)
         host, port = bound.getsockname()[:2]
-        _say(f"runtime    pid {first.pid} at {first.address}")
+        _say(f"runtime    pid {first.pid}")
         _say(f"listening  http://{f'[{host}]' if ':' in host else host}:{port}")
         run(Server(uvicorn_config(app, config)), bound)
 

@@ -54,7 +54,7 @@ class PulseEngine(EmptyEngine):
         due = time.monotonic()
         while True:
             due = max(due + self._beat_s, time.monotonic())
-            time.sleep(due - time.monotonic())
+            time.sleep(max(0.0, due - time.monotonic()))
             with self._lock:
                 events = [event for slot in self._slots for event in _beat(slot)]
                 self._slots = [slot for slot in self._slots if slot.given < slot.left]
