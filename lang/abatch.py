@@ -1,7 +1,7 @@
 """Many programs at once on an asyncio loop."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from branchwork.lang.arun import attempt_async
 from branchwork.lang.batch import OnError, progress
@@ -10,9 +10,15 @@ from branchwork.lang.state import State
 
 
 async def arun_batch(
-    calls: Sequence[Call], num_running: int, on_error: OnError, progress_bar: bool
+    calls: Sequence[Call],
+    num_running: int,
+    on_error: OnError,
+    progress_bar: bool,
+    ended_well: Callable[[int, State], None],
 ) -> list[State]:
     """The states of `calls`, in order; at most `num_running` programs run at once.
+
+    `ended_well` is told of each program that ends without error, by its place in `calls`.
 
     With `on_error="raise"` the first error ends all other programs and is raised.
     """
@@ -23,6 +29,8 @@ async def arun_batch(
         async def run_next() -> None:
             for i, call in waiting:
                 state = await attempt_async(call)
+                if state.branch.program.error is None:
+                    ended_well(i, state)
                 states[i] = raise_error(state) if on_error == "raise" else state
                 bar.update()
 

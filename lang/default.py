@@ -117,25 +117,11 @@ _RENAMED = {
     "max_total_tokens": "kv_slots",
     "max_running_requests": "max_rows",
 }
-_WITHOUT_EFFECT = frozenset(
-    [
-        "tp_size",
-        "port",
-        "host",
-        "mem_fraction_static",
-        "trust_remote_code",
-        "disable_cuda_graph",
-        "cuda_graph_max_bs",
-        "attention_backend",
-        "sampling_backend",
-        "chunked_prefill_size",
-        "modeling",
-        "torchao_config",
-        "tokenizer_path",
-        "random_seed",
-        "log_requests",
-        "disable_overlap_schedule",
-    ]
+_WITHOUT_EFFECT = (
+    *("tp_size", "port", "host", "mem_fraction_static", "trust_remote_code", "random_seed"),
+    *("disable_cuda_graph", "cuda_graph_max_bs", "attention_backend", "sampling_backend"),
+    *("chunked_prefill_size", "modeling", "torchao_config", "tokenizer_path", "log_requests"),
+    "disable_overlap_schedule",
 )
 
 

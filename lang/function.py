@@ -1,10 +1,10 @@
 """`@function`: a Python function that becomes a program."""
 
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from typing import Any, Literal, TypeVar, overload
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from branchwork.lang import run
-from branchwork.lang.batch import MAX_RUNNING, OnError, run_batch
+from branchwork.lang.batch import MAX_RUNNING, Fresh, OnError, run_batch
 from branchwork.lang.default import resolve
 from branchwork.lang.ir import Gen, Seq
 from branchwork.lang.options import RUN_OPTIONS, Defaults, normalise, unknown_option
@@ -13,6 +13,9 @@ from branchwork.lang.state import Appending, State
 from branchwork.lang.trace import Trace, trace, tracing
 from branchwork.runtime.wire.backend import Backend
 from branchwork.runtime.wire.errors import ProgramError
+
+if TYPE_CHECKING:
+    from branchwork.lang.checkpoint import Resumed
 
 # Bits of a code object's flags, as in `inspect`, which itself is 16 ms to import.
 _HAS_KEYWORDS, _IS_COROUTINE = 0x08, 0x80
@@ -135,21 +138,25 @@ class Function:
         backend: Backend | None = None,
         timeout: float | None = None,
         retries: int = 0,
+        checkpoint: str | None = None,
         **kwargs: Any,
     ) -> list[State] | Iterator[State]:
         """Run the program once for each item of `batch` (a dict or a sequence of arguments), in one thread.
 
         `num_threads` is how many programs run at once; none of them needs a thread. With `generator_style` the
         states come one by one, in order. With `on_error="return"` a failed program's state is returned as well
-        (`state.error()` says why), else its error is raised and the others end. The rest is as in `run`.
+        (`state.error()` says why), else its error is raised and the others end. `checkpoint` is a file to which
+        finished programs are written; a batch that finds some there does not run them again. The rest is as in `run`.
         """
-        calls = self._calls(batch, kwargs, backend, timeout, retries)
+        whole = _resumed(self._calls(batch, kwargs, backend, timeout, retries), checkpoint)
         num_running = _num_running(num_threads)
+        states: Iterable[State]
         if self.is_async:
-            states = _run_coroutine(self._arun_calls(calls, num_running, on_error, progress_bar))
-            return iter(states) if generator_style else states
-        iterator = run_batch(calls, num_running, on_error, progress_bar)
-        return iterator if generator_style else list(iterator)
+            states = _run_coroutine(self._arun_calls(whole, num_running, on_error, progress_bar))
+        else:
+            states = run_batch(whole.todo, num_running, on_error, progress_bar, whole.save)
+        merged = whole.merged(states)
+        return merged if generator_style else list(merged)
 
     async def arun_batch(
         self,
@@ -161,19 +168,23 @@ class Function:
         backend: Backend | None = None,
         timeout: float | None = None,
         retries: int = 0,
+        checkpoint: str | None = None,
         **kwargs: Any,
     ) -> list[State]:
         """As `run_batch`, on the running asyncio loop."""
-        calls = self._calls(batch, kwargs, backend, timeout, retries)
-        return await self._arun_calls(calls, _num_running(num_threads), on_error, progress_bar)
+        whole = _resumed(self._calls(batch, kwargs, backend, timeout, retries), checkpoint)
+        num_running = _num_running(num_threads)
+        return list(
+            whole.merged(await self._arun_calls(whole, num_running, on_error, progress_bar))
+        )
 
     async def _arun_calls(
-        self, calls: Sequence[Call], num_running: int, on_error: OnError, progress_bar: bool
+        self, whole: "Fresh | Resumed", num_running: int, on_error: OnError, progress_bar: bool
     ) -> list[State]:
         # asyncio is 35 ms to import; only asynchronous programs need it.
         from branchwork.lang.abatch import arun_batch  # noqa: PLC0415
 
-        return await arun_batch(calls, num_running, on_error, progress_bar)
+        return await arun_batch(whole.todo, num_running, on_error, progress_bar, whole.save)
 
     # ------------------------------------------------------------------ without running
 
@@ -342,6 +353,15 @@ def _num_running(num_threads: int | str) -> int:
     if not isinstance(num_threads, int) or num_threads < 1:
         raise ProgramError(f'num_threads={num_threads!r}: must be at least 1, or "auto"')
     return num_threads
+
+
+def _resumed(calls: Sequence[Call], checkpoint: str | None) -> "Fresh | Resumed":
+    if checkpoint is None:
+        return Fresh(calls)
+    # hashlib and pathlib are 8 ms to import; only a checkpoint needs them.
+    from branchwork.lang.checkpoint import Resumed  # noqa: PLC0415
+
+    return Resumed(calls, checkpoint)
 
 
 def _run_coroutine(coroutine: Coroutine[Any, Any, T]) -> T:

@@ -22,6 +22,7 @@ from branchwork.lang.slot import Slot
 from branchwork.lang.stream import TextStream
 from branchwork.lang.variable import Span, render, slots_in, slots_of, value_of
 from branchwork.runtime.wire.errors import Aborted, ProgramError, SlotError
+from branchwork.runtime.wire.messages import ChatFormat
 
 if TYPE_CHECKING:
     from branchwork.lang.loop import LoopDriver
@@ -118,7 +119,7 @@ class Appending:
         for slot in slots_of(variable):
             self._raise_failure(slot)
         try:
-            return value_of(variable, self._chat_format)
+            return value_of(variable, self.chat_format)
         except (ValueError, TypeError, KeyError) as error:
             slot = next(iter(slots_of(variable)))
             raise undecodable(slot, error) from error
@@ -152,17 +153,18 @@ class Appending:
         return {label: weight / sum(weights) for label, weight in zip(labels, weights, strict=True)}
 
     def _text(self) -> str:
-        return render(self.branch.all_pieces(), self._chat_format)
+        return render(self.branch.all_pieces(), self.chat_format)
 
     def _messages(self) -> list[dict[str, str]]:
         messages = list(self.branch.messages)
         return [{"role": role, "content": self._content(span)} for role, span in messages]
 
     def _content(self, span: Span) -> str:
-        return render(span.pieces, self._chat_format).lstrip()
+        return render(span.pieces, self.chat_format).lstrip()
 
     @property
-    def _chat_format(self) -> Any:
+    def chat_format(self) -> ChatFormat:
+        """The text around messages, as the program's backend writes them."""
         return self.branch.program.backends[0].welcome.chat_format
 
     def _open_slots(self) -> list[Slot]:

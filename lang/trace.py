@@ -80,8 +80,8 @@ class TraceEnd(ProgramError):
 class Nowhere:
     """A backend that takes everything and answers nothing."""
 
-    def __init__(self) -> None:
-        any_role = ChatFormat(begin=_AnyRole(), end=_AnyRole())
+    def __init__(self, chat_format: ChatFormat | None = None) -> None:
+        any_role = chat_format or ChatFormat(begin=_AnyRole(), end=_AnyRole())
         self.welcome = Welcome(
             PROTOCOL_VERSION, "", "a trace", "", 0, 0, (), any_role, {}, heartbeat_s=1.0, pid=0
         )

@@ -4,9 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import branchwork as bw
 import pydantic
 import pytest
+
+import branchwork as bw
 from branchwork.compat import utils
 from branchwork.compat.lang import ir
 from branchwork.compat.lang.backend.base_backend import BaseBackend
@@ -21,10 +22,13 @@ from branchwork.lang.choices import (
 from branchwork.lang.testing.scripted import Scripted
 from branchwork.runtime.wire.errors import ProgramError
 
-NAMES = """function gen gen_int gen_string select system user assistant system_begin system_end user_begin user_end
-assistant_begin assistant_end image video separate_reasoning set_default_backend flush_cache get_server_info Runtime
-RuntimeEndpoint Engine OpenAI Anthropic LiteLLM global_config greedy_token_selection token_length_normalized
-unconditional_likelihood_normalized""".split()
+NAMES = (
+    *("function", "gen", "gen_int", "gen_string", "select", "image", "video", "separate_reasoning"),
+    *("system", "user", "assistant", "system_begin", "system_end", "user_begin", "user_end"),
+    *("assistant_begin", "assistant_end", "set_default_backend", "flush_cache", "get_server_info"),
+    *("Runtime", "RuntimeEndpoint", "Engine", "OpenAI", "Anthropic", "LiteLLM", "global_config"),
+    *("greedy_token_selection", "token_length_normalized", "unconditional_likelihood_normalized"),
+)
 
 
 @pytest.mark.parametrize("name", NAMES)
