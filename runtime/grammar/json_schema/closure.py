@@ -5,12 +5,20 @@ found (a least fixpoint): a property that cannot be satisfied is forbidden, an a
 and generation never walks into a place that it cannot leave.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from branchwork.runtime.grammar.json_schema.algebra import Algebra, Compound, Named
 from branchwork.runtime.grammar.json_schema.numerals import numeral_dfa
-from branchwork.runtime.grammar.json_schema.shape import FALSE, Array, Object, Shape, Some, Term
+from branchwork.runtime.grammar.json_schema.shape import (
+    FALSE,
+    Array,
+    Number,
+    Object,
+    Shape,
+    Some,
+    Term,
+)
 from branchwork.runtime.grammar.json_schema.strings import is_empty
 from branchwork.runtime.wire.errors import ConstraintError
 
@@ -23,8 +31,12 @@ MAX_SPREAD = 6
 class Closure:
     """The shapes that `root` reaches, made ready to be written; `fruitful` holds the terms with a finite value."""
 
-    def __init__(self, algebra: Algebra, root: Term) -> None:
+    def __init__(
+        self, algebra: Algebra, root: Term, give_up: Callable[[ConstraintError], None]
+    ) -> None:
+        """`give_up` is told what cannot be enforced; if it returns, more is admitted."""
         self.algebra = algebra
+        self._give_up = give_up
         self.root = root
         self.shapes: dict[Term, Shape] = {}
         self.fruitful: set[Term] = set()
@@ -55,33 +67,52 @@ class Closure:
 
     def _ready(self, term: Term, shape: Shape) -> Shape:
         """The shape with its witnesses and its `contains` in the forms that can be written."""
+        pointer = self.pointer(term)
+        numbers = tuple(self._writable(number, pointer) for number in shape.numbers)
         objects, arrays = shape.objects, shape.arrays
         if any(item.witnesses for item in objects):
-            objects = tuple(case for item in objects for case in self.algebra.settle(item))
+            objects = tuple(self._settled(objects, pointer))
         if any(array.some for array in arrays):
-            arrays = tuple(
-                case for array in arrays for case in self._spread(array, self.pointer(term))
-            )
-        if objects is shape.objects and arrays is shape.arrays:
+            arrays = tuple(case for array in arrays for case in self._spread(array, pointer))
+        if objects is shape.objects and arrays is shape.arrays and numbers == shape.numbers:
             return shape
-        return replace(shape, objects=objects, arrays=arrays)
+        return replace(shape, numbers=numbers, objects=objects, arrays=arrays)
+
+    def _writable(self, number: Number, pointer: str) -> Number:
+        """`number` without its steps, where they have too many remainders together."""
+        try:
+            numeral_dfa(number)
+        except ConstraintError as error:
+            self._give_up(ConstraintError(str(error), pointer))
+            return replace(number, step=None, off_steps=frozenset())
+        return number
+
+    def _settled(self, objects: tuple[Object, ...], pointer: str) -> Iterator[Object]:
+        for case in (case for item in objects for case in self.algebra.settle(item)):
+            if case.witnesses:
+                message = "That some undeclared key must exist cannot be enforced."
+                self._give_up(ConstraintError(message, pointer))
+                case = replace(case, witnesses=())
+            yield case
 
     def _spread(self, array: Array, pointer: str) -> Iterator[Array]:
         """The union of arrays that are `array`, each with its `contains` beginning where its prefix ends."""
         if not array.some:
             yield array
             return
-        if len(array.some) > 1:
-            raise ConstraintError(
-                "Two `contains` on the same array cannot be enforced together.", pointer
-            )
         some = array.some[0]
         prefix = array.prefix + (array.rest,) * (some.start - len(array.prefix))
-        if len(prefix) - some.start > MAX_SPREAD:
-            raise ConstraintError(
-                f"`contains` beside more than {MAX_SPREAD} prefix items cannot be enforced.",
-                pointer,
+        if len(array.some) > 1:
+            self._give_up(
+                ConstraintError(
+                    "Two `contains` on the same array cannot be enforced together.", pointer
+                )
             )
+        if len(prefix) - some.start > MAX_SPREAD:
+            message = f"`contains` beside more than {MAX_SPREAD} prefix items cannot be enforced."
+            self._give_up(ConstraintError(message, pointer))
+            yield replace(array, some=())
+            return
         yield from self._decide(replace(array, prefix=prefix, some=()), some, some.start)
 
     def _decide(self, array: Array, some: Some, index: int) -> Iterator[Array]:

@@ -31,7 +31,7 @@ def compile_schema(
     try:
         document = Document(schema)
         reader = TrackingReader(document, mode)
-        closure = Closure(reader.algebra, reader.term(document.root))
+        closure = Closure(reader.algebra, reader.term(document.root), reader.give_up)
         if closure.root not in closure.fruitful:
             raise ConstraintError("No value satisfies the schema.", "")
         layout = ir.FIXED if whitespace == "fixed" else any_layout()

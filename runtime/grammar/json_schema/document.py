@@ -41,7 +41,7 @@ class Place:
         """The place that `keys` lead to, which must exist."""
         schema, pointer = self.schema, self.pointer
         for key in keys:
-            schema = schema[key]  # type: ignore[index,call-overload]
+            schema = schema[key]  # type: ignore[index]
             pointer += "/" + escape(key)
         return Place(schema, pointer, self.base)
 
@@ -79,6 +79,10 @@ class Document:
             raise ConstraintError(f"The schema is larger than {MAX_SCHEMA_BYTES} bytes.", "")
         schema = _parse(text)
         self.dialect = _dialect_of(schema)
+        if self.dialect.name == "draft-3":
+            raise ConstraintError(
+                "Draft 3 of JSON Schema is not supported; use draft 4 or later.", "/$schema"
+            )
         self.root = Place(schema, "", self._id_of(schema, "") or "")
         self._resources: dict[str, Place] | None = None
         self._anchors: dict[tuple[str, str], Place] = {}

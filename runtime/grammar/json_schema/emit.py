@@ -10,7 +10,6 @@ from branchwork.runtime.grammar.json_schema.numerals import numeral_dfa
 from branchwork.runtime.grammar.json_schema.quoting import quote
 from branchwork.runtime.grammar.json_schema.shape import FALSE, Array, Number, Object, Term
 from branchwork.runtime.grammar.json_schema.strings import is_empty, quoted_dfa, string_node
-from branchwork.runtime.wire.errors import ConstraintError
 
 # More declared properties than this are written in their order even where any order is asked for.
 MAX_FREE_ORDER = 62
@@ -59,18 +58,13 @@ class Emitter:
         )
         for item in shape.objects:
             if self._closure.object_has_value(item):
-                options.append(self._object(item, canonical, term))
+                options.append(self._object(item, canonical))
         for array in shape.arrays:
             if self._closure.array_has_value(array):
                 options.append(self._array(array, canonical))
         return options[0] if len(options) == 1 else ir.Alternation(tuple(options))
 
-    def _object(self, item: Object, canonical: bool, term: Term) -> ir.Object:
-        if item.witnesses:
-            raise ConstraintError(
-                "That some undeclared key must exist cannot be enforced.",
-                self._closure.pointer(term),
-            )
+    def _object(self, item: Object, canonical: bool) -> ir.Object:
         extras = []
         outside = [complement(keys) for keys, _ in item.cells]
         for keys, inner in (*item.cells, (both(*outside), item.rest)):

@@ -39,6 +39,16 @@ def numeral_dfa(number: Number, canonical: bool = False) -> Dfa:
     return _explore(_Branch.of(number, False, canonical), _Branch.of(number, True, canonical))
 
 
+def check_step(*steps: Fraction | None) -> int:
+    """How many remainders the steps have together. Raises ConstraintError where they are too many to follow."""
+    remainders = 1
+    for step in steps:
+        remainders *= 1 if step is None else _Divisor.of(step).modulus
+    if remainders > MAX_REMAINDERS:
+        raise ConstraintError("multipleOf has too many digits to be enforced.")
+    return remainders
+
+
 def plain(value: Fraction) -> bytes:
     """A decimal fraction without an exponent."""
     scale = _scale(value)
@@ -113,7 +123,7 @@ class _State(NamedTuple):
 
     phase: str
     negative: bool = False
-    index: int = 0
+    position: int = 0
     low: int = 0
     high: int = 0
     remainders: tuple[int | None, ...] = ()
@@ -149,11 +159,7 @@ class _Branch:
             low, low_open = Fraction(0), False
         steps = [] if number.step is None else [number.step]
         divisors = tuple(_Divisor.of(step) for step in [*steps, *sorted(number.off_steps)])
-        remainders = functools.reduce(
-            lambda product, divisor: product * divisor.modulus, divisors, 1
-        )
-        if remainders > MAX_REMAINDERS:
-            raise ConstraintError("multipleOf has too many digits to be enforced.")
+        remainders = check_step(*steps, *number.off_steps)
         bounds = [_Bound.of(bound) for bound in (low, high) if bound is not None]
         longest = max(len(bound.whole) for bound in bounds)
         return cls(
@@ -182,14 +188,14 @@ class _Branch:
         if symbol.isdigit():
             return self._digit(state, symbol)
         if symbol == "." and phase in ("whole", "zero") and self.fraction_digits:
-            return self._end_whole(state)._replace(phase="fraction", index=0)
+            return self._end_whole(state)._replace(phase="fraction", position=0)
         if (
             symbol in "eE"
             and self.exponents
-            and (phase in ("whole", "zero") or (phase == "fraction" and state.index))
+            and (phase in ("whole", "zero") or (phase == "fraction" and state.position))
         ):
             return _State("exponent", self.negative, some_digit=state.some_digit)
-        if symbol in "+-" and phase == "exponent" and state.index == 0:
+        if symbol in "+-" and phase == "exponent" and state.position == 0:
             return state._replace(phase="power")
         return None
 
@@ -197,7 +203,7 @@ class _Branch:
         """The digits after which the numeral may go on in different ways; those between two of them are alike."""
         if self.divisors:
             return _DIGITS
-        index, in_fraction = state.index, state.phase == "fraction"
+        index, in_fraction = state.position, state.phase == "fraction"
         digits = {"0"}
         for bound, so_far in ((self.low, state.low), (self.high, state.high)):
             if bound is not None and not so_far:
@@ -206,14 +212,14 @@ class _Branch:
 
     def _digit(self, state: _State, digit: str) -> _State | None:
         if state.phase in ("exponent", "power"):
-            return state._replace(phase="power", index=state.index + 1) if state.index < 2 else None
+            return state._replace(phase="power", position=state.position + 1) if state.position < 2 else None
         if state.phase == "first" and digit == "0" and self.negative and (not self.fraction_digits):
             return None  # -0
-        if state.phase == "zero" or state.index == (
+        if state.phase == "zero" or state.position == (
             self.fraction_digits if state.phase == "fraction" else self.whole_digits
         ):
             return None
-        index, in_fraction = state.index, state.phase == "fraction"
+        index, in_fraction = state.position, state.phase == "fraction"
         compared = [
             0
             if bound is None
@@ -251,19 +257,19 @@ class _Branch:
 
     def _end_whole(self, state: _State) -> _State:
         """The comparisons once the whole part is known to end: fewer digits are less."""
-        low = state.low if state.index >= len(self.low.whole) else -1
-        high = 0 if self.high is None else state.high if state.index >= len(self.high.whole) else -1
+        low = state.low if state.position >= len(self.low.whole) else -1
+        high = 0 if self.high is None else state.high if state.position >= len(self.high.whole) else -1
         return state._replace(low=low, high=high)
 
     def accepts(self, state: _State) -> bool:
         """Whether the numeral may end here."""
-        if state.phase == "power" and state.index:
+        if state.phase == "power" and state.position:
             return state.some_digit or not self.low_open
         if state.phase not in ("whole", "zero", "fraction") or (
-            state.phase == "fraction" and not state.index
+            state.phase == "fraction" and not state.position
         ):
             return False
-        fraction_digits = state.index if state.phase == "fraction" else 0
+        fraction_digits = state.position if state.phase == "fraction" else 0
         if state.phase != "fraction":
             state = self._end_whole(state)
         if self.canonical and (state.last_zero or (self.negative and not state.some_digit)):

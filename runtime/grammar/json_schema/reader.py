@@ -23,6 +23,7 @@ from branchwork.runtime.grammar.json_schema.language import (
     words,
 )
 from branchwork.runtime.grammar.json_schema.numbers import drawn_in
+from branchwork.runtime.grammar.json_schema.numerals import check_step
 from branchwork.runtime.grammar.json_schema.shape import (
     ANY,
     FALSE,
@@ -118,10 +119,6 @@ class Reader:
         """What the schema object at a place admits of what `context` admits."""
         place = self.document.enter(place)
         schema = _object(place.schema)
-        if self.document.dialect.name == "draft-3":
-            raise ConstraintError(
-                "Draft 3 of JSON Schema is not supported; use draft 4 or later.", "/$schema"
-            )
         if "$ref" in schema and self.document.dialect.ref_hides_siblings:
             return self.attempt(place, "$ref", self._ref, context)
         shape = self.algebra.meet(context, self.of_types(place, schema))
@@ -147,10 +144,14 @@ class Reader:
         except ConstraintError as error:
             if error.param is None or not error.param.startswith("/"):
                 error = ConstraintError(str(error), f"{place.pointer}/{escape(keyword)}")
-            if not self._best_effort:
-                raise error from None
-            self.warnings[f"{error.param}: {error}"] = None
+            self.give_up(error)
             return replace(context, exact=False)
+
+    def give_up(self, error: ConstraintError) -> None:
+        """Refuse the schema; in best effort, note what is left out."""
+        if not self._best_effort:
+            raise error from None
+        self.warnings[f"{error.param}: {error}"] = None
 
     def _within(self, place: Place, context: Shape) -> Shape:
         """What the schema at a place admits of what `context` admits.
@@ -224,6 +225,7 @@ class Reader:
             raise ConstraintError(
                 "multipleOf must be greater than 0.", f"{place.pointer}/multipleOf"
             )
+        check_step(_fraction(step))
         number = drawn_in(
             Number(_fraction(low), low_open, _fraction(high), high_open, _fraction(step))
         )

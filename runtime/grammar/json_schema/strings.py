@@ -69,8 +69,8 @@ def text_dfa(language: Language) -> Dfa:
     found = functools.reduce(Dfa.__and__, present, any_text())
     for part in absent:
         found = found - text_dfa(part.inner)
-    for part in lengths:
-        found = with_length(found, part.least, part.most)
+    for bounds in lengths:
+        found = with_length(found, bounds.least, bounds.most)
     return found
 
 
@@ -142,8 +142,8 @@ def string_node(language: Language) -> ir.Node:
     if isinstance(language, Length) and (
         language.most is not None or language.least > _SHORT_LEAST
     ):
-        inside = ir.Chars(written_char(), language.least, language.most)
-        return ir.Concat((_QUOTE, inside, _QUOTE))
+        chars = ir.Chars(written_char(), language.least, language.most)
+        return ir.Concat((_QUOTE, chars, _QUOTE))
     texts, most = _without_most(language)
     if most is None:
         return ir.Piece(quoted(texts))

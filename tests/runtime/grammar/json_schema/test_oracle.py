@@ -4,24 +4,31 @@ import json
 from typing import Any
 
 import pytest
-from branchwork.runtime.grammar.json_schema import compile_schema
-from branchwork.runtime.wire.errors import ConstraintError
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
-
 from tests.runtime.grammar.json_schema.naive import accepts
 
+from branchwork.runtime.grammar.json_schema import compile_schema
+from branchwork.runtime.wire.errors import ConstraintError
+
 KEYS = ["a", "b", "ab", "c"]
-STRINGS = ["", "a", "b", "ab", "aab", "é", '"\\', "\n"]
+# No line break: Python's `$` matches before one, ECMA's does not.
+STRINGS = ["", "a", "b", "ab", "aab", "é", '"\\']
 PATTERNS = ["a", "^a", "b$", "^(a|b)*$", "^.$", "[^a]", "^a?b?$"]
 
 scalars = st.one_of(
-    st.none(), st.booleans(), st.integers(-3, 12), st.sampled_from([0.5, -1.5, 2.25]), st.sampled_from(STRINGS)
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 12),
+    st.sampled_from([0.5, -1.5, 2.25]),
+    st.sampled_from(STRINGS),
 )
 values = st.recursive(
     scalars,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=3)
+    ),
     max_leaves=6,
 )
 
@@ -39,14 +46,21 @@ def _flat() -> st.SearchStrategy[Any]:
         _with("const", values),
         _with("enum", st.lists(values, min_size=1, max_size=3)),
         _with("pattern", st.sampled_from(PATTERNS)),
-        *(_with(k, st.integers(-2, 10)) for k in ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")),
+        *(
+            _with(k, st.integers(-2, 10))
+            for k in ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
+        ),
         _with("multipleOf", st.sampled_from([1, 2, 3, 0.5, 0.25])),
         *(_with(k, count) for k in ("minLength", "maxLength", "minItems", "maxItems")),
         *(_with(k, count) for k in ("minProperties", "maxProperties")),
         _with("required", st.lists(st.sampled_from(KEYS), max_size=2, unique=True)),
         _with(
             "dependentRequired",
-            st.dictionaries(st.sampled_from(KEYS), st.lists(st.sampled_from(KEYS), max_size=2, unique=True), max_size=2),
+            st.dictionaries(
+                st.sampled_from(KEYS),
+                st.lists(st.sampled_from(KEYS), max_size=2, unique=True),
+                max_size=2,
+            ),
         ),
     )
 
@@ -66,7 +80,10 @@ def _nested(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
         _with("not", inner),
         *(_with(k, some) for k in ("allOf", "anyOf", "oneOf")),
         st.fixed_dictionaries({"if": inner}, optional={"then": inner, "else": inner}),
-        st.fixed_dictionaries({"contains": inner, "maxContains": st.integers(0, 2)}, optional={"minContains": st.integers(0, 2)}),
+        st.fixed_dictionaries(
+            {"contains": inner, "maxContains": st.integers(0, 2)},
+            optional={"minContains": st.integers(0, 2)},
+        ),
         _with("unevaluatedProperties", inner),
         _with("unevaluatedItems", inner),
         st.lists(inner.filter(lambda s: isinstance(s, dict)), min_size=2, max_size=4).map(_merged),
@@ -80,15 +97,15 @@ def _merged(schemas: list[dict[str, Any]]) -> dict[str, Any]:
 schemas = st.recursive(_flat(), _nested, max_leaves=6)
 
 
-def check(schema: Any, instances: list[Any], order: str = "any") -> None:
-    """Accepted exactly what is valid; refused schemas name a place."""
+def check(schema: Any, instances: list[Any]) -> None:
+    """Accepted exactly what is valid, unless the schema is refused."""
     validator = Draft202012Validator(schema)
     try:
-        rules = compile_schema(json.dumps(schema), order=order)  # type: ignore[arg-type]
+        rules = compile_schema(json.dumps(schema), order="any")
     except ConstraintError as error:
-        event("unsatisfiable" if str(error).startswith("No value") else "refused")
-        assert error.param is not None
-        if str(error).startswith("No value"):
+        refusal = str(error)
+        event(refusal.split(" ")[0])
+        if refusal.startswith("No value"):
             assert not any(validator.is_valid(instance) for instance in instances)
         return
     for instance in instances:
@@ -98,12 +115,16 @@ def check(schema: Any, instances: list[Any], order: str = "any") -> None:
 
 @given(schemas, st.lists(values, min_size=1, max_size=8))
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
-def test_a_schema_accepts_exactly_what_jsonschema_validates(schema: Any, instances: list[Any]) -> None:
+def test_a_schema_accepts_exactly_what_jsonschema_validates(
+    schema: Any, instances: list[Any]
+) -> None:
     check(schema, instances)
 
 
 @pytest.mark.slow
 @given(schemas, st.lists(values, min_size=1, max_size=8))
 @settings(max_examples=5_000, deadline=None, suppress_health_check=list(HealthCheck))
-def test_thousands_of_schemas_accept_exactly_what_jsonschema_validates(schema: Any, instances: list[Any]) -> None:
+def test_thousands_of_schemas_accept_exactly_what_jsonschema_validates(
+    schema: Any, instances: list[Any]
+) -> None:
     check(schema, instances)
