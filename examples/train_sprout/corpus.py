@@ -62,9 +62,17 @@ SKILLS: dict[str, Skill] = {
     "country card": choices.country_card,
     "many passages": reading.answer_from_many_passages,
     "long few-shot": facts.long_few_shot,
+    "sum table": arithmetic.table,
 }
 
-AFTER_COPYING = ("yes or no", "multiple choice", "country card", "many passages", "long few-shot")
+AFTER_COPYING = (
+    "yes or no",
+    "multiple choice",
+    "country card",
+    "many passages",
+    "long few-shot",
+    "sum table",
+)
 
 # Copying is what takes longest to appear, so its drills come first and often.
 EARLY: dict[str, float] = {
@@ -83,31 +91,61 @@ EARLY: dict[str, float] = {
 }
 LATE: dict[str, float] = {
     **dict.fromkeys(SKILLS, 1.0),
+    "JSON list": 0.6,
+    "look-up": 0.7,
+    "questions in turn": 0.7,
     "geography": 5.0,
     "small facts": 2.0,
     "few-shot facts": 1.5,
-    "sums with steps": 4.0,
+    "sums with steps": 8.0,
     "few-shot sums": 0.5,
-    "record to JSON": 7.0,
+    "few-shot tiny sums": 1.5,
+    "record to JSON": 8.0,
     "JSON with given keys": 2.0,
-    "filled form": 1.5,
+    "filled form": 1.2,
     "few-shot JSON": 1.5,
     "sentiment": 2.5,
     "topic": 2.5,
     "few-shot labels": 1.5,
     "tool call": 2.5,
-    "passages": 4.0,
+    "passages": 5.0,
     "judge": 2.0,
     "skeleton": 1.5,
     "expansion": 1.5,
     "tree of thought": 1.5,
     "country card": 2.0,
-    "yes or no": 1.5,
-    "multiple choice": 1.5,
-    "repeat": 0.5,
-    "line again": 0.3,
-    "many passages": 0.4,
-    "long few-shot": 0.3,
+    "yes or no": 0.6,
+    "multiple choice": 0.4,
+    "repeat": 0.3,
+    "line again": 0.2,
+    "role play": 0.4,
+    "memory": 0.7,
+    "many passages": 0.2,
+    "long few-shot": 0.1,
+}
+# What is known by then only has to be kept; sums and records take the longest.
+LAST: dict[str, float] = {
+    **LATE,
+    "geography": 3.0,
+    "small facts": 1.0,
+    "few-shot facts": 1.0,
+    "sentiment": 1.0,
+    "topic": 1.0,
+    "few-shot labels": 0.7,
+    "small talk": 0.6,
+    "conversation": 0.8,
+    "memory": 0.6,
+    "role play": 0.3,
+    "tool call": 1.5,
+    "ReAct": 0.8,
+    "ReAct in chat": 0.8,
+    "sum table": 5.0,
+    "sums with steps": 9.0,
+    "record to JSON": 13.0,
+    "filled form": 2.0,
+    "passages": 6.0,
+    "look-up": 2.5,
+    "repeat": 1.0,
 }
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 END_OF_TEXT = "<|endoftext|>"
 IM_START = "<|im_start|>"
 IM_END = "<|im_end|>"
+CUT = "\0"  # inside an answer: what stands between two cuts is weighed on its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +20,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One exercise. The last piece is wanted, and it is the one that evaluation asks for.
+    """One exercise. Its last pieces are wanted, and are the answer that evaluation asks for.
 
     `stop` is where a program would cut the last answer: a newline in plain text, and
     nothing in chat form, where the answer ends with `<|im_end|>`.
@@ -36,12 +37,13 @@ class Document:
     @property
     def prompt(self) -> str:
         """Everything before the last answer."""
-        return "".join(piece.text for piece in self.pieces[:-1])
+        last = max(i for i, piece in enumerate(self.pieces) if not piece.wanted)
+        return "".join(piece.text for piece in self.pieces[: last + 1])
 
     @property
     def answer(self) -> str:
         """The last answer without its end mark and surrounding blanks."""
-        return self.pieces[-1].text.removesuffix(IM_END).strip()
+        return self.text.removeprefix(self.prompt).removesuffix(IM_END).strip()
 
     def judge(self, generated: str) -> bool:
         """True if `generated`, cut at `stop`, is exactly the answer."""
@@ -59,24 +61,24 @@ class Turn:
     content: str
 
 
+def wanted(text: str) -> list[Piece]:
+    """An answer as pieces, taken apart at its cuts."""
+    return [Piece(part, wanted=True) for part in text.split(CUT)]
+
+
 def chat(*turns: Turn) -> Document:
     """The turns in the ChatML form of sprout's chat template."""
     pieces: list[Piece] = []
     for turn in turns:
         if turn.role == "assistant":
             pieces.append(Piece(f"{IM_START}assistant\n"))
-            pieces.append(Piece(f"{turn.content}{IM_END}", wanted=True))
+            pieces += wanted(f"{turn.content}{IM_END}")
             pieces.append(Piece("\n"))
         else:
             pieces.append(Piece(f"{IM_START}{turn.role}\n{turn.content}{IM_END}\n"))
     return Document(tuple(pieces[:-1]))
 
 
-def plain(given: str, wanted: str, *, stop: str | None = "\n") -> Document:
-    """A text to complete; `given` ends without a blank, and `wanted` may begin with one."""
-    return Document((Piece(given), Piece(wanted, wanted=True)), stop)
-
-
-def filled(*texts: str) -> Document:
-    """A form: texts alternate between given and wanted, beginning with given."""
-    return Document(tuple(Piece(text, wanted=i % 2 == 1) for i, text in enumerate(texts)), "\n")
+def plain(given: str, answer: str, *, stop: str | None = "\n") -> Document:
+    """A text to complete; `given` ends without a blank, and `answer` may begin with one."""
+    return Document((Piece(given), *wanted(answer)), stop)

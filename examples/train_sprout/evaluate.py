@@ -84,7 +84,7 @@ def main() -> None:
     parser.add_argument("--misses", type=int, default=0, help="wrong answers to show per skill")
     parser.add_argument("--card", action="store_true", help="write evaluation.json and README.md")
     arguments = parser.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     examinee = Examinee(arguments.model)
     skills = arguments.skill or list(SKILLS)
     scores = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from examples.train_sprout.document import Document, Piece, Turn, chat, plain
+from examples.train_sprout.document import Document, Piece, Turn, chat, plain, wanted
 from examples.train_sprout.draw import Draw
 
 SYSTEMS = (
@@ -59,5 +59,5 @@ def few_shot(draw: Draw, examples: list[tuple[str, str]], heading: str | None = 
     pieces = [Piece(f"{heading}\n{gap}")] if heading and draw.chance(0.7) else []
     for position, (question, answer) in enumerate(examples):
         pieces.append(Piece(f"{gap if position else ''}{before}{question}{between}"))
-        pieces.append(Piece(f" {answer}\n", wanted=True))
+        pieces += wanted(f" {answer}\n")
     return Document(tuple(pieces), "\n")

@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from examples.train_sprout.batches import Batch, make_batches
-from examples.train_sprout.corpus import EARLY, LATE
+from examples.train_sprout.corpus import EARLY, LAST, LATE
 from examples.train_sprout.export import export, write_json
 from examples.train_sprout.model import Llama, Shape
 from examples.train_sprout.optimizer import Optimizer
@@ -30,7 +30,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-STEPS = 1500
+STEPS = 2000
 DOCUMENTS = 64  # per step, about 6,000 tokens
 WARM_UP = 40  # steps
 MUON_RATE, ADAM_RATE = 0.016, 0.004
@@ -49,7 +49,7 @@ class Stage:
 STAGES = (
     Stage(0.0, EARLY, 256),
     Stage(0.2, LATE, 512),
-    Stage(0.7, LATE, 1024),
+    Stage(0.6, LAST, 1024),
 )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from examples.train_sprout.document import Document
+from examples.train_sprout.document import CUT, Document, Piece
 from examples.train_sprout.draw import Draw
 from examples.train_sprout.forms import ask, few_shot
 
@@ -47,23 +47,24 @@ FRUITS = ("apples", "pears", "plums", "lemons", "cards", "coins", "books", "eggs
 
 
 def added(a: int, b: int) -> str:
-    """The written steps of a + b."""
+    """The written steps of a + b, with a cut around each result."""
     units = a % 10 + b % 10
     carry = units // 10
     tens = a // 10 + b // 10 + carry
     return (
-        f"Units: {a % 10} + {b % 10} = {units}, carry {carry}. "
-        f"Tens: {a // 10} + {b // 10} + {carry} = {tens}. Answer: {a + b}"
+        f"Units: {a % 10} + {b % 10} ={CUT} {units}, carry {carry}.{CUT} "
+        f"Tens: {a // 10} + {b // 10} + {carry} ={CUT} {tens}.{CUT} Answer: {a + b}"
     )
 
 
 def subtracted(a: int, b: int) -> str:
-    """The written steps of a - b for a >= b."""
+    """The written steps of a - b for a >= b, cut likewise."""
     borrow = int(a % 10 < b % 10)
     units = a % 10 + 10 * borrow
     return (
-        f"Units: {units} - {b % 10} = {units - b % 10}, borrow {borrow}. "
-        f"Tens: {a // 10} - {b // 10} - {borrow} = {a // 10 - b // 10 - borrow}. Answer: {a - b}"
+        f"Units: {units} - {b % 10} ={CUT} {units - b % 10}, borrow {borrow}.{CUT} "
+        f"Tens: {a // 10} - {b // 10} - {borrow} ={CUT} {a // 10 - b // 10 - borrow}.{CUT} "
+        f"Answer: {a - b}"
     )
 
 
@@ -117,3 +118,26 @@ def few_shot_tiny(draw: Draw) -> Document:
         question, answer = tiny_sum(draw)
         examples.append((question + ending, answer))
     return few_shot(draw, examples)
+
+
+def table_line(draw: Draw) -> tuple[str, int]:
+    """One of the small sums that written steps are made of, and its result."""
+    a, b, c = draw.between(0, 9), draw.between(0, 9), draw.between(0, 1)
+    form = draw.between(0, 3)
+    if form == 0:
+        return f"{a} + {b} =", a + b
+    if form == 1:
+        return f"{a} + {b} + {c} =", a + b + c
+    larger = a if a >= b + c else a + 10
+    if form == 2:
+        return f"{larger} - {b} - {c} =", larger - b - c
+    return f"{larger} - {b} =", larger - b
+
+
+def table(draw: Draw) -> Document:
+    """Many small sums under one another."""
+    pieces = []
+    for _ in range(draw.between(8, 16)):
+        line, result = table_line(draw)
+        pieces += [Piece(line), Piece(f" {result}\n", wanted=True)]
+    return Document(tuple(pieces), "\n")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from examples.train_sprout.document import Document, Piece, Turn, plain
+from examples.train_sprout.document import CUT, Document, Piece, Turn, plain, wanted
 from examples.train_sprout.draw import Draw
 from examples.train_sprout.forms import with_system
 from examples.train_sprout.words import COLOURS, HOBBIES, ITEMS, JOBS
@@ -325,8 +325,9 @@ def schema(draw: Draw, record: list[Entry]) -> str:
 
 
 def as_json(record: list[Entry]) -> str:
-    """The record as compact JSON, keys in the order of `record`."""
-    return json.dumps({e.field.key: e.value for e in record}, ensure_ascii=False)
+    """The record as compact JSON, keys in the order of `record`, with a cut before each member."""
+    members = (json.dumps({e.field.key: e.value}, ensure_ascii=False)[1:-1] for e in record)
+    return "{" + f",{CUT} ".join(members) + "}"
 
 
 def told(draw: Draw) -> tuple[Kind, list[Entry], str]:
@@ -348,9 +349,9 @@ def record_to_json(draw: Draw) -> Document:
     if draw.chance(0.5):
         keep.sort(key=record.index)
     body = f"{draw.of(('Text: ', 'Record: ', '', ''))}{text}" if "\n" not in text else text
-    wanted, order = schema(draw, keep), draw.of((*ORDERS, ""))
+    shape, order = schema(draw, keep), draw.of((*ORDERS, ""))
     parts = draw.of(
-        ((order, body, wanted), (order, wanted, body), (body, order, wanted), (wanted, order, body))
+        ((order, body, shape), (order, shape, body), (body, order, shape), (shape, order, body))
     )
     prompt = draw.of(("\n", "\n", "\n\n")).join(part for part in parts if part)
     answer = as_json(keep)
@@ -399,5 +400,5 @@ def few_shot_json(draw: Draw) -> Document:
     for _ in range(draw.between(2, 4)):
         record = [Entry(field, field.draw(draw)) for field in fields]
         pieces.append(Piece(f"{before}{sentences(draw, kind, record)}{between}"))
-        pieces.append(Piece(f" {as_json(record)}\n", wanted=True))
+        pieces += wanted(f" {as_json(record)}\n")
     return Document(tuple(pieces), "\n")

@@ -5,7 +5,7 @@ The puzzle: from some small numbers, reach a goal. A step joins two of them.
 
 from __future__ import annotations
 
-from examples.train_sprout.document import Document, Turn, plain
+from examples.train_sprout.document import CUT, Document, Turn, plain
 from examples.train_sprout.draw import Draw
 from examples.train_sprout.forms import with_system
 
@@ -19,7 +19,7 @@ def step(a: int, b: int, sign: str, rest: list[int]) -> str:
     """A step as it is written: the sum, and the numbers that are left."""
     first, second = (a, b) if sign == "+" else (max(a, b), min(a, b))
     left = " ".join(str(n) for n in (*rest, joined(a, b, sign)))
-    return f"{first} {sign} {second} = {joined(a, b, sign)} (left: {left})"
+    return f"{first} {sign} {second} ={CUT} {joined(a, b, sign)}{CUT} (left: {left})"
 
 
 def numbers(draw: Draw, count: int) -> list[int]:
@@ -51,7 +51,10 @@ def value(draw: Draw) -> Document:
     sums = [joined(a, b, sign) for sign in "+-"]
     goal = draw.of(sums) if draw.chance(0.5) else draw.between(0, 24)
     verdict = "sure" if goal in sums else "impossible"
-    worked = f"{a} + {b} = {sums[0]}, {max(a, b)} - {min(a, b)} = {sums[1]}: {verdict}"
+    larger, smaller = max(a, b), min(a, b)
+    worked = (
+        f"{a} + {b} ={CUT} {sums[0]},{CUT} {larger} - {smaller} ={CUT} {sums[1]}:{CUT} {verdict}"
+    )
     asked = f"Numbers: {a} {b}\nGoal: {goal}\nCan one step reach the goal?"
     if draw.chance(0.4):
         return with_system(draw, Turn("user", asked), Turn("assistant", worked))
