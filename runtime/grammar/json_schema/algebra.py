@@ -6,15 +6,18 @@ so a schema that multiplies out is refused by name, not worked on for ever.
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import TypeAlias, TypeGuard, TypeVar
+from typing import TypeVar
 
+from branchwork.runtime.grammar.json_schema.arrays import meet_arrays, negate_array
 from branchwork.runtime.grammar.json_schema.document import Place
-from branchwork.runtime.grammar.json_schema.language import Language, complement, words
 from branchwork.runtime.grammar.json_schema.language import both as both_languages
+from branchwork.runtime.grammar.json_schema.language import complement
 from branchwork.runtime.grammar.json_schema.language import either as either_language
 from branchwork.runtime.grammar.json_schema.numbers import meet_numbers, negate_number
+from branchwork.runtime.grammar.json_schema.objects import Objects
 from branchwork.runtime.grammar.json_schema.shape import (
     ANY,
     FALSE,
@@ -23,12 +26,11 @@ from branchwork.runtime.grammar.json_schema.shape import (
     Array,
     Number,
     Object,
-    Property,
     Shape,
-    Some,
     Term,
 )
-from branchwork.runtime.grammar.json_schema.strings import disjoint, is_empty
+from branchwork.runtime.grammar.json_schema.strings import disjoint
+from branchwork.runtime.grammar.json_schema.terms import Both, Either, Given, Named, Opposite
 from branchwork.runtime.wire.errors import ConstraintError
 
 # Cases worked out for one schema; 40_000 take about a second.
@@ -48,35 +50,6 @@ _NESTING = frozenset(
 )  # fmt: skip
 
 Case = TypeVar("Case")
-_Demands: TypeAlias = frozenset[tuple[str, Term | None]]
-
-
-class Named(Term):
-    """The schema at a place of the document."""
-
-    __slots__ = ("place",)
-
-    def __init__(self, place: Place) -> None:
-        self.place = place
-
-
-class Given(Term):
-    """A shape that is known already."""
-
-    __slots__ = ("shape",)
-
-    def __init__(self, shape: Shape) -> None:
-        self.shape = shape
-
-
-class Compound(Term):
-    """All of, any of, or none of (`both`, `either`, `not`) some terms."""
-
-    __slots__ = ("operation", "parts")
-
-    def __init__(self, operation: str, parts: tuple[Term, ...]) -> None:
-        self.operation = operation
-        self.parts = parts
 
 
 class Algebra:
@@ -84,10 +57,13 @@ class Algebra:
 
     def __init__(self, read: Callable[[Place, Shape], Shape]) -> None:
         self._read = read
+        self.objects = Objects(self)
         self._named: dict[int, Named] = {}
         self._flat: dict[Term, bool] = {}
         self._given: dict[Shape, Term] = {}
-        self._compounds: dict[tuple[str, frozenset[Term]], Term] = {}
+        self._boths: dict[frozenset[Term], Term] = {}
+        self._eithers: dict[frozenset[Term], Term] = {}
+        self._opposites: dict[Term, Term] = {}
         self._shapes: dict[Term, Shape | None] = {TRUE: ANY, FALSE: NONE}
         self._pointers: list[str] = [""]
         self._cases = 0
@@ -111,17 +87,14 @@ class Algebra:
         """All of `terms`; `both(a, b) is a` says that `a` plainly implies `b`."""
         parts: dict[Term, None] = {}
         for term in terms:
-            inner = (
-                term.parts if isinstance(term, Compound) and term.operation == "both" else (term,)
-            )
-            parts.update(dict.fromkeys(inner))
+            parts.update(dict.fromkeys(term.parts if isinstance(term, Both) else (term,)))
         parts.pop(TRUE, None)
         if len(parts) < 2:
             return next(iter(parts), TRUE)
-        key = ("both", frozenset(parts))
-        if key not in self._compounds:
-            self._compounds[key] = self._both(parts)
-        return self._compounds[key]
+        key = frozenset(parts)
+        if key not in self._boths:
+            self._boths[key] = self._both(parts)
+        return self._boths[key]
 
     def _both(self, parts: dict[Term, None]) -> Term:
         if FALSE in parts or any(_contradicts(part, parts) for part in parts):
@@ -129,9 +102,9 @@ class Algebra:
         flat = [part for part in parts if self._is_flat(part)]
         if flat:
             # What has no objects and arrays is worked out at once: alternatives are told apart by it.
-            flat += [part for part in parts if _is_negation(part) and self._is_flat(part.parts[0])]
+            flat += [p for p in parts if isinstance(p, Opposite) and self._is_flat(p.inner)]
         if len(flat) < 2:
-            return Compound("both", tuple(parts))
+            return Both(tuple(parts))
         whole = self.given(self.meet(*map(self.shape, flat)))
         return self.both(whole, *(part for part in parts if part not in flat))
 
@@ -160,21 +133,17 @@ class Algebra:
         parts.pop(FALSE, None)
         if TRUE in parts:
             return TRUE
-        return self._compound("either", parts, FALSE)
+        if len(parts) < 2:
+            return next(iter(parts), FALSE)
+        return self._eithers.setdefault(frozenset(parts), Either(tuple(parts)))
 
     def negation(self, term: Term) -> Term:
         """What `term` is not."""
         if term is TRUE or term is FALSE:
             return FALSE if term is TRUE else TRUE
-        if isinstance(term, Compound) and term.operation == "not":
-            return term.parts[0]
-        return self._compounds.setdefault(("not", frozenset((term,))), Compound("not", (term,)))
-
-    def _compound(self, operation: str, parts: dict[Term, None], empty: Term) -> Term:
-        if len(parts) < 2:
-            return next(iter(parts), empty)
-        key = (operation, frozenset(parts))
-        return self._compounds.setdefault(key, Compound(operation, tuple(parts)))
+        if isinstance(term, Opposite):
+            return term.inner
+        return self._opposites.setdefault(term, Opposite(term))
 
     # ------------------------------------------------------------ shapes
 
@@ -223,11 +192,11 @@ class Algebra:
             return self.shape_in(term, ANY)
         if isinstance(term, Given):
             return term.shape
-        assert isinstance(term, Compound), term
+        if isinstance(term, Opposite):
+            return self.negate(self.shape(term.inner))
+        assert isinstance(term, Both | Either), term
         shapes = [self.shape(part) for part in term.parts]
-        if term.operation == "not":
-            return self.negate(shapes[0])
-        return self.meet(*shapes) if term.operation == "both" else self.join(*shapes)
+        return self.meet(*shapes) if isinstance(term, Both) else self.join(*shapes)
 
     def meet(self, *shapes: Shape) -> Shape:
         """What all of `shapes` admit."""
@@ -242,8 +211,8 @@ class Algebra:
                 result.false and shape.false,
                 self._pairs(result.numbers, shape.numbers, meet_numbers, _same),
                 both_languages(result.strings, shape.strings),
-                self._meet_all_objects(result.objects, shape.objects),
-                self._pairs(result.arrays, shape.arrays, self.meet_arrays, _same),
+                self._met_objects(result.objects, shape.objects),
+                self._met_arrays(result.arrays, shape.arrays),
                 result.exact and shape.exact,
             )
         return result
@@ -270,10 +239,10 @@ class Algebra:
             numbers = self._pairs(numbers, negate_number(number), meet_numbers, _same)
         objects: tuple[Object, ...] = (Object(),)
         for item in shape.objects:
-            objects = self._meet_all_objects(objects, tuple(self._negate_object(item)))
+            objects = self._met_objects(objects, tuple(self.objects.negate(item)))
         arrays: tuple[Array, ...] = (Array(),)
         for array in shape.arrays:
-            arrays = self._pairs(arrays, self._negate_array(array), self.meet_arrays, _same)
+            arrays = self._met_arrays(arrays, negate_array(self, array))
         return Shape(
             not shape.null,
             not shape.true,
@@ -322,216 +291,14 @@ class Algebra:
         return tuple(found.values())
 
     def _distinct_objects(self, cases: Iterable[Object]) -> tuple[Object, ...]:
-        """The same union without the cases that others cover."""
-        found = [(case, _demands(case)) for case in self._distinct(cases, Object.signature)]
-        kept: list[tuple[Object, _Demands]] = []
-        for one in found:
-            if not any(self._covers(other, one) for other in kept):
-                kept = [other for other in kept if not self._covers(one, other)] + [one]
-        return tuple(case for case, _ in kept)
+        return self.objects.essential(self._distinct(cases, Object.signature))
 
-    # ------------------------------------------------------------ objects
-
-    def _meet_all_objects(
-        self, left: Iterable[Object], right: tuple[Object, ...]
-    ) -> tuple[Object, ...]:
-        met = (self.meet_objects(a, b) for a in left for b in right)
+    def _met_objects(self, left: Iterable[Object], right: tuple[Object, ...]) -> tuple[Object, ...]:
+        met = (self.objects.meet(a, b) for a in left for b in right)
         return self._distinct_objects(case for cases in met for case in cases)
 
-    def meet_objects(self, a: Object, b: Object) -> list[Object]:
-        """Objects that are both, as a union (of none, where that is plainly empty)."""
-        properties: dict[str, Property] = {}
-        for name in (*a.properties, *(name for name in b.properties if name not in a.properties)):
-            first, second = a.at(name), b.at(name)
-            required = first.required or second.required
-            term = self.both(first.term, second.term)
-            if required and term is FALSE:
-                return []
-            properties[name] = Property(term, required)
-        cells, rest = self._meet_cells(a, b)
-        most = b.most if a.most is None else a.most if b.most is None else min(a.most, b.most)
-        met = Object(
-            properties,
-            cells,
-            rest,
-            max(a.least, b.least),
-            most,
-            tuple(dict.fromkeys(a.witnesses + b.witnesses)),
-        )
-        if not _countable(met):
-            return []
-        # A closed object names all the keys that a witness can have; an open one may still be closed later.
-        return self.settle(met) if met.witnesses and rest is FALSE and not cells else [met]
-
-    def _meet_cells(self, a: Object, b: Object) -> tuple[tuple[tuple[Language, Term], ...], Term]:
-        rest = self.both(a.rest, b.rest)
-        if not a.cells and not b.cells:
-            return (), rest
-        cells: list[tuple[Language, Term]] = []
-        for keys, term in a.cells:
-            shared = [(other, inner) for other, inner in b.cells if not disjoint(keys, other)]
-            cells += [
-                (both_languages(keys, other), self.both(term, inner)) for other, inner in shared
-            ]
-            cells += _outside(keys, [other for other, _ in shared], self.both(term, b.rest))
-        for keys, term in b.cells:
-            shared_keys = [other for other, _ in a.cells if not disjoint(keys, other)]
-            cells += _outside(keys, shared_keys, self.both(term, a.rest))
-        return tuple((keys, term) for keys, term in cells if term is not rest), rest
-
-    def partition(self, patterns: Iterable[tuple[Language, Term]]) -> list[tuple[Language, Term]]:
-        """Keys that are as every pattern they match says: the same as languages that do not overlap."""
-        merged: dict[Term, Language] = {}
-        for keys, term in patterns:
-            merged[term] = either_language(merged[term], keys) if term in merged else keys
-        found: list[tuple[Language, Term]] = []
-        for term, keys in merged.items():
-            shared = [(other, inner) for other, inner in found if not disjoint(keys, other)]
-            apart = [cell for cell in found if cell not in shared]
-            found = apart + _outside(keys, [other for other, _ in shared], term)
-            for other, inner in shared:
-                found.append((both_languages(keys, other), self.both(term, inner)))
-                found += _outside(other, [keys], inner)
-        return found
-
-    def settle(self, item: Object) -> list[Object]:
-        """The union of objects without witnesses that are `item`; a witness among unnamed keys stays one."""
-        if not item.witnesses:
-            return [item]
-        (keys, term), *others = item.witnesses
-        remaining = replace(item, witnesses=tuple(others))
-        cases: list[Object] = []
-        for name, found in item.properties.items():
-            if keys.contains(name):
-                with_it = Property(self.both(found.term, term), required=True)
-                if with_it.term is not FALSE:
-                    named = replace(remaining, properties={**item.properties, name: with_it})
-                    cases += self.settle(named) if _countable(named) else []
-        unnamed = [
-            (both_languages(keys, cell), self.both(term, inner)) for cell, inner in item.cells
-        ]
-        outside = (complement(cell) for cell, _ in item.cells)
-        unnamed.append((both_languages(keys, *outside), self.both(term, item.rest)))
-        for cell, inner in unnamed:
-            if inner is not FALSE and not is_empty(cell):
-                cases += [
-                    replace(case, witnesses=((cell, inner), *case.witnesses))
-                    for case in self.settle(remaining)
-                ]
-        return cases
-
-    def _negate_object(self, item: Object) -> Iterable[Object]:
-        for name, found in item.properties.items():
-            if found.term is not TRUE:
-                yield Object({name: Property(self.negation(found.term), required=True)})
-            if found.required:
-                yield Object({name: Property(FALSE)})
-        named = complement(words(item.properties))
-        for keys, term in item.cells:
-            if term is not TRUE:
-                yield Object(witnesses=((both_languages(keys, named), self.negation(term)),))
-        if item.rest is not TRUE:
-            keys = both_languages(named, *(complement(cell) for cell, _ in item.cells))
-            yield Object(witnesses=((keys, self.negation(item.rest)),))
-        for keys, term in item.witnesses:
-            yield Object(cells=((keys, self.negation(term)),))
-        if item.least:
-            yield Object(most=item.least - 1)
-        if item.most is not None:
-            yield Object(least=item.most + 1)
-
-    def _covers(self, covering: tuple[Object, _Demands], covered: tuple[Object, _Demands]) -> bool:
-        """Whether plainly every object of the second is one of the first."""
-        (whole, demands), (part, given) = covering, covered
-        for name, term in demands - given:
-            if term is None or not self._implies(part.at(name).term, term):
-                return False
-        if whole.least > part.least or (whole.witnesses and whole.witnesses != part.witnesses):
-            return False
-        if whole.most is not None and (part.most is None or part.most > whole.most):
-            return False
-        if whole.rest is TRUE and not whole.cells:
-            return True
-        return (
-            whole.cells == part.cells
-            and self._implies(part.rest, whole.rest)
-            and all(
-                self._implies(found.term, whole.at(name).term)
-                for name, found in part.properties.items()
-                if name not in whole.properties
-            )
-        )
-
-    def _implies(self, term: Term, wanted: Term) -> bool:
-        """Whether plainly all that `term` admits, `wanted` does."""
-        return term is wanted or term is FALSE or self.both(term, wanted) is term
-
-    # ------------------------------------------------------------ arrays
-
-    def meet_arrays(self, a: Array, b: Array) -> Array | None:
-        """Arrays that are both, or None where that is plainly empty."""
-        longest = max(len(a.prefix), len(b.prefix))
-        prefix = tuple(self.both(a.at(i), b.at(i)) for i in range(longest))
-        rest = self.both(a.rest, b.rest)
-        most = b.most if a.most is None else a.most if b.most is None else min(a.most, b.most)
-        return self.bounded(
-            Array(
-                prefix,
-                rest,
-                max(a.least, b.least),
-                most,
-                tuple(dict.fromkeys(a.some + b.some)),
-                a.unique or b.unique,
-            )
-        )
-
-    def bounded(self, array: Array) -> Array | None:
-        """`array` with its bounds drawn in; None where it is plainly empty."""
-        most, least, prefix = array.most, array.least, array.prefix
-        some = []
-        for part in array.some:
-            if part.most is not None and part.most < part.least:
-                return None
-            if part.term is FALSE and part.least:
-                return None
-            if part.term is TRUE:
-                least = max(least, part.start + part.least) if part.least else least
-                most = _least_of(most, None if part.most is None else part.start + part.most)
-            elif part.term is not FALSE:
-                some.append(part)
-                least = max(least, part.start + part.least) if part.least else least
-        if FALSE in prefix:
-            most = _least_of(most, prefix.index(FALSE))
-        elif array.rest is FALSE:
-            most = _least_of(most, len(prefix))
-        if most is not None:
-            if most < least:
-                return None
-            prefix = prefix[:most]
-        return Array(
-            prefix, array.rest, least, most, tuple(some), array.unique and most not in (0, 1)
-        )
-
-    def _negate_array(self, array: Array) -> Iterable[Array]:
-        if array.unique:
-            raise ConstraintError("The opposite of uniqueItems cannot be enforced.", self.pointer)
-        cases = []
-        for index, term in enumerate(array.prefix):
-            if term is not TRUE:
-                prefix = (*(TRUE,) * index, self.negation(term))
-                cases.append(Array(prefix, least=index + 1))
-        if array.rest is not TRUE:
-            cases.append(Array(some=(Some(self.negation(array.rest), len(array.prefix)),)))
-        for part in array.some:
-            if part.least:
-                cases.append(Array(some=(replace(part, least=0, most=part.least - 1),)))
-            if part.most is not None:
-                cases.append(Array(some=(replace(part, least=part.most + 1, most=None),)))
-        if array.least:
-            cases.append(Array(most=array.least - 1))
-        if array.most is not None:
-            cases.append(Array(least=array.most + 1))
-        return [case for case in map(self.bounded, cases) if case is not None]
+    def _met_arrays(self, left: Iterable[Array], right: Iterable[Array]) -> tuple[Array, ...]:
+        return self._pairs(left, right, functools.partial(meet_arrays, self), _same)
 
     # ------------------------------------------------------------ disjointness
 
@@ -579,41 +346,6 @@ class Algebra:
             return False  # whatever is wrong in there is reported when it is needed
 
 
-def _demands(item: Object) -> _Demands:
-    """What an object asks of its named keys, one by one; None stands for being there."""
-    asked: set[tuple[str, Term | None]] = set()
-    for name, found in item.properties.items():
-        term = found.term
-        if isinstance(term, Compound) and term.operation == "both":
-            asked.update((name, part) for part in term.parts)
-        elif term is not TRUE:
-            asked.add((name, term))
-        if found.required:
-            asked.add((name, None))
-    return frozenset(asked)
-
-
-def _is_negation(term: Term) -> TypeGuard[Compound]:
-    return isinstance(term, Compound) and term.operation == "not"
-
-
-def _contradicts(term: Term, terms: dict[Term, None]) -> bool:
-    """Whether `term` is the opposite of some of `terms` together."""
-    if not _is_negation(term):
-        return False
-    inner = term.parts[0]
-    both = isinstance(inner, Compound) and inner.operation == "both"
-    return all(part in terms for part in inner.parts) if both else inner in terms
-
-
-def _outside(keys: Language, others: list[Language], term: Term) -> list[tuple[Language, Term]]:
-    """What of a cell no overlapping cell takes."""
-    if not others:
-        return [(keys, term)]
-    left = both_languages(keys, *map(complement, others))
-    return [] if is_empty(left) else [(left, term)]
-
-
 def _same(case: Case) -> Case:
     return case
 
@@ -624,17 +356,9 @@ def _apart(least: int, most: int | None, other_least: int, other_most: int | Non
     )
 
 
-def _least_of(a: int | None, b: int | None) -> int | None:
-    return b if a is None else a if b is None else min(a, b)
-
-
-def _countable(item: Object) -> bool:
-    """Whether the bounds on the number of keys leave room for what must and may be there."""
-    if item.most is not None and (
-        item.most < item.least
-        or item.most < sum(found.required for found in item.properties.values())
-    ):
+def _contradicts(term: Term, terms: dict[Term, None]) -> bool:
+    """Whether `term` is the opposite of some of `terms` together."""
+    if not isinstance(term, Opposite):
         return False
-    if item.least and item.rest is FALSE and all(term is FALSE for _, term in item.cells):
-        return sum(found.term is not FALSE for found in item.properties.values()) >= item.least
-    return True
+    inner = term.inner
+    return all(part in terms for part in (inner.parts if isinstance(inner, Both) else (inner,)))

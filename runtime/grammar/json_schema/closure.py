@@ -8,7 +8,8 @@ and generation never walks into a place that it cannot leave.
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from branchwork.runtime.grammar.json_schema.algebra import Algebra, Compound, Named
+from branchwork.runtime.grammar.json_schema.algebra import Algebra
+from branchwork.runtime.grammar.json_schema.arrays import bounded
 from branchwork.runtime.grammar.json_schema.numerals import numeral_dfa
 from branchwork.runtime.grammar.json_schema.shape import (
     FALSE,
@@ -20,6 +21,7 @@ from branchwork.runtime.grammar.json_schema.shape import (
     Term,
 )
 from branchwork.runtime.grammar.json_schema.strings import is_empty
+from branchwork.runtime.grammar.json_schema.terms import Both, Either, Named, Opposite
 from branchwork.runtime.wire.errors import ConstraintError
 
 # Schemas that one constraint may lead to.
@@ -45,8 +47,8 @@ class Closure:
 
     def pointer(self, term: Term) -> str:
         """Where a term stands in the document, as well as can be said."""
-        while isinstance(term, Compound):
-            term = term.parts[0]
+        while isinstance(term, Both | Either | Opposite):
+            term = term.inner if isinstance(term, Opposite) else term.parts[0]
         return term.place.pointer if isinstance(term, Named) else ""
 
     def _reach(self) -> None:
@@ -88,7 +90,7 @@ class Closure:
         return number
 
     def _settled(self, objects: tuple[Object, ...], pointer: str) -> Iterator[Object]:
-        for case in (case for item in objects for case in self.algebra.settle(item)):
+        for case in (case for item in objects for case in self.algebra.objects.settle(item)):
             if case.witnesses:
                 message = "That some undeclared key must exist cannot be enforced."
                 self._give_up(ConstraintError(message, pointer))
@@ -134,14 +136,14 @@ class Closure:
             )
             prefix = (*array.prefix[:index], term, *array.prefix[index + 1 :])
             taken = replace(array, prefix=prefix, least=max(array.least, index + 1))
-            bounded = self.algebra.bounded(taken)
-            if bounded is not None:
+            drawn = bounded(taken)
+            if drawn is not None:
                 left = replace(
                     some,
                     least=some.least - wanted,
                     most=None if some.most is None else some.most - wanted,
                 )
-                yield from self._decide(bounded, left, index + 1)
+                yield from self._decide(drawn, left, index + 1)
 
     def items(self, array: Array) -> tuple[Term, ...]:
         """The terms of an array: its prefix, what else may follow, and what is counted."""

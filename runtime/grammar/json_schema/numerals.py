@@ -212,7 +212,11 @@ class _Branch:
 
     def _digit(self, state: _State, digit: str) -> _State | None:
         if state.phase in ("exponent", "power"):
-            return state._replace(phase="power", position=state.position + 1) if state.position < 2 else None
+            return (
+                state._replace(phase="power", position=state.position + 1)
+                if state.position < 2
+                else None
+            )
         if state.phase == "first" and digit == "0" and self.negative and (not self.fraction_digits):
             return None  # -0
         if state.phase == "zero" or state.position == (
@@ -258,7 +262,9 @@ class _Branch:
     def _end_whole(self, state: _State) -> _State:
         """The comparisons once the whole part is known to end: fewer digits are less."""
         low = state.low if state.position >= len(self.low.whole) else -1
-        high = 0 if self.high is None else state.high if state.position >= len(self.high.whole) else -1
+        high = (
+            0 if self.high is None else state.high if state.position >= len(self.high.whole) else -1
+        )
         return state._replace(low=low, high=high)
 
     def accepts(self, state: _State) -> bool:

@@ -10,7 +10,8 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Literal
 
-from branchwork.runtime.grammar.json_schema.algebra import Algebra, Named
+from branchwork.runtime.grammar.json_schema.algebra import Algebra
+from branchwork.runtime.grammar.json_schema.arrays import bounded
 from branchwork.runtime.grammar.json_schema.document import Document, Json, Place, escape
 from branchwork.runtime.grammar.json_schema.formats import FORMATS
 from branchwork.runtime.grammar.json_schema.language import (
@@ -38,6 +39,7 @@ from branchwork.runtime.grammar.json_schema.shape import (
     Term,
 )
 from branchwork.runtime.grammar.json_schema.strings import text_dfa
+from branchwork.runtime.grammar.json_schema.terms import Named
 from branchwork.runtime.wire.errors import ConstraintError
 
 Mode = Literal["strict", "best_effort"]
@@ -265,7 +267,7 @@ class Reader:
             else TRUE
         )
         cells = tuple(
-            self.algebra.partition(
+            self.algebra.objects.partition(
                 (
                     self._pattern(source, f"{place.pointer}/patternProperties"),
                     self.term(place.child("patternProperties", source)),
@@ -282,12 +284,7 @@ class Reader:
                     term, *(inner for keys, inner in cells if keys.contains(name))
                 )
             properties[name] = Property(term)
-        required = _array(place, "required") if "required" in schema else []
-        for name in required:
-            if not isinstance(name, str):
-                raise ConstraintError(
-                    "required must be an array of strings.", f"{place.pointer}/required"
-                )
+        for name in _strings(place, "required"):
             term = properties[name].term if name in properties else by_pattern.at(name).term
             properties[name] = Property(term, required=True)
         found = Object(
@@ -297,11 +294,11 @@ class Reader:
             _count(place, "minProperties") or 0,
             _count(place, "maxProperties"),
         )
-        objects = self.algebra.meet_objects(found, Object())
+        objects = self.algebra.objects.meet(found, Object())
         if "propertyNames" in schema:
             names = self._shape(place.child("propertyNames"))
             keys = _keys_object(names.strings)
-            objects = [met for one in objects for met in self.algebra.meet_objects(one, keys)]
+            objects = [met for one in objects for met in self.algebra.objects.meet(one, keys)]
         return replace(ANY, objects=tuple(objects))
 
     def _array(self, place: Place, _: Shape) -> Shape:
@@ -328,7 +325,7 @@ class Reader:
         unique = schema.get("uniqueItems", False)
         if not isinstance(unique, bool):
             raise ConstraintError("uniqueItems must be a boolean.", f"{place.pointer}/uniqueItems")
-        array = self.algebra.bounded(
+        array = bounded(
             Array(
                 prefix,
                 rest,
@@ -495,6 +492,16 @@ def _array(place: Place, keyword: str) -> list[Json]:
     if not isinstance(found, list):
         raise ConstraintError(f"{keyword} must be an array.", f"{place.pointer}/{keyword}")
     return found
+
+
+def _strings(place: Place, keyword: str) -> list[str]:
+    found = _array(place, keyword) if keyword in _object(place.schema) else []
+    strings = [item for item in found if isinstance(item, str)]
+    if len(strings) < len(found):
+        raise ConstraintError(
+            f"{keyword} must be an array of strings.", f"{place.pointer}/{keyword}"
+        )
+    return strings
 
 
 def _count(place: Place, keyword: str) -> int | None:

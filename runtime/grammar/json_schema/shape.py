@@ -16,7 +16,7 @@ from branchwork.runtime.grammar.json_schema.language import ALL, NOTHING, Langua
 
 
 class Term:
-    """A schema by name: equal only to itself, its meaning known to `Terms`."""
+    """A schema by name: equal only to itself, its meaning known to the algebra."""
 
     __slots__ = ()
 
@@ -140,6 +140,11 @@ class Shape:
     objects: tuple[Object, ...] = (Object(),)
     arrays: tuple[Array, ...] = (Array(),)
     exact: bool = True
+
+
+def least_of(a: int | None, b: int | None) -> int | None:
+    """The stricter of two upper bounds, of which None is none."""
+    return b if a is None else a if b is None else min(a, b)
 
 
 ANY = Shape()

@@ -8,6 +8,7 @@ read as cases, in each of which that is decided; in each case the keys and items
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
+from branchwork.runtime.grammar.json_schema.arrays import bounded
 from branchwork.runtime.grammar.json_schema.document import Json, Place
 from branchwork.runtime.grammar.json_schema.language import (
     ALL,
@@ -77,7 +78,7 @@ class TrackingReader(Reader):
             shape = self.algebra.meet(shape, replace(ANY, objects=(_free(case.keys, rest),)))
         if "unevaluatedItems" in schema and case.items is not None:
             rest = self.algebra.either(self.term(place.child("unevaluatedItems")), *case.kinds)
-            array = self.algebra.bounded(Array((TRUE,) * case.items, rest))
+            array = bounded(Array((TRUE,) * case.items, rest))
             shape = self.algebra.meet(shape, replace(ANY, arrays=() if array is None else (array,)))
         return shape
 
