@@ -68,6 +68,7 @@ class Guard:
                 "request_id": request_id,
                 "began": began,
                 "admin": admin,
+                "send": send,
             }
             await self._app(scope, receive, send_named)
         route = getattr(scope.get("route"), "path", "other")

@@ -13,7 +13,7 @@ from branchwork.runtime.server.errors import ApiError, openai_body
 from branchwork.runtime.server.gateway import Gateway, Running
 from branchwork.runtime.server.generation import Generation
 from branchwork.runtime.server.jobs import ClientGone
-from branchwork.runtime.wire.messages import SlotEvent, Tokens, Usage
+from branchwork.runtime.wire.messages import SlotEvent, Usage
 
 DONE = b"data: [DONE]\n\n"
 
@@ -86,14 +86,16 @@ class EventStream(Response):
         running = self._running
         running.task = asyncio.current_task()
         start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+        # The layers around this one look at the start only; the pieces need not pass through them.
+        send_piece: Send = scope["state"]["send"]
         try:
             await send(start)
             try:
-                await self._write(send)
+                await self._write(send_piece)
                 last = self._writer.end()
             except ApiError as error:
                 last = self._writer.error(error)
-            await send({"type": "http.response.body", "body": last, "more_body": False})
+            await send_piece({"type": "http.response.body", "body": last, "more_body": False})
             self._gateway.metrics.add_usage(self._writer.usage)
         except ClientGone:
             pass  # nobody reads any more; the job is aborted already
@@ -103,14 +105,13 @@ class EventStream(Response):
     async def _write(self, send: Send) -> None:
         metrics, running, write = self._gateway.metrics, self._running, self._writer.write
         events, before = self._first, running.began
-        between = metrics.first_token
+        duration = metrics.first_token
         while events:
             if body := write(events):
                 running.blocked_since = time.monotonic()
                 await send({"type": "http.response.body", "body": body, "more_body": True})
                 running.blocked_since = None
-            if any(type(event) is Tokens for _, event in events):
                 now = time.monotonic()
-                between.observe(now - before)
-                between, before = metrics.between_tokens, now
+                duration.observe(now - before)
+                duration, before = metrics.between_tokens, now
             events = await running.job.batch()
