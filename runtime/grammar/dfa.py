@@ -173,18 +173,23 @@ def _distances(table: Table, accepting: Flags) -> npt.NDArray[np.int32]:
         distance[reaches] = step
 
 
+@functools.lru_cache(maxsize=4096)
 def _longest(dfa: Dfa) -> int | None:
-    """Length of the longest accepted string, or None if there is no bound."""
-    alive = np.zeros(dfa.num_states, np.bool_)
-    alive[dfa.start] = dfa.start != DEAD
-    for length in range(dfa.num_states + 1):
-        following = np.zeros_like(alive)
-        following[dfa.table[alive].ravel()] = True
-        following[DEAD] = False
-        if not following.any():
+    """Length of the longest accepted string, or None if there is no bound.
+
+    States that lead nowhere but to peeled ones are peeled, round by round; what is left, if anything, is a cycle.
+    """
+    live = dfa.table != DEAD
+    left = np.ones(dfa.num_states, np.bool_)
+    left[DEAD] = False
+    for length in range(dfa.num_states):
+        peeled = left & ~(left[dfa.table] & live).any(axis=1)
+        if not peeled.any():
+            break
+        if peeled[dfa.start]:
             return length
-        alive = following
-    return None
+        left &= ~peeled
+    return None if left.any() else 0
 
 
 # ------------------------------------------------------------------ normal form
