@@ -6,6 +6,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from branchwork.runtime.models.rope import Rotation
+
 Ints = npt.NDArray[np.int32]
 
 
@@ -30,12 +32,14 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class KvCache:
-    """The pool of K and V, and which slots each request's tokens have.
+    """What is kept from step to step: the pool of K and V, and which slots each request's tokens have.
 
     k, v        [layers, num_slots, kv_heads, head_dim]
     slot_table  [max_rows, max_len] int32
+    rotation    of all positions
     """
 
     k: Tensor
     v: Tensor
     slot_table: Tensor
+    rotation: Rotation

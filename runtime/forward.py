@@ -74,19 +74,19 @@ class CompiledForward:
     """All layers in one compiled call, on the CPU."""
 
     def __init__(
-        self, decoder: Decoder, cache: KvCache, max_tokens: int, max_logit_rows: int
+        self, decoder: Decoder, cache: KvCache, max_tokens: int, max_logit_rows: int, threads: int
     ) -> None:
         self._decoder = decoder
         self._network = kernels.Network(
-            decoder.weights, cache.k, cache.v, cache.slot_table, max_tokens, max_logit_rows
-        )
+            decoder.weights, cache.k, cache.v, cache.slot_table, cache.rotation.cos,
+            cache.rotation.sin, max_tokens, max_logit_rows, threads,
+        )  # fmt: skip
 
     def run(self, batch: Batch) -> None:
         """See `Forward.run`."""
-        cos, sin = self._decoder.rotation(batch.max_position)
         self._network.run(
             batch.token_ids, batch.positions, batch.slots,
-            batch.rows, batch.query_start, batch.kv_len, cos, sin,
+            batch.rows, batch.query_start, batch.kv_len,
         )  # fmt: skip
 
     def logits(self, tokens: Ints) -> Tensor:
@@ -104,7 +104,7 @@ class CompiledForward:
 
 
 def compiled_later(
-    decoder: Decoder, cache: KvCache, max_tokens: int, max_logit_rows: int
+    decoder: Decoder, cache: KvCache, max_tokens: int, max_logit_rows: int, threads: int
 ) -> "Future[CompiledForward]":
     """Compile beside the engine, which the first start after an installation must; the future holds the result.
 
@@ -117,7 +117,7 @@ def compiled_later(
         if child.wait() != 0:
             log.warning("the CPU kernels could not be compiled; running without them")
             return
-        future.set_result(CompiledForward(decoder, cache, max_tokens, max_logit_rows))
+        future.set_result(CompiledForward(decoder, cache, max_tokens, max_logit_rows, threads))
 
     threading.Thread(target=work, name="compile-kernels", daemon=True).start()
     return future

@@ -1,5 +1,6 @@
 """Runs plans on the device: the owner of the KV pool's tensors and of the slot table."""
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import Future
 from itertools import chain
@@ -13,6 +14,7 @@ from branchwork.kernels import api as kernels
 from branchwork.runtime.batch import Batch, Ints, KvCache
 from branchwork.runtime.forward import CompiledForward, Forward, PlainForward, compiled_later
 from branchwork.runtime.models.loader import LoadedModel
+from branchwork.runtime.models.rope import Rotation
 from branchwork.runtime.plan import Plan, Scored, Segment, SegmentResult, Slots, StepResult
 from branchwork.runtime.sampling import sampling_rows
 
@@ -25,7 +27,7 @@ class ModelRunner:
 
     Slots are 0 to num_slots − 1, rows 0 to max_rows − 1, positions 0 to max_len − 1, and a plan has at most
     `max_tokens` tokens. Tokens are drawn from the first `num_token_ids` ids (None: all that have a logit).
-    The pool's memory is reserved here and touched when it is first written.
+    The pool's memory is reserved here and touched when it is first written. `threads` 0: one for each core.
 
     `compiled` None: use the compiled network as soon as it is ready; True: wait for it; False: never.
     """
@@ -38,6 +40,7 @@ class ModelRunner:
         max_len: int,
         max_tokens: int = 2048,
         num_token_ids: int | None = None,
+        threads: int = 0,
         compiled: bool | None = None,
     ) -> None:
         config, decoder = model.config, model.decoder
@@ -52,8 +55,9 @@ class ModelRunner:
             k=torch.empty(shape, dtype=decoder.dtype),
             v=torch.empty(shape, dtype=decoder.dtype),
             slot_table=torch.from_numpy(self._table),
+            rotation=Rotation(config.rope, max_len),
         )
-        sizes = max_tokens, self._max_logit_rows
+        sizes = max_tokens, self._max_logit_rows, threads or os.cpu_count() or 1
         self._forward: Forward = PlainForward(decoder, cache)
         self._faster: Future[CompiledForward] | None = None
         if compiled is False or not kernels.runs_compiled(decoder.weights):
@@ -73,6 +77,7 @@ class ModelRunner:
         for segment in plan.segments:
             self._write(segment.row, segment.start, segment.slots)
         batch = _batch(plan.segments)
+        self._cache.rotation.fill(batch.max_position + 1)
         self._forward.run(batch)
         first_tokens = batch.query_start.tolist()
         sampled = self._sample(plan.segments, first_tokens)

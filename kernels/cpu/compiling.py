@@ -40,8 +40,7 @@ def compile_now(dtype: torch.dtype) -> None:
             return
         network = _smallest_network(dtype)
         one, zero = np.ones(1, np.int32), np.zeros(1, np.int32)
-        angles = torch.zeros(2, 8)
-        network.run(zero, zero, zero, zero, np.array([0, 1], np.int32), one, angles, angles)
+        network.run(zero, zero, zero, zero, np.array([0, 1], np.int32), one)
         network.logits(zero)
         network.sample(_greedy_row(), 2)
         mark.touch()
@@ -76,7 +75,8 @@ def _smallest_network(dtype: torch.dtype) -> Network:
     table = zeros(2, hidden)
     weights = DecoderWeights(table, (layer,), zeros(hidden), table, heads, heads, dim, 1e-6)
     pool = zeros(1, 2, heads, dim)
-    return Network(weights, pool, pool.clone(), torch.zeros(1, 2, dtype=torch.int32), 1, 1)
+    table, angles = torch.zeros(1, 2, dtype=torch.int32), torch.zeros(2, dim // 2)
+    return Network(weights, pool, pool.clone(), table, angles, angles, 1, 1, threads=1)
 
 
 def _greedy_row() -> SamplingRows:

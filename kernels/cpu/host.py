@@ -1,6 +1,8 @@
 """The Python side of the compiled network: tensors in, arrays of the compiled code's types, one call a step."""
 
+import weakref
 from collections.abc import Callable, Sequence
+from threading import Thread as Worker
 from typing import Any
 
 import numpy as np
@@ -10,24 +12,33 @@ from torch import Tensor
 
 from branchwork.kernels.cpu.attention import make_scratch
 from branchwork.kernels.cpu.network import (
+    HEAD,
+    LAYERS,
     PRODUCT_ROWS,
+    STOP,
     Cache,
+    Job,
     Shape,
     Thread,
     Tokens,
     Weights,
     Workspace,
-    run_head,
-    run_layers,
+    work_on,
 )
 from branchwork.kernels.cpu.sampling import choose_tokens
 from branchwork.kernels.cpu.sampling import make_scratch as make_sampling_scratch
+from branchwork.kernels.cpu.team import SUPPORTED, Team, make_team
 from branchwork.kernels.cpu.tile import LANES, PANEL, compiled_tiles, pack_columns
 from branchwork.kernels.errors import KernelError
 from branchwork.kernels.sampling import SamplingRows
 from branchwork.kernels.weights import DecoderWeights, LayerWeights
 
 Ints = npt.NDArray[np.int32]
+
+_BYTES_PER_US, _FLOP_PER_US = 40_000, 200_000
+"""What one core of a server reads and multiplies, roughly."""
+_TEAM_FROM_US = 1000
+"""Work of one thread, from which on a team shares it."""
 
 
 def array_of(tensor: Tensor) -> npt.NDArray[Any]:
@@ -47,12 +58,14 @@ def runs_compiled(weights: DecoderWeights) -> bool:
 
 
 class Network:
-    """A decoder on the CPU with its KV pool. One step at a time; `run`, then `logits` and `hidden`.
+    """A decoder on the CPU with its KV pool. One step at a time; `run`, then `logits`, `sample` and `hidden`.
 
     k_pool, v_pool  [L, S, kv_heads, head_dim] of the weights' dtype
     slot_table      [rows, max_len] int32
+    cos, sin        [length, head_dim / 2] float32; rows may be filled in later, before they are needed
     max_tokens      new tokens of one step, at most
     max_logit_rows  rows of logits of one call, at most
+    threads         of a step that has work for them; a smaller step takes one
     """
 
     def __init__(
@@ -61,26 +74,42 @@ class Network:
         k_pool: Tensor,
         v_pool: Tensor,
         slot_table: Tensor,
+        cos: Tensor,
+        sin: Tensor,
         max_tokens: int,
         max_logit_rows: int,
+        threads: int,
     ) -> None:
         if not runs_compiled(weights):
             raise KernelError("weights", "float32 or bfloat16 of even widths", "others")
         stored = array_of(weights.embedding).dtype
         heads = (weights.num_heads, weights.num_kv_heads, weights.head_dim)
-        self._shape = Shape(*heads, weights.eps, weights.layers[0].q_norm is not None)
+        shape = Shape(*heads, weights.eps, weights.layers[0].q_norm is not None)
         self._weights = _packed(weights)
         self._work = _workspace(self._weights, weights, stored, max_tokens, max_logit_rows)
-        self._pool = array_of(k_pool), array_of(v_pool), array_of(slot_table)
-        self._sampling = make_sampling_scratch(weights.head.shape[0])
-        self._vocab_size = weights.head.shape[0]
-        self._thread = Thread(
-            part=0,
-            parts=1,
-            tiles=compiled_tiles(stored),
-            attention=make_scratch(*heads, stored),
-            products=np.zeros((PRODUCT_ROWS, PANEL), np.float32),
+        self._room = _room(max_tokens, len(slot_table))
+        self._job = Job(
+            *(np.zeros(1, np.int64) for _ in range(4)), np.zeros(max_logit_rows, np.int32)
         )
+        cache = Cache(*map(array_of, (k_pool, v_pool, slot_table, cos, sin)))
+        self._state = (shape, self._weights, self._work, cache, self._room, self._job)
+        self._vocab_size = weights.head.shape[0]
+        self._sampling = make_sampling_scratch(self._vocab_size)
+
+        def thread(part: int, team: Team) -> Thread:
+            products = np.zeros((PRODUCT_ROWS, PANEL), np.float32)
+            return Thread(
+                part, team, compiled_tiles(stored), make_scratch(*heads, stored), products
+            )
+
+        self._alone = self._first = thread(0, make_team(1))
+        if threads > 1 and SUPPORTED:
+            team = make_team(threads)
+            self._first = thread(0, team)
+            for part in range(1, threads):
+                state = (*self._state, thread(part, team))
+                Worker(target=work_on, args=state, name=f"kernels-{part}", daemon=True).start()
+            weakref.finalize(self, _dismiss, self._state, self._first)
 
     def run(
         self,
@@ -90,22 +119,39 @@ class Network:
         rows: Ints,
         query_start: Ints,
         kv_len: Ints,
-        cos: Tensor,
-        sin: Tensor,
     ) -> None:
         """Compute the new tokens: K and V go to their slots, hidden states stay for `logits` and `hidden`."""
-        if len(token_ids) > len(self._work.hidden):
-            raise KernelError("token_ids", f"at most {len(self._work.hidden)}", str(len(token_ids)))
-        cache = Cache(*self._pool, cos.numpy(), sin.numpy())
-        tokens = Tokens(token_ids, positions, slots, rows, query_start, kv_len)
-        run_layers(self._shape, self._weights, self._work, cache, tokens, self._thread)
+        room, job, num_tokens = self._room, self._job, len(token_ids)
+        if num_tokens > len(room.ids):
+            raise KernelError("token_ids", f"at most {len(room.ids)}", str(num_tokens))
+        if len(rows) > len(room.rows):
+            raise KernelError("rows", f"at most {len(room.rows)}", str(len(rows)))
+        room.ids[:num_tokens] = token_ids
+        room.positions[:num_tokens] = positions
+        room.slots[:num_tokens] = slots
+        room.rows[: len(rows)] = rows
+        room.query_start[: len(rows) + 1] = query_start
+        room.kv_len[: len(rows)] = kv_len
+        job.kind[0], job.num_tokens[0], job.num_requests[0] = LAYERS, num_tokens, len(rows)
+        matrices = (self._weights.qkv, self._weights.out, self._weights.gate_up, self._weights.down)
+        self._work_on(num_tokens, sum(matrix.size for matrix in matrices))
 
     def logits(self, of_tokens: Ints) -> npt.NDArray[np.float32]:
         """Scores of what follows some tokens of the last `run`, [len(of_tokens), V]; overwritten by the next call."""
-        if len(of_tokens) > len(self._work.logits):
-            raise KernelError("of_tokens", f"at most {len(self._work.logits)}", str(len(of_tokens)))
-        run_head(self._shape, self._weights, self._work, of_tokens, self._thread)
-        return self._work.logits[: len(of_tokens), : self._vocab_size]
+        job, num_rows = self._job, len(of_tokens)
+        if num_rows > len(job.of_tokens):
+            raise KernelError("of_tokens", f"at most {len(job.of_tokens)}", str(num_rows))
+        job.of_tokens[:num_rows] = of_tokens
+        job.kind[0], job.num_rows[0] = HEAD, num_rows
+        self._work_on(num_rows, self._weights.head.size)
+        return self._work.logits[:num_rows, : self._vocab_size]
+
+    def _work_on(self, num_rows: int, num_weights: int) -> None:
+        """Do the job; with the team where it takes one thread so long that waiting for others is nothing to it."""
+        weights_us = num_weights * self._weights.head.itemsize / _BYTES_PER_US
+        products_us = 2 * num_weights * num_rows / _FLOP_PER_US
+        large = max(weights_us, products_us) > _TEAM_FROM_US
+        work_on(*self._state, self._first if large else self._alone)
 
     def sample(self, rows: SamplingRows, num_ids: int) -> Ints:
         """Choose a token for each row of the last `logits` among its first `num_ids`: `api.sample`."""
@@ -117,6 +163,12 @@ class Network:
     def hidden(self) -> npt.NDArray[np.float32]:
         """The last layer's output before the final norm, of the last `run`: [≥ T, hidden]."""
         return self._work.hidden
+
+
+def _dismiss(state: tuple[Any, ...], first: Thread) -> None:
+    """Let the other threads of a team end."""
+    state[-1].kind[0] = STOP
+    work_on(*state, first)
 
 
 def _packed(weights: DecoderWeights) -> Weights:
@@ -158,6 +210,20 @@ def _packed(weights: DecoderWeights) -> Weights:
         windows=np.array([layer.window for layer in layers], np.int64),
         final_norm=_floats(weights.final_norm),
         head=pack_columns(array_of(weights.head)),
+    )
+
+
+def _room(max_tokens: int, max_requests: int) -> Tokens:
+    def ints(length: int) -> Ints:
+        return np.zeros(length, np.int32)
+
+    return Tokens(
+        ids=ints(max_tokens),
+        positions=ints(max_tokens),
+        slots=ints(max_tokens),
+        rows=ints(max_requests),
+        query_start=ints(max_requests + 1),
+        kv_len=ints(max_requests),
     )
 
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from branchwork.kernels.cpu.attention import QUERY_ROWS, AttentionScratch, attend_tokens
 from branchwork.kernels.cpu.cached import entry_point
+from branchwork.kernels.cpu.team import Team, meet, sleep, wake
 from branchwork.kernels.cpu.tile import PANEL, Tiles, product
 from branchwork.kernels.cpu.vector import exp, inlined, kernel, narrow, widen
 
@@ -76,7 +77,7 @@ class Cache(NamedTuple):
 
 
 class Tokens(NamedTuple):
-    """One step's new tokens, T of R requests."""
+    """One step's new tokens, T of R requests; or room for as many as a step may have."""
 
     ids: npt.NDArray[np.int32]  # [T]
     positions: npt.NDArray[np.int32]  # [T]
@@ -88,11 +89,25 @@ class Tokens(NamedTuple):
     kv_len: npt.NDArray[np.int32]  # [R] tokens so far, with the new ones
 
 
+LAYERS, HEAD, STOP = 0, 1, 2
+"""Kinds of jobs."""
+
+
+class Job(NamedTuple):
+    """What is to be done, in memory that all threads see: a number each."""
+
+    kind: npt.NDArray[np.int64]
+    num_tokens: npt.NDArray[np.int64]
+    num_requests: npt.NDArray[np.int64]
+    num_rows: npt.NDArray[np.int64]
+    of_tokens: npt.NDArray[np.int32]  # [≥ num_rows] of which tokens the logits are wanted
+
+
 class Thread(NamedTuple):
-    """One thread's share, and its working memory."""
+    """One thread of a team, and its working memory."""
 
     part: int
-    parts: int
+    team: Team
     tiles: Tiles
     attention: AttentionScratch
     products: npt.NDArray[np.float32]  # [PRODUCT_ROWS, PANEL]
@@ -101,8 +116,8 @@ class Thread(NamedTuple):
 @inlined
 def share(count: Any, thread: Any) -> Any:
     """The thread's range of `count` pieces of work."""
-    first = count * thread.part // thread.parts
-    return range(first, count * (thread.part + 1) // thread.parts)
+    first = count * thread.part // thread.team.size
+    return range(first, count * (thread.part + 1) // thread.team.size)
 
 
 @kernel
@@ -240,12 +255,12 @@ def _attend(
         tokens_at_once = min(max(QUERY_ROWS // group, 1), last - first)
         # All heads of a few tokens together: their keys lie side by side in memory.
         heads_at_once = min(
-            max(QUERY_ROWS // (tokens_at_once * group), 1), -(-num_kv // thread.parts)
+            max(QUERY_ROWS // (tokens_at_once * group), 1), -(-num_kv // thread.team.size)
         )
         for head in range(0, num_kv, heads_at_once):
             for token in range(first, last, tokens_at_once):
                 piece += 1
-                if piece % thread.parts != thread.part:
+                if piece % thread.team.size != thread.part:
                     continue
                 attend_tokens(
                     work.q, work.attended, token, min(last - token, tokens_at_once),
@@ -254,24 +269,31 @@ def _attend(
                 )  # fmt: skip
 
 
-@entry_point
-def run_layers(shape: Any, weights: Any, work: Any, cache: Any, tokens: Any, thread: Any) -> None:
+@kernel
+def _layers(shape: Any, weights: Any, work: Any, cache: Any, tokens: Any, thread: Any) -> None:
     """Compute the new tokens: their K and V go to their slots, their last hidden states to `work.hidden`."""
-    num_tokens, hidden = len(tokens.ids), work.hidden
+    num_tokens, hidden, team = len(tokens.ids), work.hidden, thread.team
     _embed(tokens, weights.embedding, hidden, thread)
     for layer in range(weights.attention_norm.shape[0]):
         _norms(hidden, weights.attention_norm[layer], shape.eps, num_tokens, work.normed, thread)
+        meet(team)
         _project(work.normed, num_tokens, weights.qkv[layer], work.qkv, thread)
+        meet(team)
         _rope_store(shape, weights, layer, work, cache, tokens, thread)
+        meet(team)
         _attend(shape, layer, weights.windows[layer], work, cache, tokens, thread)
+        meet(team)
         _project_add(
             work.attended, num_tokens, weights.out[layer], weights.out_bias[layer], hidden, thread
         )
+        meet(team)
         _norms(hidden, weights.mlp_norm[layer], shape.eps, num_tokens, work.normed, thread)
+        meet(team)
         _gate(
             work.normed, num_tokens, weights.gate_up[layer], weights.gate_up_bias[layer],
             work.activated, thread,
         )  # fmt: skip
+        meet(team)
         _project_add(
             work.activated,
             num_tokens,
@@ -280,12 +302,50 @@ def run_layers(shape: Any, weights: Any, work: Any, cache: Any, tokens: Any, thr
             hidden,
             thread,
         )
+        meet(team)
 
 
-@entry_point
-def run_head(shape: Any, weights: Any, work: Any, of_tokens: Any, thread: Any) -> None:
+@kernel
+def _head(shape: Any, weights: Any, work: Any, of_tokens: Any, thread: Any) -> None:
     """Logits of what follows some tokens, from `work.hidden`."""
     num_rows = len(of_tokens)
     for r in share(num_rows, thread):
         norm_row(work.hidden[of_tokens[r]], weights.final_norm, shape.eps, work.normed[r])
+    meet(thread.team)
     _project(work.normed, num_rows, weights.head, work.logits, thread)
+    meet(thread.team)
+
+
+@kernel
+def _do(shape: Any, weights: Any, work: Any, cache: Any, room: Any, job: Any, thread: Any) -> None:
+    """One thread's share of a job."""
+    if job.kind[0] == HEAD:
+        _head(shape, weights, work, job.of_tokens[: job.num_rows[0]], thread)
+        return
+    num_tokens, num_requests = job.num_tokens[0], job.num_requests[0]
+    tokens = Tokens(
+        room.ids[:num_tokens],
+        room.positions[:num_tokens],
+        room.slots[:num_tokens],
+        room.rows[:num_requests],
+        room.query_start[: num_requests + 1],
+        room.kv_len[:num_requests],
+    )
+    _layers(shape, weights, work, cache, tokens, thread)
+
+
+@entry_point
+def work_on(
+    shape: Any, weights: Any, work: Any, cache: Any, room: Any, job: Any, thread: Any
+) -> None:
+    """The first thread of a team: do one job with the others. The others: do their share of every job until STOP."""
+    while True:
+        if thread.part == 0:
+            wake(thread.team)
+        else:
+            sleep(thread.team, thread.part)
+        if job.kind[0] == STOP:
+            return
+        _do(shape, weights, work, cache, room, job, thread)
+        if thread.part == 0:
+            return

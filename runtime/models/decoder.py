@@ -10,7 +10,6 @@ from torch import Tensor
 
 from branchwork.kernels import api as kernels
 from branchwork.runtime.batch import Batch, KvCache
-from branchwork.runtime.models import rope
 from branchwork.runtime.models.config import ModelConfig
 
 
@@ -25,7 +24,7 @@ class _Linears:
 
 
 class Decoder:
-    """The network. Holds weights, and tables of the rotation that grow with the positions seen."""
+    """The network: weights, and how they are applied."""
 
     def __init__(self, config: ModelConfig, weights: kernels.DecoderWeights) -> None:
         self.config = config
@@ -40,7 +39,6 @@ class Decoder:
             for layer in weights.layers
         )
         self._head = kernels.pack_linear(weights.head)
-        self._cos, self._sin = rope.tables(config.rope, 1024)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -53,7 +51,6 @@ class Decoder:
         Returns the last layer's output before the final norm, [T, hidden_size].
         """
         config = self.config
-        cos, sin = self.rotation(batch.max_position)
         token_ids, positions, slots = map(
             torch.from_numpy, (batch.token_ids, batch.positions, batch.slots)
         )
@@ -76,7 +73,7 @@ class Decoder:
             self._add_norm(delta, hidden, layer.attention_norm, normed)
             qkv = kernels.linear(normed, linears.qkv)
             kernels.rope_store_kv(
-                qkv, cos, sin, positions, slots, k_pool, v_pool, q,
+                qkv, cache.rotation.cos, cache.rotation.sin, positions, slots, k_pool, v_pool, q,
                 layer.q_norm, layer.k_norm, config.rms_norm_eps,
             )  # fmt: skip
             kernels.attend(
@@ -104,10 +101,3 @@ class Decoder:
             kernels.rms_norm(hidden, weight, self.config.rms_norm_eps, out)
         else:
             kernels.add_rms_norm(delta, hidden, weight, self.config.rms_norm_eps, out)
-
-    def rotation(self, max_position: int) -> tuple[Tensor, Tensor]:
-        """Cosines and sines of every position up to `max_position` at least."""
-        if max_position >= len(self._cos):
-            length = max(max_position + 1, 2 * len(self._cos))
-            self._cos, self._sin = rope.tables(self.config.rope, length)
-        return self._cos, self._sin

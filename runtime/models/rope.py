@@ -62,19 +62,40 @@ def frequencies(rope: RopeConfig) -> tuple[Tensor, float]:
     return plain, 1.0
 
 
-def tables(rope: RopeConfig, length: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines, float32 [length, head_dim / 2] each, as functions of the position alone.
+class Rotation:
+    """Cosines and sines of positions 0 to max_len − 1, [max_len, head_dim / 2] float32, filled in as they are needed.
 
-    So K in the cache is good for every request. For "dynamic" this means that a position beyond
-    `max_position` is rotated as if it were the last one, which is what step by step decoding does.
+    They are functions of the position alone, so that K in the cache is good for every request. For "dynamic" this
+    means that a position beyond `max_position` is rotated as if it were the last one, as in decoding step by step.
     """
+
+    def __init__(self, rope: RopeConfig, max_len: int) -> None:
+        self._rope = rope
+        self._filled = 0
+        # Untouched memory costs nothing, and the tables of a long context take a second to compute.
+        self.cos = torch.empty(max_len, rope.head_dim // 2)
+        self.sin = torch.empty(max_len, rope.head_dim // 2)
+
+    def fill(self, length: int) -> None:
+        """Have all positions below `length` ready."""
+        if length <= self._filled:
+            return
+        first, last = self._filled, min(max(length, 2 * self._filled, 1024), len(self.cos))
+        angles, factor = _angles(self._rope, first, last)
+        self.cos[first:last] = angles.cos() * factor
+        self.sin[first:last] = angles.sin() * factor
+        self._filled = last
+
+
+def _angles(rope: RopeConfig, first: int, last: int) -> tuple[Tensor, float]:
+    """Angles of positions first to last, and the factor on their cosines and sines."""
     inv_freq, factor = frequencies(rope)
-    positions = torch.arange(length, dtype=torch.float32)
+    positions = torch.arange(first, last, dtype=torch.float32)
     angles = torch.outer(positions, inv_freq)
-    if rope.kind == "dynamic" and length > rope.max_position:
-        far = positions[rope.max_position :]
-        angles[rope.max_position :] = far.unsqueeze(1) * _dynamic(rope, far + 1)
-    return angles.cos() * factor, angles.sin() * factor
+    far = positions >= rope.max_position
+    if rope.kind == "dynamic" and bool(far.any()):
+        angles[far] = positions[far].unsqueeze(1) * _dynamic(rope, positions[far] + 1)
+    return angles, factor
 
 
 def _plain(theta: float, head_dim: int) -> Tensor:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from tests.make_model import make_model
 
+from branchwork.kernels.cpu import host
 from branchwork.runtime.config import RuntimeConfig
 from branchwork.runtime.model_runner import ModelRunner
 from branchwork.runtime.models.loader import load_model
@@ -140,3 +141,16 @@ def test_unused_slots_may_hold_nan(folder: Path) -> None:
         one(runner, prefill(0, range(70), sample=Sample(GREEDY, 70, top_logprobs=0))).sampled
         == expected
     )
+
+
+def test_a_team_of_threads_gives_the_same_bits_as_one(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "_TEAM_FROM_US", 0)
+    model = load_model(RuntimeConfig(model=str(folder), dtype="bfloat16"))
+    plan = Plan(tuple(prefill(row, range(row, row + 50), score=Score(49, (5,))) for row in range(8)))
+    results = [
+        ModelRunner(model, 1024, 8, 128, threads=threads, compiled=True).run(plan).results
+        for threads in (1, 2, 3)
+    ]
+    assert results[0] == results[1] == results[2]
