@@ -130,7 +130,7 @@ class Branches:
         self._run_ready()
 
     def next_deadline(self) -> float | None:
-        """When `expire` has something to do next, on the context' clock."""
+        """When `expire` has something to do next, on the context's clock."""
         return self._deadlines[0][0] if self._deadlines else None
 
     def fail_all(self, error: RequestError) -> None:

@@ -61,9 +61,8 @@ class Scheduler:
         self._work: dict[Req, int] = {}  # the step being planned: how many tokens of which request
         self._in_flight: list[tuple[Req, int, int]] = []  # the last plan's segments: [start, stop)
         self._someone_missed = False
-        self._nobody_fits = (
-            False  # no waiting request could be let in, and nothing has come free since
-        )
+        # No waiting request could be let in, and nothing has come free since.
+        self._nobody_fits = False
         self._table_writes: list[TableWrite] = []
         self._shared: tuple[SharedPrefix, ...] = ()
         self._shared_rows: tuple[int, ...] | None = None  # the rows that `_shared` is true of
@@ -183,26 +182,33 @@ class Scheduler:
         return bool(self._rows)
 
     def _admit(self, req: Req) -> bool:
-        """Let a request run if there is memory for its tokens and for some growth of all that run."""
-        wanted = len(req.tokens) + min(req.task.remaining(), self._config.growth_reserve)
-        while True:
-            growth = sum(map(self._growth, self.running))
-            if wanted - find(req, self.cache).length + growth <= self.cache.num_available:
-                limit = min(len(req.tokens), req.task.reuse_limit())
-                lease = Lease(self.cache, req.namespace, req.tokens.view(0, limit))
-                if wanted - lease.shared + growth <= self.cache.num_available:
-                    break
-                lease.close(req.tokens.view(0, 0))
-            if not self.running and self.cache.num_available >= len(req.tokens):
-                limit = min(len(req.tokens), req.task.reuse_limit())
-                lease = Lease(self.cache, req.namespace, req.tokens.view(0, limit))
-                break
+        """Let a request run if there is memory for it, if need be by preempting those of lower priority."""
+        while (lease := self._lease(req)) is None:
             victim = self._youngest()
             if victim is None or victim.priority >= req.priority:
                 return False
             self._retract(victim)
         self._start(req, lease)
         return True
+
+    def _lease(self, req: Req) -> Lease | None:
+        """The cached part of a waiting request, locked, if there is memory for the rest of it.
+
+        Beside its tokens there must be room for some growth of all that run then; alone it needs only its tokens.
+        """
+        needed = len(req.tokens)
+        if self.running:
+            needed += min(req.task.remaining(), self._config.growth_reserve)
+            needed += sum(map(self._growth, self.running))
+        if needed - find(req, self.cache).length > self.cache.num_available:
+            return None
+        limit = min(len(req.tokens), req.task.reuse_limit())
+        lease = Lease(self.cache, req.namespace, req.tokens.view(0, limit))
+        # Once more: the cached part has been locked, and so is no longer available.
+        if needed - lease.shared <= self.cache.num_available:
+            return lease
+        lease.close(req.tokens.view(0, 0))
+        return None
 
     def _growth(self, req: Req) -> int:
         """Slots that a running request may still want soon."""
