@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from branchwork.runtime.config import RuntimeConfig
 from branchwork.runtime.empty import EmptyEngine, EmptyRuntime
 from branchwork.runtime.inbox import BranchKey, CloseBranch, Generate, Operation
-from branchwork.runtime.mailbox import EventQueue
+from branchwork.runtime.outlet import Outlet
 from branchwork.runtime.process import Report, boot
 from branchwork.runtime.wire.messages import Closed, Done, Event, Run, Tokens, Usage
 
@@ -30,8 +30,8 @@ class _Slot:
 class PulseEngine(EmptyEngine):
     """One thread beats; at each beat every open slot gets a token."""
 
-    def __init__(self, events: EventQueue) -> None:
-        super().__init__(events)
+    def __init__(self, outlet: Outlet) -> None:
+        super().__init__(outlet)
         self._slots: list[_Slot] = []
         self._lock = threading.Lock()
         self._beat_s = float(os.environ.get("BRANCHWORK_PULSE_MS", "10")) / 1e3
@@ -48,7 +48,7 @@ class PulseEngine(EmptyEngine):
             elif isinstance(operation, CloseBranch) and operation.abort:
                 with self._lock:
                     self._slots = [slot for slot in self._slots if slot.key != operation.key]
-                self._events.send([(operation.key.client, Closed(operation.key.branch))])
+                self._outlet.send([(operation.key.client, Closed(operation.key.branch))])
 
     def _run(self) -> None:
         due = time.monotonic()
@@ -59,7 +59,7 @@ class PulseEngine(EmptyEngine):
                 events = [event for slot in self._slots for event in _beat(slot)]
                 self._slots = [slot for slot in self._slots if slot.given < slot.left]
             if events:
-                self._events.send(events)
+                self._outlet.send(events)
 
 
 def _beat(slot: _Slot) -> list[tuple[bytes, Event]]:
