@@ -5,8 +5,8 @@ nobody else can write (it carries this process's secret), and the marker becomes
 string is appended.
 """
 
+import os
 import re
-import secrets
 from collections import OrderedDict
 from threading import Lock
 
@@ -14,7 +14,7 @@ from branchwork.runtime.wire.errors import ProgramError
 
 # Private-use characters: a string of ordinary text is told apart by one scan in C.
 _BEGIN, _END = "\uf8f0", "\uf8f1"
-_SECRET = secrets.token_hex(8)
+_SECRET = os.urandom(8).hex()
 _MARKER = re.compile(f"{_BEGIN}{_SECRET}:([0-9]+){_END}")
 _MAX_KEPT = 65_536
 

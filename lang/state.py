@@ -8,7 +8,7 @@ import math
 import sys
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import contextmanager
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Any, Self
 
 from branchwork.lang import meta
@@ -293,6 +293,23 @@ class State(Appending):
 
     # ------------------------------------------------------------------ how it looks
 
+    def show(self, *, colour: bool | None = None) -> None:
+        """Print the program's tree, each stretch of text coloured by how it came about.
+
+        `colour` None: when the output is a terminal.
+        """
+        self.sync()
+        in_colour = sys.stdout.isatty() if colour is None else colour
+        print(_show().as_text(self.branch.program, in_colour))
+
+    def to_html(self) -> str:
+        """The program's tree as one self-contained piece of HTML."""
+        self.sync()
+        return str(_show().as_html(self.branch.program))
+
+    def _repr_html_(self) -> str:
+        return self.to_html()
+
     def __repr__(self) -> str:
         with self.branch.program.lock:
             return f"ProgramState({self._text()})"
@@ -409,6 +426,13 @@ def _loop_driver() -> "LoopDriver":
     from branchwork.lang.loop import loop_driver  # noqa: PLC0415
 
     return loop_driver()
+
+
+def _show() -> ModuleType:
+    # html and json are 10 ms to import; only who looks at a run needs them.
+    from branchwork.lang import show  # noqa: PLC0415
+
+    return show
 
 
 _NOTHING = object()

@@ -1,0 +1,55 @@
+"""The types that a program's author sees, held by the type checker and by running."""
+
+from enum import Enum
+from typing import Any, assert_type
+
+import branchwork as bw
+from branchwork.lang.group import Group
+from branchwork.lang.ir import Gen, RoleMark, Select, Seq
+from branchwork.testing import Scripted
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+def test_expressions_have_their_types() -> None:
+    assert_type(bw.gen("x"), Gen | Select)
+    assert_type(bw.select("x", ["a"]), Select)
+    assert_type(bw.select("x", Colour), Select)
+    assert_type("Q: " + bw.gen("x"), Seq)
+    assert_type(bw.gen("x") + "!", Seq)
+    assert_type(bw.user("hi"), Seq)
+    assert_type(bw.user_begin(), RoleMark)
+
+
+def test_states_have_their_types() -> None:
+    @bw.function
+    def program(s: bw.State) -> None:
+        s["y"] = 1
+        assert_type(s["y"], Any)
+        s += bw.gen("x")
+        forks = s.fork(2)
+        assert_type(forks, Group[bw.State])
+        assert_type(forks[0], bw.State)
+        with s.copy() as fork:
+            assert_type(fork, bw.State)
+
+    assert_type(program, bw.Function)
+    state = program.run(backend=Scripted())
+    assert_type(state, bw.State)
+    assert_type(state.text(), str)
+    assert_type(state.messages(), list[dict[str, str]])
+    assert_type(state.probs("x") if "y" in state else {}, dict[Any, float])
+    assert_type(program.run_batch([{}], backend=Scripted()), list[bw.State])
+
+
+def test_async_states_have_their_types() -> None:
+    @bw.function
+    async def program(s: bw.AsyncState) -> None:
+        s += bw.gen("x")
+        assert_type(await s["x"], Any)
+        assert_type(await s.text(), str)
+        assert_type(s.fork(2), Group[bw.AsyncState])
+
+    program.run(backend=Scripted())
