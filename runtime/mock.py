@@ -96,7 +96,7 @@ class MockRunner:
     def logits(self, prefix_hash: np.uint64) -> npt.NDArray[np.float64]:
         """What the model thinks of every token after a prefix."""
         tokens = np.arange(self.vocabulary.size, dtype=np.uint64)
-        logits: npt.NDArray[np.float64] = _unit(_mix(prefix_hash, tokens)) * 8.0 + self._taste
+        logits: npt.NDArray[np.float64] = _unit(mix(prefix_hash, tokens)) * 8.0 + self._taste
         return logits
 
     def _check(self, plan: Plan) -> None:
@@ -113,12 +113,12 @@ class MockRunner:
         before = self._table[segment.row, :start]
         chain = self._hash[before]
         first = np.zeros(1, np.uint64)
-        expected = _mix(np.concatenate([first, chain[:-1]]), self._token[before].astype(np.uint64))
+        expected = mix(np.concatenate([first, chain[:-1]]), self._token[before].astype(np.uint64))
         assert (chain == expected[: len(chain)]).all(), "a slot does not hold what it should"
         last = chain[-1] if start else np.uint64(0)
         hashes = np.empty(stop - start, np.uint64)
         for index, token in enumerate(segment.token_ids):
-            last = hashes[index] = _mix(last, np.uint64(token))
+            last = hashes[index] = mix(last, np.uint64(token))
         self._table[segment.row, start:stop] = segment.slots
         self._token[segment.slots] = segment.token_ids
         self._hash[segment.slots] = hashes
@@ -141,7 +141,7 @@ class MockRunner:
                 ]
             )
         if segment.pool_hidden is not None:
-            states = _unit(_mix(hashes[:, None], np.arange(8, dtype=np.uint64)))
+            states = _unit(mix(hashes[:, None], np.arange(8, dtype=np.uint64)))
             pooled = states.sum(0) if segment.pool_hidden == "mean" else states[-1]
             hidden = pooled.astype(np.float32)
         return SegmentResult(sampled, scored, hidden)
@@ -159,8 +159,8 @@ class MockRunner:
             adjusted[bits[: len(adjusted)] == 0] = -np.inf
         adjusted[[*sample.banned, *sampler.banned]] = -np.inf
         if sampler.temperature > 0:
-            key = _mix(np.uint64(sampler.seed), np.uint64(sample.position))
-            noise = _unit(_mix(key, np.arange(len(adjusted), dtype=np.uint64)))
+            key = mix(np.uint64(sampler.seed), np.uint64(sample.position))
+            noise = _unit(mix(key, np.arange(len(adjusted), dtype=np.uint64)))
             adjusted = adjusted / sampler.temperature - np.log(-np.log(noise + 1e-12) + 1e-12)
         token = int(adjusted.argmax())
         if adjusted[token] == -np.inf:
@@ -257,7 +257,7 @@ def _taste(data: bytes) -> float:
     return 0.0 if text.isascii() and text.isprintable() else -5.0
 
 
-def _mix(left: npt.NDArray[np.uint64] | np.uint64, right: npt.NDArray[np.uint64] | np.uint64):  # type: ignore[no-untyped-def]
+def mix(left: npt.NDArray[np.uint64] | np.uint64, right: npt.NDArray[np.uint64] | np.uint64):  # type: ignore[no-untyped-def]
     """A hash of two numbers (the finaliser of splitmix64, Steele et al. 2014)."""
     with np.errstate(over="ignore"):
         mixed = left * np.uint64(0x9E3779B97F4A7C15) + right + np.uint64(0x632BE59BD9B4E019)

@@ -1,5 +1,6 @@
 import re
 
+import numpy as np
 import pytest
 from tests.make_engine import (
     NaiveGrammar,
@@ -16,21 +17,17 @@ from tests.make_engine import (
 )
 
 from branchwork.runtime.inbox import Append
-from branchwork.runtime.mock import EOS_ID, MockRuntime
+from branchwork.runtime.mock import EOS_ID, MockRuntime, mix
 from branchwork.runtime.wire.messages import Tokens
 
 
 def greedy(runtime: MockRuntime, prompt: tuple[int, ...], num_tokens: int) -> list[int]:
     """What the mock model writes, one token after another, straight from its logits."""
-    import numpy as np  # noqa: PLC0415
-
-    from branchwork.runtime.mock import _mix  # noqa: PLC0415
-
     tokens = list(prompt)
     while len(tokens) < len(prompt) + num_tokens:
         last = np.uint64(0)
         for token in tokens:
-            last = _mix(last, np.uint64(token))
+            last = mix(last, np.uint64(token))
         tokens.append(int(runtime.runner.logits(last).argmax()))
     return tokens[len(prompt) :]
 
