@@ -1,13 +1,11 @@
-"""What a client may ask for beside its branches: the handlers of `Request`, each from JSON text to JSON text."""
+"""What a client may ask of the tokenizer and the template: handlers of `Request`, each from JSON text to JSON text."""
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import msgspec
 
 from branchwork.runtime.encoder import ModelEncoder
-from branchwork.runtime.inbox import Control, Operation
 from branchwork.runtime.segments import Segment
 from branchwork.runtime.wire.errors import InvalidParameter
 from branchwork.runtime.wire.messages import Chat, ChatMessage
@@ -42,37 +40,24 @@ class DetokenizeBody(msgspec.Struct):
 
 
 class Desk:
-    """Answers requests, at once or by a future that the engine fulfils."""
+    """Answers requests."""
 
-    def __init__(
-        self,
-        encoder: ModelEncoder,
-        limits: Limits,
-        put: Callable[[Sequence[Operation]], None],
-    ) -> None:
+    def __init__(self, encoder: ModelEncoder, limits: Limits) -> None:
         self._encoder = encoder
         self._limits = limits
-        self._put = put
-        self._handlers: dict[str, Callable[[str], str | Future[str]]] = {
-            "stats": lambda body: self._control("stats"),
-            "flush_cache": lambda body: self._control("flush_cache"),
+        self._handlers: dict[str, Callable[[str], str]] = {
             "tokenize": self._tokenize,
             "detokenize": self._detokenize,
             "render": self._render,
             "tokenizer_info": self._tokenizer_info,
         }
 
-    def ask(self, what: str, body: str) -> "str | Future[str]":
+    def ask(self, what: str, body: str) -> str:
         """The answer's body. Raises RequestError."""
         handler = self._handlers.get(what)
         if handler is None:
             raise InvalidParameter(f"there is no request {what!r}", "what")
         return handler(body)
-
-    def _control(self, what: str) -> "Future[str]":
-        reply: Future[str] = Future()
-        self._put([Control(what, reply)])
-        return reply
 
     def _tokenize(self, body: str) -> str:
         asked = _read(body, TokenizeBody)

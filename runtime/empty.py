@@ -18,7 +18,7 @@ from branchwork.runtime.inbox import (
     Operation,
 )
 from branchwork.runtime.io_loop import Host, IoLoop
-from branchwork.runtime.mailbox import EventQueue
+from branchwork.runtime.outlet import Outlet
 from branchwork.runtime.process import Report, boot
 from branchwork.runtime.reception import welcome
 from branchwork.runtime.router import bind
@@ -60,8 +60,8 @@ class NoCompiler:
 class EmptyEngine:
     """Answers each operation where it stands."""
 
-    def __init__(self, events: EventQueue) -> None:
-        self._events = events
+    def __init__(self, outlet: Outlet) -> None:
+        self._outlet = outlet
         self._steps = 0
 
     def steps(self) -> int:
@@ -73,7 +73,7 @@ class EmptyEngine:
         self._steps += len(operations)
         events = [answer for operation in operations for answer in answers(operation)]
         if events:
-            self._events.send(events)
+            self._outlet.send(events)
 
     def ask(self, what: str, body: str) -> str:
         """As `Host.ask`."""
@@ -119,10 +119,11 @@ class EmptyRuntime:
     def __init__(
         self,
         options: RuntimeConfig,
-        make_engine: Callable[[EventQueue], EmptyEngine] = EmptyEngine,
+        make_engine: Callable[[Outlet], EmptyEngine] = EmptyEngine,
     ) -> None:
-        events = EventQueue()
-        engine = make_engine(events)
+        self._router = bind(options)
+        outlet = Outlet(self._router)
+        engine = make_engine(outlet)
         host = Host(
             config=options,
             welcome=welcome(
@@ -142,8 +143,7 @@ class EmptyRuntime:
             steps=engine.steps,
             ask=engine.ask,
         )
-        self._router = bind(options)
-        self._loop = IoLoop(host, self._router, events)
+        self._loop = IoLoop(host, self._router, outlet)
 
     @property
     def address(self) -> str:

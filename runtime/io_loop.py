@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections import Counter, defaultdict, deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,21 +13,17 @@ import msgspec
 from branchwork.runtime.config import RuntimeConfig
 from branchwork.runtime.inbox import Operation
 from branchwork.runtime.intake import Compiler, Encoding, Intake, Taken, TextEncoder
-from branchwork.runtime.mailbox import EventQueue
+from branchwork.runtime.outlet import Outlet
 from branchwork.runtime.router import Router
 from branchwork.runtime.wire.errors import BranchworkError, InternalError, RequestError
 from branchwork.runtime.wire.messages import (
     PROTOCOL_VERSION,
     ClientMessage,
-    Closed,
-    Done,
-    Failed,
     Heartbeat,
     Hello,
     Refused,
     Reply,
     Request,
-    RuntimeMessage,
     Welcome,
 )
 from branchwork.runtime.wire.validate import Limits
@@ -37,10 +33,9 @@ logger = logging.getLogger(__name__)
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[ClientMessage]).decode
 
-Ending = Done | Failed | Closed
-
 # Whatever happens wakes the loop; this only bounds a sleep in which nothing does.
 _IDLE_S = 60.0
+_DRAINING_S = 0.02
 
 # Threads that tokenise long texts: two, so that one very long text does not hold up all others.
 NUM_ENCODERS = 2
@@ -65,59 +60,46 @@ class Host:
 class IoLoop:
     """Runs until `stop`. Nothing that a client sends ends it: what cannot be read is counted and dropped."""
 
-    def __init__(self, host: Host, router: Router, events: EventQueue) -> None:
+    def __init__(self, host: Host, router: Router, outlet: Outlet) -> None:
         self._host = host
         self._router = router
-        self._events = events
+        self._outlet = outlet
         self._limits = Limits.of(host.welcome)
         self._intakes: dict[bytes, Intake] = {}
         self._counts: Counter[str] = Counter()
         self._encoders = ThreadPoolExecutor(NUM_ENCODERS, "encoder")
         self._encoded: deque[tuple[bytes, int]] = deque()
         self._deadline: float | None = None
-        router.watch(events.fileno())
 
     def run(self) -> None:
         """Serve clients until stopped and drained."""
         while not self._is_drained():
-            self._router.sleep(
-                _IDLE_S if self._deadline is None else self._deadline - time.monotonic()
-            )
+            self._router.sleep(_IDLE_S if self._deadline is None else _DRAINING_S)
+            self._note_endings()
             self._collect()
             self._resume()
-            self._deliver()
             for client in self._router.tend(_encode([Heartbeat(self._host.steps())])):
                 self._forget(client)
-        self._deliver()
         self._encoders.shutdown(wait=False, cancel_futures=True)
 
     def stop(self, drain_s: float) -> None:
         """End when no slot is open, and after `drain_s` seconds in any case. Any thread; signal handlers, too."""
         deadline = time.monotonic() + drain_s
         self._deadline = deadline if self._deadline is None else min(self._deadline, deadline)
-        self._events.signal()
+        self._router.wake()
 
     def _is_drained(self) -> bool:
         if self._deadline is None:
             return False
+        self._note_endings()
         is_idle = all(intake.is_idle for intake in self._intakes.values())
         return is_idle or time.monotonic() >= self._deadline
 
-    def _deliver(self) -> None:
-        """Send what the engine has given out: one frame for each client."""
-        messages = self._events.take()
-        if not messages:
-            return
-        frames: defaultdict[bytes, list[RuntimeMessage]] = defaultdict(list)
-        for client, message in messages:
+    def _note_endings(self) -> None:
+        for client, event in self._outlet.take_endings():
             intake = self._intakes.get(client)
-            if intake is None:
-                continue  # it has left
-            if isinstance(message, Ending):
-                intake.sent(message)
-            frames[client].append(message)
-        for client, batch in frames.items():
-            self._router.send(client, _encode_events(batch))
+            if intake is not None:
+                intake.sent(event)
 
     def _collect(self) -> None:
         """Read what clients have sent."""
@@ -197,7 +179,7 @@ class IoLoop:
     ) -> "Future[tuple[int, ...]]":
         def done(_: object) -> None:
             self._encoded.append((client, branch))
-            self._events.signal()
+            self._router.wake()
 
         future = self._encoders.submit(encoding)
         future.add_done_callback(done)
@@ -224,33 +206,13 @@ class IoLoop:
         self._reply(client, request, error or done.result())
 
     def _reply(self, client: bytes, request: Request, answer: "str | BranchworkError") -> None:
-        """Through the queue, since a future may be done on the engine's thread."""
         if isinstance(answer, BranchworkError):
             reply = Reply(request.number, str(answer), answer.code)
         else:
             reply = Reply(request.number, answer)
-        self._events.send([(client, reply)])
+        self._outlet.send([(client, reply)])
 
     def _forget(self, client: bytes) -> None:
         intake = self._intakes.pop(client, None)
         if intake is not None:
             self._host.put([intake.leave()])
-
-
-def _encode_events(events: Sequence[RuntimeMessage]) -> bytes:
-    """One frame. An event that a bug of ours has made unfit to be sent becomes its slot's Failed."""
-    try:
-        return _encode(events)
-    except (TypeError, ValueError, OverflowError):
-        logger.exception("an event cannot be sent")
-        return _encode([fit for event in events if (fit := _made_fit(event)) is not None])
-
-
-def _made_fit(event: RuntimeMessage) -> RuntimeMessage | None:
-    try:
-        _encode([event])
-    except (TypeError, ValueError, OverflowError):
-        if isinstance(event, Done | Failed):
-            return Failed(event.branch, event.slot, "internal", "the runtime has failed here")
-        return None
-    return event

@@ -162,7 +162,7 @@ def _log_to_stderr(options: RuntimeConfig) -> None:
 
 def _assemble(options: RuntimeConfig, report: Report) -> Runtime:
     # torch and all that: seconds to import, and by now the parent is watched.
-    from branchwork.runtime.service import assemble  # noqa: PLC0415
+    from branchwork.runtime.model_service import assemble  # noqa: PLC0415
 
     return assemble(options, report)
 

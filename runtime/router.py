@@ -4,10 +4,13 @@ A ROUTER socket in mandatory mode. The ids by which it knows its peers are its o
 Whoever does not read is remembered in a bounded buffer, and forgotten when that is full.
 """
 
-import math
+import contextlib
+import logging
 import os
+import selectors
 import socket as sockets
 import stat
+import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -20,6 +23,8 @@ from branchwork.runtime.wire import curve
 from branchwork.runtime.wire.errors import ConfigError
 from branchwork.runtime.wire.transport import is_readable
 
+logger = logging.getLogger(__name__)
+
 # Frames that wait inside ZeroMQ for one client; a frame holds a client's events of one pass of the engine.
 MAX_QUEUED_FRAMES = 1000
 # What waits outside of it, when that is full. Beyond, the client counts as gone.
@@ -28,6 +33,8 @@ MAX_READ_FRAMES = 256
 
 # A client splits what is longer than --max-text-bytes; ZeroMQ cuts off whoever sends more than this above it.
 FRAME_MARGIN_BYTES = 1 << 16
+
+_FIRST_PART, _LAST_PART = int(zmq.NOBLOCK | zmq.SNDMORE), int(zmq.NOBLOCK)
 
 RETRY_S = 0.02
 # A peer that has hung up is known as such a moment after the monitor says that somebody has.
@@ -45,7 +52,11 @@ class Peer:
 
 
 class Router:
-    """One bound socket. Everything in here belongs to the thread that calls it."""
+    """One bound socket. One thread receives, sleeps and tends it; any thread may send.
+
+    As in `runtime.wire.transport`, a short lock stands around each use of the socket, the reader sleeps outside of
+    it on descriptors that signal edges, and a sender who may have swallowed a signal wakes him.
+    """
 
     def __init__(
         self,
@@ -56,10 +67,12 @@ class Router:
         silence_s: float,
     ) -> None:
         self._key = key
+        self._lock = threading.Lock()
         self._peers: dict[bytes, Peer] = {}
         self._lagging: set[bytes] = set()
         self._gone: list[bytes] = []
         self._probe_at: float | None = None
+        self._is_sleeping = False
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         self._zap: zmq.Socket[bytes] | None = None
         self._socket = self._context.socket(zmq.ROUTER)
@@ -75,91 +88,104 @@ class Router:
             self._zap.bind("inproc://zeromq.zap.01")
             curve.use_as_server(self._socket, key)
         self._monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
-        self._poller = zmq.Poller()
+        self._wake_in, self._wake_out = os.pipe()
+        os.set_blocking(self._wake_out, False)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._wake_in, selectors.EVENT_READ)
         for source in (self._socket, self._monitor, self._zap):
             if source is not None:
-                self._poller.register(source, zmq.POLLIN)
+                self._selector.register(source.fileno(), selectors.EVENT_READ, source)
+                is_readable(source)  # a socket signals what comes after a look in vain
         try:
             self.address = self._bind(address)
         except BaseException:
             self.close()
             raise
 
-    def watch(self, fd: int) -> None:
-        """Let `sleep` return when `fd` is readable, too."""
-        self._poller.register(fd, zmq.POLLIN)
-
     def sleep(self, timeout_s: float) -> None:
-        """Wait until something is readable, or this socket has something to do, or the time is over."""
+        """Wait until a frame can be received, `tend` has something to do, `wake` is called, or the time is over."""
+        with self._lock:
+            self._is_sleeping = not is_readable(self._socket)
+        if not self._is_sleeping:
+            timeout_s = 0.0  # the others may have signalled too
         if self._lagging:
             timeout_s = min(timeout_s, RETRY_S)
         if self._probe_at is not None:
             timeout_s = min(timeout_s, self._probe_at - time.monotonic())
-        self._poller.poll(max(0, math.ceil(timeout_s * 1000)))
+        signalled = self._selector.select(max(0.0, timeout_s))
+        self._is_sleeping = False
+        for key, _ in signalled:
+            if key.fd == self._wake_in:
+                os.read(self._wake_in, 4096)
+            elif key.data is self._monitor:
+                self._read_monitor()
+            elif key.data is self._zap:
+                self._answer_zap()
+
+    def wake(self) -> None:
+        """Make `sleep` return; any thread."""
+        with contextlib.suppress(BlockingIOError):  # it has been woken many times already
+            os.write(self._wake_out, b"\0")
 
     def receive(self) -> list[tuple[bytes, bytes]]:
         """Frames that have arrived, each with its client; none is waited for."""
         frames: list[tuple[bytes, bytes]] = []
         now = time.monotonic()
-        while len(frames) < MAX_READ_FRAMES and is_readable(self._socket):
-            parts = self._socket.recv_multipart(zmq.NOBLOCK)
-            # Ids that ROUTER makes begin with a zero byte; a peer cannot bring such a one (RFC 28).
-            if len(parts) != 2 or parts[0][:1] != b"\0":
-                continue
-            client = parts[0]
-            peer = self._peers.get(client)
-            if peer is None:
-                peer = self._peers[client] = Peer(client, now)
-            peer.last_seen = now
-            frames.append((client, parts[1]))
+        with self._lock:
+            while len(frames) < MAX_READ_FRAMES and is_readable(self._socket):
+                parts = self._socket.recv_multipart(zmq.NOBLOCK)
+                # Ids that ROUTER makes begin with a zero byte; a peer cannot bring such a one (RFC 28).
+                if len(parts) != 2 or parts[0][:1] != b"\0":
+                    continue
+                client = parts[0]
+                peer = self._peers.get(client)
+                if peer is None:
+                    peer = self._peers[client] = Peer(client, now)
+                peer.last_seen = now
+                frames.append((client, parts[1]))
         return frames
 
     def send(self, client: bytes, frame: bytes) -> None:
-        """Send, or keep, or drop if the client is gone; never waits."""
-        peer = self._peers.get(client)
-        if peer is None:
-            return
-        if not peer.backlog and self._try(peer, frame):
-            return
-        if client not in self._peers:
-            return
-        peer.backlog.append(frame)
-        peer.backlog_bytes += len(frame)
-        self._lagging.add(client)
-        if peer.backlog_bytes > MAX_BACKLOG_BYTES:
-            self.forget(client)
+        """Send, or keep, or drop if the client is gone; never waits for a client."""
+        with self._lock:
+            peer = self._peers.get(client)
+            if peer is None:
+                return
+            if peer.backlog or not self._try(peer, frame):
+                self._keep(peer, frame)
+            must_wake = self._is_sleeping and (
+                bool(self._gone) or bool(self._lagging) or is_readable(self._socket)
+            )
+        if must_wake:
+            self.wake()
 
     def tend(self, probe: bytes) -> list[bytes]:
-        """Do what is due: send what waits, admit by key, notice who left (by sending `probe`). Returns who is gone."""
-        self._answer_zap()
-        while is_readable(self._monitor):
-            recv_monitor_message(self._monitor, zmq.NOBLOCK)
-            self._probe_at = time.monotonic() + PROBE_DELAY_S
-        if self._probe_at is not None and self._probe_at <= time.monotonic():
-            seen_since = self._probe_at - PROBE_DELAY_S
-            self._probe_at = None
-            for peer in list(self._peers.values()):
-                if peer.last_seen < seen_since and not peer.backlog:
-                    self._try(peer, probe)
-        for client in list(self._lagging):
-            self._retry(self._peers[client])
-        gone, self._gone = self._gone, []
+        """Do what is due: send what waits, find out who has left (by sending `probe`). Returns who is gone."""
+        if self._probe_at is None and not self._lagging and not self._gone:
+            return []
+        with self._lock:
+            if self._probe_at is not None and self._probe_at <= time.monotonic():
+                seen_since = self._probe_at - PROBE_DELAY_S
+                self._probe_at = None
+                for peer in list(self._peers.values()):
+                    if peer.last_seen < seen_since and not peer.backlog:
+                        self._try(peer, probe)
+            for client in list(self._lagging):
+                self._retry(self._peers[client])
+            gone, self._gone = self._gone, []
         return gone
 
-    def forget(self, client: bytes) -> None:
-        """Treat a client as gone; what it still sends comes from a stranger."""
-        if self._peers.pop(client, None) is not None:
-            self._lagging.discard(client)
-            self._gone.append(client)
-
     def close(self) -> None:
-        """Send what is queued, for half a second at most, and leave."""
-        self._socket.disable_monitor()
-        self._monitor.close(0)
-        if self._zap is not None:
-            self._zap.close(0)
-        self._socket.close()
-        self._context.term()
+        """Send what is queued, for half a second at most, and leave. Later sends are dropped."""
+        with self._lock:
+            self._peers.clear()
+            self._socket.disable_monitor()
+            self._monitor.close(0)
+            if self._zap is not None:
+                self._zap.close(0)
+            self._socket.close()
+            self._context.term()
+            self._selector.close()
 
     def _bind(self, address: str) -> str:
         if address.startswith("ipc://"):
@@ -172,15 +198,26 @@ class Router:
 
     def _try(self, peer: Peer, frame: bytes) -> bool:
         try:
-            self._socket.send_multipart((peer.client, frame), zmq.NOBLOCK)
+            self._socket.send(peer.client, _FIRST_PART)
+            self._socket.send(frame, _LAST_PART)
         except zmq.Again:
             return False
         except zmq.ZMQError as error:
             if error.errno != zmq.EHOSTUNREACH:
-                raise
-            self.forget(peer.client)
+                logger.warning("a client is given up: %s", error)
+            self._forget(peer)
             return False
         return True
+
+    def _keep(self, peer: Peer, frame: bytes) -> None:
+        """Keep a frame for a client that does not read at present; one that does not read at all is forgotten."""
+        if peer.client not in self._peers:
+            return
+        peer.backlog.append(frame)
+        peer.backlog_bytes += len(frame)
+        self._lagging.add(peer.client)
+        if peer.backlog_bytes > MAX_BACKLOG_BYTES:
+            self._forget(peer)
 
     def _retry(self, peer: Peer) -> None:
         while peer.backlog:
@@ -189,9 +226,21 @@ class Router:
             peer.backlog_bytes -= len(peer.backlog.popleft())
         self._lagging.discard(peer.client)
 
+    def _forget(self, peer: Peer) -> None:
+        """Treat a client as gone; what it still sends comes from a stranger."""
+        if self._peers.pop(peer.client, None) is not None:
+            self._lagging.discard(peer.client)
+            self._gone.append(peer.client)
+
+    def _read_monitor(self) -> None:
+        """Somebody has hung up; who, the socket knows in a moment."""
+        while is_readable(self._monitor):
+            recv_monitor_message(self._monitor, zmq.NOBLOCK)
+            self._probe_at = time.monotonic() + PROBE_DELAY_S
+
     def _answer_zap(self) -> None:
-        if self._zap is None or self._key is None:
-            return
+        assert self._zap is not None, "it has signalled"
+        assert self._key is not None, "made with the socket"
         while is_readable(self._zap):
             self._zap.send_multipart(
                 curve.answer_zap(self._zap.recv_multipart(zmq.NOBLOCK), self._key)

@@ -9,18 +9,18 @@ from tokenizers import Tokenizer as HfTokenizer
 def read_token_bytes(
     hf: HfTokenizer, description: Mapping[str, Any], size: int
 ) -> tuple[bytes, ...]:
-    """The bytes of tokens 0 … size - 1: b"" for special tokens and for ids without a token.
+    """The bytes of each token below `size`: b"" for special tokens and for ids without a token.
 
     `description` is the tokenizer.json. Three families of vocabularies: byte-level BPE (each character stands for a
     byte: Radford et al. 2019, section 2.2), SentencePiece (U+2581 for a blank, <0x0A> for a byte), and plain texts.
     """
     spell = _speller(description)
-    table = [b""] * size
+    table = [b""] * min(size, 1 + max(hf.get_vocab().values(), default=-1))
     for text, token_id in hf.get_vocab(with_added_tokens=False).items():
-        if token_id < size:
+        if token_id < len(table):
             table[token_id] = spell(text)
     for token_id, token in hf.get_added_tokens_decoder().items():
-        if token_id < size:
+        if token_id < len(table):
             table[token_id] = b"" if token.special else token.content.encode()
     return tuple(table)
 

@@ -33,6 +33,7 @@ class Tokenizer:
         hf.no_truncation()
         hf.no_padding()
         self._hf = hf
+        self._vocab_size = vocab_size
         added = hf.get_added_tokens_decoder().items()
         specials = {i: token for i, token in added if token.special and i < vocab_size}
         self.special_names = {i: str(token.content) for i, token in specials.items()}
@@ -68,11 +69,9 @@ class Tokenizer:
         """The tokens as bytes, for grammars. The model's `eos_ids` and the tokenizer's own EOS end a sequence."""
         eos_name = self.names["eos_token"]
         own = self._hf.token_to_id(eos_name) if eos_name else None
-        ends = [i for i in (*eos_ids, own) if i is not None and i < len(self.token_bytes)]
+        ends = [i for i in (*eos_ids, own) if i is not None and i < self._vocab_size]
         bos_id = self.bos_ids[0] if self.bos_ids else None
-        return Vocabulary(
-            self.token_bytes, tuple(dict.fromkeys(ends)), len(self.token_bytes), bos_id
-        )
+        return Vocabulary(self.token_bytes, tuple(dict.fromkeys(ends)), self._vocab_size, bos_id)
 
     def encode(self, segments: Sequence[Segment], at_start: bool) -> tuple[int, ...]:
         """Tokens of the joined segments, as the continuation of a branch or, `at_start`, as its beginning.
@@ -101,7 +100,8 @@ class Tokenizer:
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of tokens, special ones as they are written; bytes that are no UTF-8 become U+FFFD."""
         table, names = self.token_bytes, self.special_names
-        data = b"".join(names[i].encode() if i in names else table[i] for i in token_ids)
+        known = (i for i in token_ids if i < len(table))
+        data = b"".join(names[i].encode() if i in names else table[i] for i in known)
         return data.decode("utf-8", "replace")
 
     def _plain(self, text: str) -> list[int]:

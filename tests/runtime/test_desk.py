@@ -1,7 +1,5 @@
 """Requests beside the branches, on a model folder that has a tokenizer only."""
 
-from collections.abc import Sequence
-from concurrent.futures import Future
 from pathlib import Path
 
 import msgspec
@@ -10,7 +8,6 @@ from tests.make_tokenizer import byte_level
 
 from branchwork.runtime.desk import Desk
 from branchwork.runtime.encoder import ModelEncoder
-from branchwork.runtime.inbox import Control, Operation
 from branchwork.runtime.wire.errors import InvalidParameter
 from branchwork.runtime.wire.validate import Limits
 
@@ -37,22 +34,14 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> ModelEncoder:
 
 
 @pytest.fixture
-def put() -> list[Operation]:
-    return []
-
-
-@pytest.fixture
-def desk(encoder: ModelEncoder, put: list[Operation]) -> Desk:
-    def collect(operations: Sequence[Operation]) -> None:
-        put.extend(operations)
-
-    return Desk(encoder, LIMITS, collect)
+def desk(encoder: ModelEncoder) -> Desk:
+    return Desk(encoder, LIMITS)
 
 
 def ask(desk: Desk, what: str, **body: object) -> dict[str, object]:
-    answer = desk.ask(what, msgspec.json.encode(body).decode())
-    assert isinstance(answer, str)
-    decoded: dict[str, object] = msgspec.json.decode(answer)
+    decoded: dict[str, object] = msgspec.json.decode(
+        desk.ask(what, msgspec.json.encode(body).decode())
+    )
     return decoded
 
 
@@ -86,15 +75,6 @@ def test_the_tokenizer_describes_itself(desk: Desk) -> None:
     assert (info["bos_token"], info["eos_token"], info["pad_token"]) == ("<s>", "<|im_end|>", None)
     assert info["add_bos_token"] is True
     assert "<|im_start|>" in str(info["chat_template"])
-
-
-@pytest.mark.parametrize("what", ["stats", "flush_cache"])
-def test_what_the_engine_knows_is_asked_of_the_engine(
-    desk: Desk, put: list[Operation], what: str
-) -> None:
-    answer = desk.ask(what, "{}")
-    assert isinstance(answer, Future)
-    assert put == [Control(what, answer)]
 
 
 @pytest.mark.parametrize(

@@ -151,9 +151,10 @@ def test_bytes_that_no_token_holds_are_an_error() -> None:
 
 def test_special_tokens_have_no_bytes_and_ids_beyond_the_vocabulary_neither() -> None:
     vocabulary = BYTES.vocabulary([1])
-    assert len(vocabulary.token_bytes) == vocabulary.size == SIZE
+    assert len(vocabulary.token_bytes) < vocabulary.size == SIZE
     assert all(vocabulary.token_bytes[i] == b"" for i in BYTES.special_names)
-    assert vocabulary.token_bytes[SIZE - 1] == b""
+    assert all(data != b"" for data in vocabulary.token_bytes[3:])
+    assert BYTES.decode([3, SIZE - 1]) == BYTES.decode([3])
 
 
 def test_added_tokens_that_are_not_special_have_their_bytes() -> None:

@@ -1,0 +1,63 @@
+"""The runtime of a model: its folder, its weights, its tokenizer, and the service over them."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+from branchwork.runtime.config import RuntimeConfig
+from branchwork.runtime.desk import Desk
+from branchwork.runtime.encoder import ModelEncoder
+from branchwork.runtime.memory import kv_slots_for
+from branchwork.runtime.model_runner import ModelRunner
+from branchwork.runtime.models.config import ModelConfig
+from branchwork.runtime.models.loader import load_config, load_model, model_folder
+from branchwork.runtime.process import Report
+from branchwork.runtime.reception import welcome
+from branchwork.runtime.router import bind
+from branchwork.runtime.service import Service
+from branchwork.runtime.wire.errors import ConfigError
+from branchwork.runtime.wire.validate import Limits
+
+
+def assemble(options: RuntimeConfig, report: Report) -> Service:
+    """The runtime of `options.model`; `runtime.process.Assemble`. Raises ConfigError and ModelError."""
+    # Texts come one at a time, so the tokenizer's own threads could only warn of forks.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    router = bind(options)  # before the long part, so that a busy address is said at once
+    folder = model_folder(options.model)
+    config = load_config(folder)
+    context_len = _context_len(options, config)
+    report(f"loading {options.model}")
+    with ThreadPoolExecutor(1) as beside:  # a large vocabulary takes as long as the weights
+        loading = beside.submit(ModelEncoder, folder, config.vocab_size)
+        model = load_model(options)
+        encoder = loading.result()
+    vocabulary = encoder.tokenizer.vocabulary(config.eos_token_ids)
+    runner = ModelRunner(
+        model,
+        kv_slots_for(options, model, context_len),
+        options.max_rows,
+        context_len,
+        max_tokens=options.max_tokens_per_step,
+        num_token_ids=len(vocabulary.token_bytes),
+    )
+    greeting = welcome(
+        options,
+        model=model.name,
+        checksum=model.checksum,
+        context_len=context_len,
+        vocab_size=vocabulary.size,
+        eos_ids=vocabulary.eos_ids,
+        chat_format=encoder.chat_format,
+    )
+    desk = Desk(encoder, Limits.of(greeting))
+    return Service(
+        options, router, greeting, runner, vocabulary, encoder.tokenizer, encoder, desk.ask
+    )
+
+
+def _context_len(options: RuntimeConfig, config: ModelConfig) -> int:
+    if options.max_len > config.max_position:
+        raise ConfigError(
+            f"--max-len {options.max_len}: the model was made for {config.max_position} tokens"
+        )
+    return options.max_len or config.max_position
