@@ -65,7 +65,7 @@ class Algebra:
         self._eithers: dict[frozenset[Term], Term] = {}
         self._opposites: dict[Term, Term] = {}
         self._shapes: dict[Term, Shape | None] = {TRUE: ANY, FALSE: NONE}
-        self._pointers: list[str] = [""]
+        self._places: list[Place] = []
         self._cases = 0
 
     # ------------------------------------------------------------ terms
@@ -150,7 +150,7 @@ class Algebra:
     @property
     def pointer(self) -> str:
         """Where the schema stands that is being read."""
-        return self._pointers[-1]
+        return self._places[-1].pointer if self._places else ""
 
     def is_being_read(self, term: Term) -> bool:
         """Whether the shape of `term` is wanted further up already."""
@@ -179,13 +179,13 @@ class Algebra:
     @contextlib.contextmanager
     def reading(self, place: Place) -> Iterator[None]:
         """While a place is read. Raises ConstraintError where it is being read further up already, twice."""
-        if self._pointers.count(place.pointer) > 1:
+        if sum(place.schema is other.schema for other in self._places) > 1:
             raise ConstraintError("The schema refers to itself without end.", self.pointer)
-        self._pointers.append(place.pointer)
+        self._places.append(place)
         try:
             yield
         finally:
-            self._pointers.pop()
+            self._places.pop()
 
     def _work_out(self, term: Term) -> Shape:
         if isinstance(term, Named):

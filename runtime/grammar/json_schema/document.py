@@ -29,21 +29,39 @@ _OBJECTS_OF_SCHEMAS = frozenset(
 _DATA = frozenset(("enum", "const", "default", "examples"))
 
 
-@dataclass(frozen=True, slots=True)
 class Place:
-    """A schema in the document: the value, its JSON Pointer, and the URI that its references start from."""
+    """A schema in the document: the value, and the URI that its references start from."""
 
-    schema: Json
-    pointer: str
-    base: str
+    __slots__ = ("_key", "_parent", "base", "schema")
+
+    def __init__(
+        self, schema: Json, base: str, parent: "Place | None" = None, key: str | int = ""
+    ) -> None:
+        self.schema = schema
+        self.base = base
+        self._parent = parent
+        self._key = key
+
+    @property
+    def pointer(self) -> str:
+        """The JSON Pointer to it (RFC 6901). Worked out when asked for: few places are ever named."""
+        segments: list[str] = []
+        place = self
+        while place._parent is not None:
+            segments.append("/" + escape(place._key))
+            place = place._parent
+        return "".join(reversed(segments))
 
     def child(self, *keys: str | int) -> "Place":
         """The place that `keys` lead to, which must exist."""
-        schema, pointer = self.schema, self.pointer
+        place = self
         for key in keys:
-            schema = schema[key]  # type: ignore[index]
-            pointer += "/" + escape(key)
-        return Place(schema, pointer, self.base)
+            place = Place(place.schema[key], self.base, place, key)  # type: ignore[index]
+        return place
+
+    def with_base(self, base: str) -> "Place":
+        """The same place, with references that start from `base`."""
+        return Place(self.schema, base, self._parent, self._key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +101,7 @@ class Document:
             raise ConstraintError(
                 "Draft 3 of JSON Schema is not supported; use draft 4 or later.", "/$schema"
             )
-        self.root = Place(schema, "", self._id_of(schema, "") or "")
+        self.root = Place(schema, self._id_of(schema, "") or "")
         self._resources: dict[str, Place] | None = None
         self._anchors: dict[tuple[str, str], Place] = {}
 
@@ -127,7 +145,7 @@ class Document:
         identifier = self._id_of(place.schema, place.base)
         if identifier is None or identifier == place.base:
             return place
-        return Place(place.schema, place.pointer, identifier)
+        return place.with_base(identifier)
 
     def _id_of(self, schema: Json, base: str) -> str | None:
         if not isinstance(schema, dict) or (self.dialect.ref_hides_siblings and "$ref" in schema):

@@ -39,13 +39,11 @@ def numeral_dfa(number: Number, canonical: bool = False) -> Dfa:
     return _explore(_Branch.of(number, False, canonical), _Branch.of(number, True, canonical))
 
 
-def check_step(*steps: Fraction | None) -> int:
-    """How many remainders the steps have together. Raises ConstraintError where they are too many to follow."""
+def remainders_of(*steps: Fraction) -> int:
+    """How many remainders some steps have together."""
     remainders = 1
     for step in steps:
-        remainders *= 1 if step is None else _Divisor.of(step).modulus
-    if remainders > MAX_REMAINDERS:
-        raise ConstraintError("multipleOf has too many digits to be enforced.")
+        remainders *= _Divisor.of(step).modulus
     return remainders
 
 
@@ -159,7 +157,9 @@ class _Branch:
             low, low_open = Fraction(0), False
         steps = [] if number.step is None else [number.step]
         divisors = tuple(_Divisor.of(step) for step in [*steps, *sorted(number.off_steps)])
-        remainders = check_step(*steps, *number.off_steps)
+        remainders = remainders_of(*steps, *number.off_steps)
+        if remainders > MAX_REMAINDERS:
+            raise ConstraintError("multipleOf has too many digits to be enforced.")
         bounds = [_Bound.of(bound) for bound in (low, high) if bound is not None]
         longest = max(len(bound.whole) for bound in bounds)
         return cls(

@@ -37,6 +37,12 @@ class Objects:
                 kept = [other for other in kept if not self._covers(one, other)] + [one]
         return tuple(case for case, _ in kept)
 
+    @staticmethod
+    def is_possible(item: Object) -> bool:
+        """Whether nothing that must be there plainly cannot be."""
+        forced = (found.term is FALSE for found in item.properties.values() if found.required)
+        return not any(forced) and _countable(item)
+
     def meet(self, a: Object, b: Object) -> list[Object]:
         """Objects that are both, as a union (of none, where that is plainly empty)."""
         properties: dict[str, Property] = {}

@@ -10,7 +10,7 @@ from json.encoder import encode_basestring
 import numpy as np
 import numpy.typing as npt
 
-from branchwork.runtime.grammar.dfa import DEAD, Dfa, any_char, any_text, make
+from branchwork.runtime.grammar.dfa import DEAD, Dfa, any_char, any_text, numbered
 
 _SHORT = {0x08: b"b", 0x09: b"t", 0x0A: b"n", 0x0C: b"f", 0x0D: b"r", 0x22: b'"', 0x5C: b"\\"}
 _SPECIAL = (*range(0x20), 0x22, 0x5C)
@@ -83,38 +83,61 @@ def written_char() -> Dfa:
 
 
 def _escape(texts: Dfa, *, quotes: bool) -> Dfa:
-    """A table with, beside each state, the states in the middle of an escape.
+    """A table with, beside the states of `texts`, states in the middle of an escape.
 
     Which escapes may follow depends only on where the special characters lead, so states that agree there share.
+    What is minimal stays so, but that the middle of an escape is never merged with the end of a character.
     """
     count = texts.num_states
     column, bytes_of = _columns(texts)
     special = texts.table[:, texts.classes[list(_SPECIAL)]]
     kinds, kind_of = np.unique(special, axis=0, return_inverse=True)
-    table = np.zeros((count + 2 + 6 * len(kinds), len(bytes_of)), np.int32)
+    escapes = _Escapes(first=count)
+    escape_of = np.array([escapes.add(targets) for targets in kinds.tolist()], np.int32)
+    end = count + len(escapes.rows)
+    table = np.zeros((end + 2, len(bytes_of)), np.int32)
     table[:count] = texts.table[:, texts.classes[bytes_of]]
     table[:count, column[list(_SPECIAL)]] = DEAD
-    first, end = count, count + 1
-    for kind, targets in enumerate(kinds.tolist()):
-        if not any(targets):
-            continue
-        leads_to = dict(zip(_SPECIAL, targets, strict=True))
-        escape = count + 2 + 6 * kind
-        table[np.flatnonzero(kind_of == kind), column[0x5C]] = escape
-        for byte, letter in _SHORT.items():
-            table[escape, column[letter[0]]] = leads_to[byte]
-        for row, digit, target in ((0, "u", 1), (1, "0", 2), (2, "0", 3), (3, "0", 4), (3, "1", 5)):
-            table[escape + row, column[ord(digit)]] = escape + target
-        for byte in _LONG:
-            table[escape + 4 + (byte >> 4), column[ord(f"{byte & 15:x}")]] = leads_to[byte]
-    accepting = np.zeros(len(table), np.bool_)
-    if not quotes:
+    table[:count, column[0x5C]] = escape_of[kind_of]
+    for row, edges in zip(table[count:end], escapes.rows, strict=True):
+        row[column[[byte for byte, _ in edges]]] = [target for _, target in edges]
+    accepting = np.zeros(end + 2, np.bool_)
+    if texts.is_empty or not quotes:
         accepting[:count] = texts.accepting
-        return make(column, table, accepting, texts.start)
-    table[first, column[0x22]] = texts.start
+        return numbered(column, table, accepting, texts.start)
+    table[end + 1, column[0x22]] = texts.start
     table[:count, column[0x22]][texts.accepting] = end
     accepting[end] = True
-    return make(column, table, accepting, first)
+    return numbered(column, table, accepting, end + 1)
+
+
+class _Escapes:
+    """States in the middle of an escape, each with its edges; equal ones are one state."""
+
+    def __init__(self, first: int) -> None:
+        self.rows: list[tuple[tuple[int, int], ...]] = []
+        self._first = first
+        self._known: dict[tuple[tuple[int, int], ...], int] = {(): DEAD}
+
+    def add(self, targets: list[int]) -> int:
+        """The state behind a backslash, from which the special characters lead to `targets`."""
+        leads_to = dict(zip(_SPECIAL, targets, strict=True))
+        low, high = (
+            self._state([(ord(f"{b & 15:x}"), leads_to[b]) for b in _LONG if b >> 4 == half])
+            for half in (0, 1)
+        )
+        state = self._state([(ord("0"), low), (ord("1"), high)])
+        for _ in range(2):
+            state = self._state([(ord("0"), state)])
+        short = [(letter[0], leads_to[byte]) for byte, letter in _SHORT.items()]
+        return self._state([*short, (ord("u"), state)])
+
+    def _state(self, edges: list[tuple[int, int]]) -> int:
+        live = tuple((byte, target) for byte, target in edges if target != DEAD)
+        if live not in self._known:
+            self._known[live] = self._first + len(self.rows)
+            self.rows.append(live)
+        return self._known[live]
 
 
 def _columns(texts: Dfa) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:

@@ -41,7 +41,7 @@ from branchwork.runtime.grammar.regex import pattern_dfa
 # Up to here an unbounded string with a minimum length is an automaton, beyond it a counter.
 _SHORT_LEAST = 3
 # A pattern and a greatest length are one automaton up to so many states, beyond that a counter.
-MAX_MULTIPLIED = 1_500
+MAX_MULTIPLIED = 500
 _QUOTE = ir.Literal(b'"')
 _HALF_PAIR = re.compile("[\ud800-\udfff]").search
 

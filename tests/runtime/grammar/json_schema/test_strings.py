@@ -42,6 +42,7 @@ languages: st.SearchStrategy[Language] = st.recursive(
 
 
 @given(st.text(max_size=20))
+@settings(deadline=None)
 def test_every_text_has_one_json_string_and_it_is_that_of_json_dumps(text: str) -> None:
     assert json.loads(quote(text)) == text
     assert quote(text).decode() == json.dumps(text, ensure_ascii=False)
