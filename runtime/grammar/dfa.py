@@ -199,6 +199,11 @@ def make(classes: npt.NDArray[np.uint8], table: Table, accepting: Flags, start: 
     """The normal form of any deterministic automaton (row 0 dead, not accepting)."""
     table, accepting, start = _trim(table, accepting, start)
     table, accepting, start = _merge_states(table, accepting, start)
+    return numbered(classes, table, accepting, start)
+
+
+def numbered(classes: npt.NDArray[np.uint8], table: Table, accepting: Flags, start: int) -> Dfa:
+    """The normal form of an automaton that is trim and minimal already (unreachable states may be left)."""
     classes, table = _merge_classes(classes, table)
     table, accepting, start = _number(table, accepting, start)
     if start == DEAD:
