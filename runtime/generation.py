@@ -41,6 +41,12 @@ class Generation:
         self._answer = Answer(context, branch.key.client, gen)
         self._sampler = _sampler(gen.sampling, context)
         self._ends = () if gen.sampling.ignore_eos else context.vocabulary.eos_ids
+        # Ids past the logits would be a neighbour's: nobody can sample them, so nobody need ban them.
+        self._banned_early = tuple(
+            token
+            for token in (*self._ends, *gen.sampling.stop_token_ids)
+            if 0 <= token < context.vocabulary.size
+        )
         self._prompt_len = self._start = len(self._tokens)
         self._healed = b""
         self._max_tokens = 0
@@ -137,10 +143,10 @@ class Generation:
         score = self._score(start, stop) if self._unscored else None
         if stop < self._tokens.length or self._reason is not None:
             return Ask(None, score)
-        sampler, sampling = self._sampler, self._gen.sampling
+        sampler = self._sampler
         banned: tuple[int, ...] = ()
-        if self._answer.num_tokens < sampling.min_tokens:
-            banned = (*self._ends, *sampling.stop_token_ids)
+        if self._answer.num_tokens < self._gen.sampling.min_tokens:
+            banned = self._banned_early
         if self._matcher is not None:
             banned = self._fill_mask(self._matcher, banned)
         context: tuple[int, ...] = ()

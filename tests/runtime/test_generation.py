@@ -72,6 +72,13 @@ def test_min_tokens_holds_the_end_of_sequence_back() -> None:
     assert usage.completion == 3
 
 
+def test_ids_outside_the_vocabulary_are_never_banned_nor_looked_up() -> None:
+    runtime = make_runtime()
+    sampling = {"stop_token_ids": (10**6, -5), "min_tokens": 3, "max_tokens": 20}
+    runtime.put(opened(1), text(1, "a"), generate(1, grammar="[a-z]{8}", **sampling))
+    assert len(done(runtime.run()).text) == 8
+
+
 def test_ignore_eos_goes_on_to_max_tokens() -> None:
     runtime = make_runtime()
     sampling = {"logit_bias": ((EOS_ID, 100.0),), "ignore_eos": True, "max_tokens": 5}
