@@ -1,0 +1,49 @@
+"""Ten thousand programs at once, in one thread."""
+
+import asyncio
+import json
+import random
+import threading
+import time
+
+import branchwork as bw
+from branchwork.testing import Answer, Scripted, mock_runtime
+
+
+@bw.function
+async def ask(s: bw.AsyncState, i: int) -> str:
+    s += f"Question {i % 50}?\nA:" + bw.gen("a", 2, temperature=0)
+    first = await s["a"]
+    s += "\nAgain:" + bw.gen("b", 2, temperature=0)
+    return str(first) + str(await s["b"])
+
+
+async def run_and_cancel(count: int, cancelled: int, backend: object) -> list[object]:
+    tasks = [asyncio.create_task(ask.arun(i=i, backend=backend)) for i in range(count)]
+    await asyncio.sleep(0.05)
+    for task in random.Random(7).sample(tasks, cancelled):
+        task.cancel()
+    return await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def test_ten_thousand_async_programs_need_no_thread_each() -> None:
+    backend = Scripted(default=Answer("x", delay_s=0.2))
+    before = threading.active_count()
+    results = asyncio.run(run_and_cancel(10_000, 1_000, backend))
+    assert threading.active_count() <= before + 2
+    assert sum(isinstance(each, bw.State) for each in results) == 9_000
+    assert sum(isinstance(each, asyncio.CancelledError) for each in results) == 1_000
+    backend.close()
+
+
+def test_cancelled_programs_leave_no_slot_behind() -> None:
+    with mock_runtime() as backend:
+        results = asyncio.run(run_and_cancel(200, 40, backend))
+        assert sum(isinstance(each, bw.State) for each in results) == 160
+        deadline = time.monotonic() + 20
+        while (stats := json.loads(backend.request("stats")))[
+            "branches"
+        ] and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert stats["branches"] == stats["slots_locked"] == 0
+        assert stats["slots_free"] + stats["slots_cached"] == stats["slots_total"]
