@@ -20,6 +20,7 @@ class AnswerReader:
     def __init__(self, tools: ToolReader | None, thinks: bool = False, begun: bool = False) -> None:
         self._tools = tools
         self._held = ""
+        self._thought_begun = False
         self._where: Literal["start", "thought", "gap", "answer"] = "answer"
         if thinks:
             self._where = "thought" if begun else "start"
@@ -65,12 +66,14 @@ class AnswerReader:
     def _start(self) -> list[Piece]:
         start = self._held.lstrip()
         if start.startswith(BEGIN):
-            self._held, self._where = start[len(BEGIN) :].lstrip("\n"), "thought"
+            self._held, self._where = start[len(BEGIN) :], "thought"
         elif not BEGIN.startswith(start):
             return self._begin_answer(self._held)
         return []
 
     def _thought(self) -> list[Piece]:
+        if not self._thought_begun:
+            self._held = self._held.lstrip("\n")
         thought, found, after = self._held.partition(END)
         if found:
             self._held, self._where = after, "gap"
@@ -78,4 +81,5 @@ class AnswerReader:
         else:
             free = len(thought[: len(thought) - overlap(thought, END)].rstrip("\n"))
             thought, self._held = thought[:free], thought[free:]
+        self._thought_begun = self._thought_begun or bool(thought)
         return [Piece("reasoning", thought)] if thought else []

@@ -196,7 +196,7 @@ JSON = st.recursive(
 NAMES = st.sampled_from(sorted(ChatRequest.__struct_encode_fields__))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.dictionaries(NAMES, JSON, max_size=4))
 def test_any_object_is_a_request_or_an_error_that_can_be_shown(body: dict[str, Any]) -> None:
     for kind in (ChatRequest, CompletionRequest):
@@ -204,7 +204,7 @@ def test_any_object_is_a_request_or_an_error_that_can_be_shown(body: dict[str, A
             decode(json.dumps({**GOOD["/v1/chat/completions"], **body}).encode(), kind)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=60))
 def test_any_bytes_are_a_request_or_an_error_that_can_be_shown(body: bytes) -> None:
     with pytest.raises(ApiError):
@@ -212,7 +212,7 @@ def test_any_bytes_are_a_request_or_an_error_that_can_be_shown(body: bytes) -> N
 
 
 @pytest.mark.slow
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @given(path=st.sampled_from(sorted(GOOD)), body=st.dictionaries(NAMES, JSON, max_size=6))
 def test_thousands_of_bodies_end_in_an_answer_or_a_refusal(
     shared: Any, path: str, body: dict[str, Any]
