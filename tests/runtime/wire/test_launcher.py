@@ -23,7 +23,7 @@ from branchwork.runtime.wire.errors import (
     UnknownOption,
 )
 from branchwork.runtime.wire.launcher import launch
-from branchwork.runtime.wire.messages import Gen, Open
+from branchwork.runtime.wire.messages import Done, Gen, Open, Sampling, Tokens
 
 ROOT = Path(__file__).parents[3]
 
@@ -313,13 +313,20 @@ def test_a_config_and_options_are_joined() -> None:
         assert runtime.config == RuntimeConfig(max_stops=3, address=runtime.address)
 
 
-def test_closing_lets_open_slots_finish() -> None:
-    runtime = launch_empty()
+@pytest.mark.parametrize("way", ["close", "terminate"])
+def test_a_runtime_that_is_to_end_lets_open_slots_finish(way: str) -> None:
+    runtime = launch(module="branchwork.bench.pulse")
     client = runtime.connect()
+    client.deliver_in_background()
     heard: list[object] = []
     branch = client.new_branch(heard.append)
-    client.send([Open(branch), Gen(branch, "x")])
-    assert client.wait(lambda: len(heard) >= 2, 30)
+    client.send([Open(branch), Gen(branch, "x", Sampling(max_tokens=50))])
+    assert client.wait(lambda: bool(heard), 30)
+    if way == "terminate":
+        runtime.terminate()
+        assert runtime.wait_exit(30)
     runtime.close()
+    assert runtime.ending().endswith("ended with status 0")
+    assert sum(isinstance(event, Tokens) for event in heard) == 50
+    assert any(isinstance(event, Done) for event in heard)
     client.close()
-    assert not runtime.alive
