@@ -38,7 +38,11 @@ class Backend(Protocol):
         ...
 
     def wait(self, ready: Callable[[], bool], timeout_s: float | None = None) -> bool:
-        """Block this thread, while events are delivered, until `ready()` or the time is over; returns `ready()`."""
+        """Block this thread, while events are delivered, until `ready()` or the time is over; returns `ready()`.
+
+        `ready` is quick and pure: any thread may call it. Raises TransportError when the backend is gone and `ready()`
+        is still false.
+        """
         ...
 
     def deliver_in_background(self) -> None:
