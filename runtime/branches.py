@@ -9,7 +9,6 @@ from collections.abc import Callable
 from heapq import heappop, heappush
 
 from branchwork.runtime.branch import Activity, Branch, Failure, Fork, Queued
-from branchwork.runtime.config import RuntimeConfig
 from branchwork.runtime.context import Context
 from branchwork.runtime.embedding import Embedding
 from branchwork.runtime.generation import Generation
@@ -32,6 +31,7 @@ from branchwork.runtime.request import Req
 from branchwork.runtime.scheduler import Ended, Scheduler
 from branchwork.runtime.selection import Selection
 from branchwork.runtime.warming import Warming
+from branchwork.runtime.wire.config import RuntimeConfig
 from branchwork.runtime.wire.errors import (
     Aborted,
     BranchFailed,

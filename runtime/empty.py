@@ -7,7 +7,6 @@ It has the socket, the io loop and the validation of a real one; in place of mod
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
-from branchwork.runtime.config import RuntimeConfig
 from branchwork.runtime.grammar.interface import Grammar
 from branchwork.runtime.inbox import (
     Choose,
@@ -23,6 +22,7 @@ from branchwork.runtime.process import Report, boot
 from branchwork.runtime.reception import welcome
 from branchwork.runtime.router import bind
 from branchwork.runtime.segments import Segment
+from branchwork.runtime.wire.config import RuntimeConfig
 from branchwork.runtime.wire.errors import InvalidParameter
 from branchwork.runtime.wire.messages import (
     Chat,

@@ -10,13 +10,13 @@ from typing import Protocol
 from branchwork.runtime.branches import Branches
 from branchwork.runtime.cache import PrefixCache
 from branchwork.runtime.capacity import Capacity
-from branchwork.runtime.config import RuntimeConfig
 from branchwork.runtime.context import Context
 from branchwork.runtime.grammar.interface import Vocabulary
 from branchwork.runtime.grammar.stops import StopScanner
 from branchwork.runtime.inbox import Control, EngineTokenizer, Inbox, Outbox
 from branchwork.runtime.plan import Plan, StepResult
 from branchwork.runtime.scheduler import Scheduler
+from branchwork.runtime.wire.config import RuntimeConfig
 from branchwork.runtime.wire.errors import Aborted
 
 log = logging.getLogger(__name__)

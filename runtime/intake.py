@@ -11,7 +11,6 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from branchwork.runtime.config import RuntimeConfig
 from branchwork.runtime.grammar.interface import Grammar
 from branchwork.runtime.inbox import (
     Append,
@@ -27,6 +26,7 @@ from branchwork.runtime.inbox import (
     Operation,
 )
 from branchwork.runtime.segments import Segment
+from branchwork.runtime.wire.config import RuntimeConfig
 from branchwork.runtime.wire.errors import (
     Aborted,
     InternalError,

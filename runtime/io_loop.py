@@ -10,11 +10,11 @@ from functools import partial
 
 import msgspec
 
-from branchwork.runtime.config import RuntimeConfig
 from branchwork.runtime.inbox import Operation
 from branchwork.runtime.intake import Compiler, Encoding, Intake, Taken, TextEncoder
 from branchwork.runtime.outlet import Outlet
 from branchwork.runtime.router import Router
+from branchwork.runtime.wire.config import RuntimeConfig
 from branchwork.runtime.wire.errors import BranchworkError, InternalError, RequestError
 from branchwork.runtime.wire.messages import (
     PROTOCOL_VERSION,

@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-from branchwork.runtime.config import RuntimeConfig
 from branchwork.runtime.models.loader import LoadedModel
+from branchwork.runtime.wire.config import RuntimeConfig
 from branchwork.runtime.wire.errors import ConfigError
 
 SHARE_OF_FREE_MEMORY = 0.5

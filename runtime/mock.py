@@ -10,11 +10,11 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from branchwork.runtime.config import RuntimeConfig
 from branchwork.runtime.engine import Engine
 from branchwork.runtime.grammar.interface import Vocabulary
 from branchwork.runtime.inbox import Operation
 from branchwork.runtime.plan import Plan, Sample, Scored, Segment, SegmentResult, StepResult
+from branchwork.runtime.wire.config import RuntimeConfig
 from branchwork.runtime.wire.messages import Event
 
 _MERGES = (

@@ -3,7 +3,6 @@
 import os
 from concurrent.futures import ThreadPoolExecutor
 
-from branchwork.runtime.config import RuntimeConfig
 from branchwork.runtime.desk import Desk
 from branchwork.runtime.encoder import ModelEncoder
 from branchwork.runtime.memory import kv_slots_for
@@ -14,6 +13,7 @@ from branchwork.runtime.process import Report
 from branchwork.runtime.reception import welcome
 from branchwork.runtime.router import bind
 from branchwork.runtime.service import Service
+from branchwork.runtime.wire.config import RuntimeConfig
 from branchwork.runtime.wire.errors import ConfigError
 from branchwork.runtime.wire.validate import Limits
 

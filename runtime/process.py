@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable
 from typing import NoReturn, Protocol
 
-from branchwork.runtime.config import RuntimeConfig
+from branchwork.runtime.wire.config import RuntimeConfig
 from branchwork.runtime.wire.errors import BranchworkError, InternalError
 
 logger = logging.getLogger(__name__)

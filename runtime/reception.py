@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from importlib.metadata import version
 
-from branchwork.runtime.config import RuntimeConfig
+from branchwork.runtime.wire.config import RuntimeConfig
 from branchwork.runtime.wire.messages import PROTOCOL_VERSION, ChatFormat, Welcome
 
 

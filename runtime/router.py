@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from branchwork.runtime.config import RuntimeConfig
 from branchwork.runtime.wire import curve
+from branchwork.runtime.wire.config import RuntimeConfig
 from branchwork.runtime.wire.errors import ConfigError
 from branchwork.runtime.wire.transport import is_readable
 

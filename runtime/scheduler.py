@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from branchwork.runtime.admission import Twins, WaitingQueue, find, ordered
 from branchwork.runtime.cache import Lease, PrefixCache
-from branchwork.runtime.config import RuntimeConfig
 from branchwork.runtime.plan import Plan, Segment, SharedPrefix, StepResult, TableWrite
 from branchwork.runtime.request import Req
 from branchwork.runtime.sharing import shared_prefixes
+from branchwork.runtime.wire.config import RuntimeConfig
 
 # A growing request takes so many slots at a time: one question to the pool for many steps, and long runs of slots.
 SLOTS_AHEAD = 15

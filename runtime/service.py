@@ -5,7 +5,6 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 
-from branchwork.runtime.config import RuntimeConfig
 from branchwork.runtime.engine import Engine, Runner
 from branchwork.runtime.grammar.compiler import GrammarCompiler
 from branchwork.runtime.grammar.interface import Vocabulary
@@ -15,6 +14,7 @@ from branchwork.runtime.io_loop import Host, IoLoop
 from branchwork.runtime.mailbox import Mailbox
 from branchwork.runtime.outlet import Outlet
 from branchwork.runtime.router import Router
+from branchwork.runtime.wire.config import RuntimeConfig
 from branchwork.runtime.wire.messages import Welcome
 
 ENGINE_REQUESTS = ("stats", "flush_cache")

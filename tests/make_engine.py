@@ -7,7 +7,6 @@ from typing import Any
 import interegular
 import numpy as np
 
-from branchwork.runtime.config import RuntimeConfig
 from branchwork.runtime.grammar.interface import Grammar, MaskRow, Vocabulary
 from branchwork.runtime.inbox import (
     Append,
@@ -19,6 +18,7 @@ from branchwork.runtime.inbox import (
     OpenBranch,
 )
 from branchwork.runtime.mock import MockRuntime, MockTokenizer, mock_vocabulary
+from branchwork.runtime.wire.config import RuntimeConfig
 from branchwork.runtime.wire.messages import Done, Embed, Event, Failed, Gen, Sampling, Select
 
 CLIENT = b"client"

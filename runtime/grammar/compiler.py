@@ -4,6 +4,7 @@ A constraint that takes too long or too much memory costs its child, which is ki
 it hears of it. Equal constraints are compiled once, also while they are being compiled.
 """
 
+import logging
 import os
 import select
 import subprocess
@@ -16,18 +17,20 @@ from typing import Any
 
 import msgspec
 
-from branchwork.runtime.config import RuntimeConfig
 from branchwork.runtime.grammar.interface import Grammar, Vocabulary
 from branchwork.runtime.grammar.masks import Lexicon, lexicon_of
 from branchwork.runtime.grammar.matcher import MachineGrammar
 from branchwork.runtime.grammar.outlines import OutlinesVocabulary
 from branchwork.runtime.grammar.program import Program
+from branchwork.runtime.wire.config import RuntimeConfig
 from branchwork.runtime.wire.errors import ConstraintError, InternalError
 from branchwork.runtime.wire.messages import Constraint
 
 # Two children: a constraint that needs its whole time does not keep the others waiting.
 NUM_CHILDREN = 2
 START_TIMEOUT_S = 30.0
+
+_log = logging.getLogger(__name__)
 
 
 class GrammarCompiler:
@@ -97,9 +100,10 @@ class GrammarCompiler:
                 grammar = MachineGrammar(Program.from_bytes(data), self._lexicon)
         except ConstraintError as error:
             self._finish(key, done, error)
-        except (OSError, ValueError, MemoryError) as error:
-            # A bug of ours or a full machine: this request fails, the compiler goes on.
-            self._finish(key, done, InternalError(f"the grammar compiler failed: {error}"))
+        except Exception as error:
+            # A bug of ours or a full machine. Whoever waits must hear of it, and the compiler goes on.
+            _log.exception("a constraint of %d bytes failed to compile", len(key))
+            self._finish(key, done, InternalError(f"the grammar compiler failed: {error!r}"))
         else:
             self._finish(key, done, grammar)
 
@@ -171,6 +175,8 @@ class _Child:
         reply: Any = msgspec.msgpack.decode(self._receive(timeout_s))
         if reply[0] == b"ok":
             return bytes(reply[1])
+        if reply[0] == b"failed":
+            raise RuntimeError(reply[1])
         raise ConstraintError(reply[1], reply[2])
 
     def _receive(self, timeout_s: float) -> bytes:
@@ -186,12 +192,16 @@ class _Child:
             left = deadline - time.monotonic()
             if left <= 0 or not select.select([pipe], [], [], left)[0]:
                 self.kill()
+                if not self._ready:
+                    raise RuntimeError("the grammar compiler did not start in time")
                 raise ConstraintError(
                     f"the constraint takes longer than {timeout_s:g} s to compile"
                 )
             chunk = os.read(pipe, 1 << 20)
             if not chunk:
                 self.kill()
+                if not self._ready:
+                    raise RuntimeError("the grammar compiler did not start")
                 raise ConstraintError(
                     "the constraint needs more memory than the compiler may use (--grammar-memory)"
                 )

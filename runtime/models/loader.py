@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from branchwork.kernels import api as kernels
-from branchwork.runtime.config import RuntimeConfig
 from branchwork.runtime.models.config import ModelConfig, read_config
 from branchwork.runtime.models.decoder import Decoder
 from branchwork.runtime.models.weights import Weights, checksum, read_json
+from branchwork.runtime.wire.config import RuntimeConfig
 from branchwork.runtime.wire.errors import ConfigError, ModelError
 
 EMBEDDED = "sprout"
@@ -115,24 +115,28 @@ def _layer(config: ModelConfig, take: Callable[..., Tensor], index: int) -> kern
     q_width, kv_width = config.num_heads * dim, config.num_kv_heads * dim
     prefix = f"model.layers.{index}"
 
-    def joined(kind: str, rows: dict[str, int], *columns: int) -> Tensor:
-        return torch.cat([take(f"{prefix}.{name}.{kind}", n, *columns) for name, n in rows.items()])
+    def matrix(name: str, rows: int, columns: int) -> Tensor:
+        return take(f"{prefix}.{name}.weight", rows, columns)
+
+    def bias(exists: bool, **rows: int) -> Tensor | None:
+        if not exists:
+            return None
+        return torch.cat([take(f"{prefix}.{name}.bias", n) for name, n in rows.items()])
 
     qkv = {"self_attn.q_proj": q_width, "self_attn.k_proj": kv_width, "self_attn.v_proj": kv_width}
-    out, down = {"self_attn.o_proj": hidden}, {"mlp.down_proj": hidden}
-    gate_up = {"mlp.gate_proj": width, "mlp.up_proj": width}
+    q, k, v = (matrix(name, rows, hidden) for name, rows in qkv.items())
     return kernels.LayerWeights(
         attention_norm=take(f"{prefix}.input_layernorm.weight", hidden),
-        qkv=joined("weight", qkv, hidden),
-        qkv_bias=joined("bias", qkv) if config.qkv_bias else None,
+        qkv=(q, k, v),
+        qkv_bias=bias(config.qkv_bias, **qkv),
         q_norm=take(f"{prefix}.self_attn.q_norm.weight", dim) if config.qk_norm else None,
         k_norm=take(f"{prefix}.self_attn.k_norm.weight", dim) if config.qk_norm else None,
-        out=joined("weight", out, q_width),
-        out_bias=joined("bias", out) if config.out_bias else None,
+        out=matrix("self_attn.o_proj", hidden, q_width),
+        out_bias=bias(config.out_bias, **{"self_attn.o_proj": hidden}),
         mlp_norm=take(f"{prefix}.post_attention_layernorm.weight", hidden),
-        gate_up=joined("weight", gate_up, hidden),
-        gate_up_bias=joined("bias", gate_up) if config.mlp_bias else None,
-        down=joined("weight", down, width),
-        down_bias=joined("bias", down) if config.mlp_bias else None,
+        gate_up=(matrix("mlp.gate_proj", width, hidden), matrix("mlp.up_proj", width, hidden)),
+        gate_up_bias=bias(config.mlp_bias, **{"mlp.gate_proj": width, "mlp.up_proj": width}),
+        down=matrix("mlp.down_proj", hidden, width),
+        down_bias=bias(config.mlp_bias, **{"mlp.down_proj": hidden}),
         window=config.windows[index],
     )

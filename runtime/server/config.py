@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from branchwork.runtime.config import check_options, option
+from branchwork.runtime.wire.config import check_options, option
 from branchwork.runtime.wire.errors import ConfigError
 
 

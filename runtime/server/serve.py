@@ -8,12 +8,12 @@ from types import FrameType
 
 import uvicorn
 
-from branchwork.runtime.config import RuntimeConfig
 from branchwork.runtime.server.app import build_app
 from branchwork.runtime.server.config import ServerConfig
 from branchwork.runtime.server.gateway import Gateway
 from branchwork.runtime.server.protocol import bounded_protocol
 from branchwork.runtime.server.supervisor import Launch, Supervisor
+from branchwork.runtime.wire.config import RuntimeConfig
 from branchwork.runtime.wire.errors import ConfigError
 from branchwork.runtime.wire.launcher import launch
 

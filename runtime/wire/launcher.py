@@ -19,8 +19,8 @@ from dataclasses import asdict, fields, replace
 from difflib import get_close_matches
 from typing import Any
 
-from branchwork.runtime.config import RuntimeConfig
 from branchwork.runtime.wire import client, curve
+from branchwork.runtime.wire.config import RuntimeConfig
 from branchwork.runtime.wire.errors import (
     ConfigError,
     RuntimeDied,

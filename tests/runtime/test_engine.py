@@ -9,11 +9,11 @@ from concurrent.futures import Future
 import pytest
 from tests.make_engine import closed, done, failed, generate, make_runtime, opened, text
 
-from branchwork.runtime.config import RuntimeConfig
 from branchwork.runtime.engine import Engine
 from branchwork.runtime.inbox import Control, Operation
 from branchwork.runtime.mock import MockOutbox, MockRunner, MockTokenizer, mock_vocabulary
 from branchwork.runtime.plan import Plan, StepResult
+from branchwork.runtime.wire.config import RuntimeConfig
 from branchwork.runtime.wire.messages import Closed, Done, Event, Failed
 
 

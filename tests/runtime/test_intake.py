@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from branchwork.runtime import intake
-from branchwork.runtime.config import RuntimeConfig
 from branchwork.runtime.grammar.interface import Grammar
 from branchwork.runtime.inbox import (
     Append,
@@ -27,6 +26,7 @@ from branchwork.runtime.inbox import (
 )
 from branchwork.runtime.intake import Encoding, Intake, Taken
 from branchwork.runtime.segments import Segment
+from branchwork.runtime.wire.config import RuntimeConfig
 from branchwork.runtime.wire.errors import ConstraintError, InvalidParameter
 from branchwork.runtime.wire.messages import (
     Abort,

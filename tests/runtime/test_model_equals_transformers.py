@@ -9,10 +9,10 @@ import torch
 from tests.make_model import make_model
 from transformers import PreTrainedModel
 
-from branchwork.runtime.config import RuntimeConfig
 from branchwork.runtime.model_runner import ModelRunner
 from branchwork.runtime.models.loader import load_model
 from branchwork.runtime.plan import Plan, Sample, Sampler, Segment, TableWrite
+from branchwork.runtime.wire.config import RuntimeConfig
 
 GREEDY = Sampler(0.0, 1.0, 0, 0.0, 0.0, 0.0, 1.0, 0, ())
 NUM_SLOTS = 4096

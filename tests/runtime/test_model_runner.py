@@ -8,10 +8,10 @@ import torch
 from tests.make_model import make_model
 
 from branchwork.kernels.cpu import host
-from branchwork.runtime.config import RuntimeConfig
 from branchwork.runtime.model_runner import ModelRunner
 from branchwork.runtime.models.loader import load_model
 from branchwork.runtime.plan import Plan, Sample, Sampler, Score, Segment, SegmentResult
+from branchwork.runtime.wire.config import RuntimeConfig
 
 GREEDY = Sampler(0.0, 1.0, 0, 0.0, 0.0, 0.0, 1.0, 0, ())
 

@@ -3,9 +3,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from branchwork.runtime.config import RuntimeConfig, check_options, option
 from branchwork.runtime.options import add_options, config_from, table
 from branchwork.runtime.server.config import ServerConfig
+from branchwork.runtime.wire.config import RuntimeConfig, check_options, option
 from branchwork.runtime.wire.errors import ConfigError
 
 

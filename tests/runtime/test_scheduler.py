@@ -4,12 +4,12 @@ import numpy as np
 
 from branchwork.runtime.buffer import IntBuffer
 from branchwork.runtime.cache import PrefixCache
-from branchwork.runtime.config import RuntimeConfig
 from branchwork.runtime.plan import Plan, Sampler, Scored, SegmentResult, StepResult
 from branchwork.runtime.plan import Sample as PlanSample
 from branchwork.runtime.radix import Namespace
 from branchwork.runtime.request import Ask, Req
 from branchwork.runtime.scheduler import Scheduler
+from branchwork.runtime.wire.config import RuntimeConfig
 
 SAMPLER = Sampler(0.0, 1.0, 0, 0.0, 0.0, 0.0, 1.0, 0, ())
 

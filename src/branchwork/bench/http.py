@@ -200,9 +200,9 @@ def serve_floor(port: int) -> None:
 
 def serve_gateway(port: int, module: str) -> None:
     """The gateway over a runtime without a model."""
-    from branchwork.runtime.config import RuntimeConfig  # noqa: PLC0415
     from branchwork.runtime.server.config import ServerConfig  # noqa: PLC0415
     from branchwork.runtime.server.serve import serve  # noqa: PLC0415
+    from branchwork.runtime.wire.config import RuntimeConfig  # noqa: PLC0415
 
     serve(ServerConfig(port=port), RuntimeConfig(), lambda: launch(module=module))
 

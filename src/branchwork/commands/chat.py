@@ -5,8 +5,8 @@ import sys
 from dataclasses import asdict
 
 from branchwork import Runtime, State, assistant, function, gen, system, user
-from branchwork.runtime.config import RuntimeConfig
 from branchwork.runtime.options import add_options, config_from
+from branchwork.runtime.wire.config import RuntimeConfig
 from branchwork.runtime.wire.errors import RequestError
 
 

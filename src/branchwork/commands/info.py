@@ -7,8 +7,8 @@ import platform
 from dataclasses import asdict
 
 from branchwork.bench.load import stats
-from branchwork.runtime.config import RuntimeConfig
 from branchwork.runtime.options import add_options, config_from
+from branchwork.runtime.wire.config import RuntimeConfig
 from branchwork.runtime.wire.launcher import launch
 
 PACKAGES = ("torch", "triton", "numba", "numpy", "tokenizers", "transformers", "pyzmq", "msgspec")

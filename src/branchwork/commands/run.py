@@ -7,8 +7,8 @@ from contextlib import ExitStack, closing
 from dataclasses import asdict
 
 from branchwork import Runtime, connect
-from branchwork.runtime.config import RuntimeConfig
 from branchwork.runtime.options import add_options, config_from
+from branchwork.runtime.wire.config import RuntimeConfig
 
 
 def main(argv: list[str]) -> int:

@@ -2,9 +2,9 @@
 
 import argparse
 
-from branchwork.runtime.config import RuntimeConfig
 from branchwork.runtime.options import add_options, config_from
 from branchwork.runtime.server.config import ServerConfig
+from branchwork.runtime.wire.config import RuntimeConfig
 
 # Secrets come from files or the environment, never from a flag that a process list would show.
 SECRETS = ("api_key", "admin_key")

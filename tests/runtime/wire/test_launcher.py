@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from tests.empty_runtime import launch_empty
 
-from branchwork.runtime.config import RuntimeConfig
 from branchwork.runtime.wire import curve
 from branchwork.runtime.wire.client import connect
+from branchwork.runtime.wire.config import RuntimeConfig
 from branchwork.runtime.wire.errors import (
     ConfigError,
     RuntimeDied,
