@@ -19,6 +19,8 @@ class Batch:
     rows, kv_len                 [R]      line in the slot table; tokens so far with the new ones
     query_start                  [R + 1]  request i's new tokens are query_start[i] to query_start[i + 1]
     max_position                 the largest of `positions`
+    shared_prefixes              (requests by number, length): their first positions are the very same slots, and each
+                                 has one new token; a request is in one of them at most
     """
 
     token_ids: Ints
@@ -28,6 +30,7 @@ class Batch:
     query_start: Ints
     kv_len: Ints
     max_position: int
+    shared_prefixes: tuple[tuple[tuple[int, ...], int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,7 +86,7 @@ class CompiledForward:
         """See `Forward.run`."""
         self._network.run(
             batch.token_ids, batch.positions, batch.slots,
-            batch.rows, batch.query_start, batch.kv_len,
+            batch.rows, batch.query_start, batch.kv_len, batch.shared_prefixes,
         )  # fmt: skip
 
     def logits(self, tokens: Ints) -> Tensor:

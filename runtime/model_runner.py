@@ -76,7 +76,7 @@ class ModelRunner:
             self._write(write.row, write.start, write.slots)
         for segment in plan.segments:
             self._write(segment.row, segment.start, segment.slots)
-        batch = _batch(plan.segments)
+        batch = _batch(plan)
         self._cache.rotation.fill(batch.max_position + 1)
         self._forward.run(batch)
         first_tokens = batch.query_start.tolist()
@@ -149,7 +149,8 @@ def _ints(values: Sequence[int]) -> Ints:
     return np.array(values, dtype=np.int32)
 
 
-def _batch(segments: Sequence[Segment]) -> Batch:
+def _batch(plan: Plan) -> Batch:
+    segments = plan.segments
     counts = _ints([len(s.token_ids) for s in segments])
     starts = _ints([s.start for s in segments])
     query_start = np.zeros(len(segments) + 1, dtype=np.int32)
@@ -168,7 +169,19 @@ def _batch(segments: Sequence[Segment]) -> Batch:
         query_start=query_start,
         kv_len=starts + counts,
         max_position=int(positions.max()),
+        shared_prefixes=_shared_prefixes(plan) if plan.shared_prefixes else (),
     )
+
+
+def _shared_prefixes(plan: Plan) -> tuple[tuple[tuple[int, ...], int], ...]:
+    """The plan's groups by the numbers of their requests: those that decode, and each in its first group only."""
+    decoding = {s.row: i for i, s in enumerate(plan.segments) if len(s.token_ids) == 1}
+    groups = []
+    for prefix in plan.shared_prefixes:
+        members = tuple(decoding.pop(row) for row in prefix.rows if row in decoding)
+        if len(members) > 1:
+            groups.append((members, prefix.length))
+    return tuple(groups)
 
 
 def _scored(logits: Tensor, wanted: Sequence[tuple[int, int]]) -> list[Scored]:

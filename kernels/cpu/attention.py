@@ -26,6 +26,7 @@ class AttentionScratch(NamedTuple):
     """One thread's working memory; `stored` is float32, or bfloat16 as uint16."""
 
     tiles: Tiles
+    tokens: npt.NDArray[np.int32]  # [rows] the tokens at hand, by their number in the step
     q: npt.NDArray[Any]  # [rows, head_dim] stored
     k_rows: npt.NDArray[np.int64]  # [BLOCK] addresses
     v_rows: npt.NDArray[np.int64]  # [BLOCK]
@@ -41,15 +42,34 @@ class AttentionScratch(NamedTuple):
     total: npt.NDArray[np.float32]  # [rows]
 
 
+class Heads(NamedTuple):
+    """Some key heads, first to first + count, and the query heads that share them."""
+
+    first: int
+    count: int
+    group: int  # query heads of a key head
+    dim: int
+    scale: np.float32
+
+
+class Sums(NamedTuple):
+    """What rows have summed over a prefix that is shared; a line for each token of a step."""
+
+    sums: npt.NDArray[np.float32]  # [T, heads, padded head_dim]
+    highest: npt.NDArray[np.float32]  # [T, heads]
+    total: npt.NDArray[np.float32]  # [T, heads]
+
+
 def make_scratch(
     num_heads: int, num_kv_heads: int, head_dim: int, stored: npt.DTypeLike
 ) -> AttentionScratch:
     """Working memory for one thread."""
     per_step = 4 // np.dtype(stored).itemsize
     rows = max(QUERY_ROWS, num_heads)
-    padded = -(-head_dim // (2 * LANES)) * 2 * LANES
+    padded = _padded(head_dim)
     return AttentionScratch(
         tiles=compiled_tiles(np.dtype(stored)),
+        tokens=np.zeros(rows, np.int32),
         q=np.zeros((rows, head_dim), stored),
         k_rows=np.zeros(BLOCK, np.int64),
         v_rows=np.zeros(BLOCK, np.int64),
@@ -64,6 +84,20 @@ def make_scratch(
         highest=np.zeros(rows, np.float32),
         total=np.zeros(rows, np.float32),
     )
+
+
+def make_sums(num_tokens: int, num_heads: int, head_dim: int) -> Sums:
+    """Room for the rows of as many tokens."""
+    return Sums(
+        sums=np.zeros((num_tokens, num_heads, _padded(head_dim)), np.float32),
+        highest=np.zeros((num_tokens, num_heads), np.float32),
+        total=np.zeros((num_tokens, num_heads), np.float32),
+    )
+
+
+def _padded(head_dim: int) -> int:
+    """Columns of the narrowest products that hold a head."""
+    return -(-head_dim // (2 * LANES)) * 2 * LANES
 
 
 @kernel
@@ -97,71 +131,103 @@ def _soften(scores: Any, first: Any, last: Any, scale: Any, highest: Any, weight
 
 
 @kernel
-def attend_tokens(
-    q: Any,
-    out: Any,
-    first_token: Any,
+def take_rows(q: Any, num_tokens: Any, heads: Any, scratch: Any) -> None:
+    """Begin with the rows of `scratch.tokens[:num_tokens]` in some heads: nothing is summed yet."""
+    rows = num_tokens * heads.group
+    for h in range(heads.count):
+        for r in range(rows):
+            at = ((heads.first + h) * heads.group + r % heads.group) * heads.dim
+            row = h * rows + r
+            copy(q[scratch.tokens[r // heads.group], at : at + heads.dim], scratch.q[row])
+            fill(scratch.sums[row], np.float32(0))
+            scratch.highest[row] = _LOWEST
+            scratch.total[row] = 0
+
+
+@kernel
+def keep_sums(states: Any, num_tokens: Any, heads: Any, scratch: Any) -> None:
+    """Put away what the rows have summed so far."""
+    rows = num_tokens * heads.group
+    for h in range(heads.count):
+        for r in range(rows):
+            row, token = h * rows + r, scratch.tokens[r // heads.group]
+            head = (heads.first + h) * heads.group + r % heads.group
+            copy(scratch.sums[row], states.sums[token, head])
+            states.highest[token, head] = scratch.highest[row]
+            states.total[token, head] = scratch.total[row]
+
+
+@kernel
+def resume_sums(states: Any, num_tokens: Any, heads: Any, scratch: Any) -> None:
+    """Go on from what `keep_sums` has put away."""
+    rows = num_tokens * heads.group
+    for h in range(heads.count):
+        for r in range(rows):
+            row, token = h * rows + r, scratch.tokens[r // heads.group]
+            head = (heads.first + h) * heads.group + r % heads.group
+            copy(states.sums[token, head], scratch.sums[row])
+            scratch.highest[row] = states.highest[token, head]
+            scratch.total[row] = states.total[token, head]
+
+
+@kernel
+def see_keys(
     num_tokens: Any,
+    heads: Any,
     first_position: Any,
-    first_head: Any,
-    num_heads: Any,
+    blocks: Any,
+    num_keys: Any,
     k_pool: Any,
     v_pool: Any,
     slots: Any,
-    scale: Any,
     window: Any,
     scratch: Any,
 ) -> None:
-    """Attention of some tokens of one request, in the query heads of some key heads.
+    """Let the rows see some blocks of keys, each row those up to its own position.
 
-    q, out        [T, heads · head_dim] stored; tokens first_token to first_token + num_tokens, at consecutive positions
-    first_head    the key heads first_head to first_head + num_heads; with their query heads, times the
-                  tokens, they are at most the rows of the scratch
-    slots         the request's line of the slot table
+    first_position  of the first token; the others follow it
+    blocks          (first, last): keys 64 · first to 64 · last
+    num_keys        keys from there on are not read
+    slots           the slots of the keys, by position
     """
-    head_dim = k_pool.shape[2]
-    group = q.shape[1] // head_dim // k_pool.shape[1]
-    rows = num_tokens * group
-    for h in range(num_heads):
-        for r in range(rows):
-            at = ((first_head + h) * group + r % group) * head_dim
-            copy(q[first_token + r // group, at : at + head_dim], scratch.q[h * rows + r])
-            fill(scratch.sums[h * rows + r], np.float32(0))
-            scratch.highest[h * rows + r] = _LOWEST
-            scratch.total[h * rows + r] = 0
-    last_position = first_position + num_tokens
-    first_block = max(first_position - window + 1, 0) // BLOCK if window else 0
-    for block in range(first_block, (last_position + BLOCK - 1) // BLOCK):
+    rows = num_tokens * heads.group
+    for block in range(blocks[0], blocks[1]):
         base = block * BLOCK
-        count = min(BLOCK, last_position - base)
+        count = min(BLOCK, num_keys - base)
         _gather_rows(k_pool, slots[base:], count, scratch.nothing, scratch.k_rows)
         _gather_rows(v_pool, slots[base:], count, scratch.nothing, scratch.v_rows)
-        for h in range(num_heads):
-            offset = (first_head + h) * head_dim * q.itemsize
+        for h in range(heads.count):
+            offset = (heads.first + h) * heads.dim * scratch.q.itemsize
             pack_keys(scratch.k_rows, offset, scratch.keys)
-            pack_values(scratch.v_rows, offset, head_dim, scratch.values)
+            pack_values(scratch.v_rows, offset, heads.dim, scratch.values)
             for row in range(0, rows, MAX_ROWS):
-                _attend_block(
-                    h * rows + row, min(rows - row, MAX_ROWS), row, group,
-                    first_position - base, scale, window, scratch,
+                _see_block(
+                    h * rows + row, min(rows - row, MAX_ROWS), row, heads,
+                    first_position - base, window, scratch,
                 )  # fmt: skip
-    for h in range(num_heads):
+
+
+@kernel
+def give_rows(out: Any, num_tokens: Any, heads: Any, scratch: Any) -> None:
+    """Write what the rows have summed, divided by their weights' sums."""
+    rows = num_tokens * heads.group
+    for h in range(heads.count):
         for r in range(rows):
-            at = ((first_head + h) * group + r % group) * head_dim
+            at = ((heads.first + h) * heads.group + r % heads.group) * heads.dim
+            row = h * rows + r
             _divide(
-                scratch.sums[h * rows + r], scratch.total[h * rows + r],
-                out[first_token + r // group, at : at + head_dim],
+                scratch.sums[row], scratch.total[row],
+                out[scratch.tokens[r // heads.group], at : at + heads.dim],
             )  # fmt: skip
 
 
 @inlined
-def _attend_block(
+def _see_block(
     first_row: Any,
     num_rows: Any,
     first_query: Any,
-    group: Any,
+    heads: Any,
     first_place: Any,
-    scale: Any,
     window: Any,
     scratch: Any,
 ) -> None:
@@ -170,13 +236,13 @@ def _attend_block(
     Row first_row + r is query first_query + r of its head, whose position relative to the block is
     first_place + (first_query + r) // group.
     """
-    head_dim, per_step = scratch.q.shape[1], 4 // scratch.q.itemsize
+    per_step = 4 // scratch.q.itemsize
     product(
-        scratch.tiles, scratch.q[first_row:], num_rows, scratch.keys, head_dim // per_step,
+        scratch.tiles, scratch.q[first_row:], num_rows, scratch.keys, heads.dim // per_step,
         scratch.scores, BLOCK,
     )  # fmt: skip
     for r in range(num_rows):
-        place = first_place + (first_query + r) // group
+        place = first_place + (first_query + r) // heads.group
         first = max(place - window + 1, 0) if window else 0
         last = min(place + 1, BLOCK)
         if last <= first:
@@ -185,7 +251,9 @@ def _attend_block(
             continue
         row = first_row + r
         before = scratch.highest[row]
-        highest, total = _soften(scratch.scores[r], first, last, scale, before, scratch.weights[r])
+        highest, total = _soften(
+            scratch.scores[r], first, last, heads.scale, before, scratch.weights[r]
+        )
         shrink = exp(before - highest)
         scratch.highest[row] = highest
         scratch.total[row] = scratch.total[row] * shrink + total

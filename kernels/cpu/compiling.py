@@ -59,14 +59,14 @@ def _smallest_network(dtype: torch.dtype) -> Network:
 
     layer = LayerWeights(
         attention_norm=zeros(hidden),
-        qkv=zeros(3 * dim, hidden),
+        qkv=(zeros(dim, hidden), zeros(dim, hidden), zeros(dim, hidden)),
         qkv_bias=None,
         q_norm=None,
         k_norm=None,
         out=zeros(hidden, dim),
         out_bias=None,
         mlp_norm=zeros(hidden),
-        gate_up=zeros(2 * hidden, hidden),
+        gate_up=(zeros(hidden, hidden), zeros(hidden, hidden)),
         gate_up_bias=None,
         down=zeros(hidden, hidden),
         down_bias=None,

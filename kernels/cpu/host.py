@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from branchwork.kernels.cpu.attention import make_scratch
+from branchwork.kernels.cpu.attention import BLOCK, make_scratch, make_sums
 from branchwork.kernels.cpu.network import (
     HEAD,
     LAYERS,
@@ -19,6 +19,7 @@ from branchwork.kernels.cpu.network import (
     Cache,
     Job,
     Shape,
+    Shared,
     Thread,
     Tokens,
     Weights,
@@ -52,7 +53,7 @@ def array_of(tensor: Tensor) -> npt.NDArray[Any]:
 def runs_compiled(weights: DecoderWeights) -> bool:
     """Whether the compiled network can run these weights: float32 or bfloat16, of even widths."""
     layer = weights.layers[0]
-    widths = (layer.qkv.shape[1], layer.out.shape[1], layer.down.shape[1], weights.head_dim)
+    widths = (layer.qkv[0].shape[1], layer.out.shape[1], layer.down.shape[1], weights.head_dim)
     known = weights.embedding.dtype in (torch.float32, torch.bfloat16)
     return known and weights.embedding.device.type == "cpu" and not any(w % 2 for w in widths)
 
@@ -92,7 +93,7 @@ class Network:
             *(np.zeros(1, np.int64) for _ in range(4)), np.zeros(max_logit_rows, np.int32)
         )
         cache = Cache(*map(array_of, (k_pool, v_pool, slot_table, cos, sin)))
-        self._state = (shape, self._weights, self._work, cache, self._room, self._job)
+        self._state = (shape, self._weights, self._work, cache, self._room, self._shared, self._job)
         self._vocab_size = weights.head.shape[0]
         self._sampling = make_sampling_scratch(self._vocab_size)
 
@@ -119,8 +120,13 @@ class Network:
         rows: Ints,
         query_start: Ints,
         kv_len: Ints,
+        shared_prefixes: Sequence[tuple[Sequence[int], int]] = (),
     ) -> None:
-        """Compute the new tokens: K and V go to their slots, hidden states stay for `logits` and `hidden`."""
+        """Compute the new tokens: K and V go to their slots, hidden states stay for `logits` and `hidden`.
+
+        shared_prefixes  (requests by their place in `rows`, number of their first positions that are the same slots);
+                         those requests have one new token each, and are named once
+        """
         room, job, num_tokens = self._room, self._job, len(token_ids)
         if num_tokens > len(room.ids):
             raise KernelError("token_ids", f"at most {len(room.ids)}", str(num_tokens))
@@ -132,9 +138,21 @@ class Network:
         room.rows[: len(rows)] = rows
         room.query_start[: len(rows) + 1] = query_start
         room.kv_len[: len(rows)] = kv_len
+        job.num_groups[0] = self._share(shared_prefixes, len(rows))
         job.kind[0], job.num_tokens[0], job.num_requests[0] = LAYERS, num_tokens, len(rows)
         matrices = (self._weights.qkv, self._weights.out, self._weights.gate_up, self._weights.down)
         self._work_on(num_tokens, sum(matrix.size for matrix in matrices))
+
+    def _share(self, prefixes: Sequence[tuple[Sequence[int], int]], num_requests: int) -> int:
+        shared, at = self._shared, 0
+        shared.blocks_of[:num_requests] = 0
+        for group, (members, length) in enumerate(prefixes):
+            shared.members[at : at + len(members)] = members
+            shared.blocks_of[members] = length // BLOCK
+            shared.length[group] = length
+            at += len(members)
+            shared.start[group + 1] = at
+        return len(prefixes)
 
     def logits(self, of_tokens: Ints) -> npt.NDArray[np.float32]:
         """Scores of what follows some tokens of the last `run`, [len(of_tokens), V]; overwritten by the next call."""
@@ -187,26 +205,28 @@ def _packed(weights: DecoderWeights) -> Weights:
                 row[:width] = _floats(bias)
         return out
 
-    def packed(matrices: Sequence[Tensor]) -> npt.NDArray[Any]:
-        return np.stack([pack_columns(array_of(matrix)) for matrix in matrices])
+    def packed(part: Callable[[LayerWeights], Tensor]) -> npt.NDArray[Any]:
+        return np.stack([pack_columns(array_of(part(layer))) for layer in layers])
 
     return Weights(
         embedding=array_of(weights.embedding.contiguous()),
         attention_norm=norms(lambda layer: layer.attention_norm, 0),
-        qkv=packed([layer.qkv for layer in layers]),
-        qkv_bias=biases(lambda layer: layer.qkv_bias, layers[0].qkv.shape[0]),
+        qkv=packed(lambda layer: torch.cat(layer.qkv)),
+        qkv_bias=biases(lambda layer: layer.qkv_bias, sum(map(len, layers[0].qkv))),
         q_norm=norms(lambda layer: layer.q_norm, weights.head_dim),
         k_norm=norms(lambda layer: layer.k_norm, weights.head_dim),
-        out=packed([layer.out for layer in layers]),
-        out_bias=biases(lambda layer: layer.out_bias, layers[0].out.shape[0]),
+        out=packed(lambda layer: layer.out),
+        out_bias=biases(lambda layer: layer.out_bias, len(layers[0].out)),
         mlp_norm=norms(lambda layer: layer.mlp_norm, 0),
-        gate_up=packed([_interleaved(layer.gate_up) for layer in layers]),
+        gate_up=packed(lambda layer: _in_turns(*layer.gate_up)),
         gate_up_bias=biases(
-            lambda layer: None if layer.gate_up_bias is None else _interleaved(layer.gate_up_bias),
-            len(_interleaved(layers[0].gate_up)),
+            lambda layer: (
+                None if layer.gate_up_bias is None else _in_turns(*layer.gate_up_bias.chunk(2))
+            ),
+            len(_in_turns(*layers[0].gate_up)),
         ),
-        down=packed([layer.down for layer in layers]),
-        down_bias=biases(lambda layer: layer.down_bias, layers[0].down.shape[0]),
+        down=packed(lambda layer: layer.down),
+        down_bias=biases(lambda layer: layer.down_bias, len(layers[0].down)),
         windows=np.array([layer.window for layer in layers], np.int64),
         final_norm=_floats(weights.final_norm),
         head=pack_columns(array_of(weights.head)),
@@ -227,6 +247,15 @@ def _room(max_tokens: int, max_requests: int) -> Tokens:
     )
 
 
+def _shared_room(max_requests: int) -> Shared:
+    def ints(length: int) -> Ints:
+        return np.zeros(length, np.int32)
+
+    return Shared(
+        ints(max_requests + 1), ints(max_requests), ints(max_requests), ints(max_requests)
+    )
+
+
 def _workspace(
     packed: Weights,
     weights: DecoderWeights,
@@ -234,15 +263,16 @@ def _workspace(
     max_tokens: int,
     max_logit_rows: int,
 ) -> Workspace:
-    layer, q_width = weights.layers[0], weights.num_heads * weights.head_dim
+    hidden, q_width = weights.embedding.shape[1], weights.num_heads * weights.head_dim
     return Workspace(
-        hidden=np.zeros((max_tokens, layer.qkv.shape[1]), np.float32),
-        normed=np.zeros((max(max_tokens, max_logit_rows), layer.qkv.shape[1]), stored),
+        hidden=np.zeros((max_tokens, hidden), np.float32),
+        normed=np.zeros((max(max_tokens, max_logit_rows), hidden), stored),
         qkv=np.zeros((max_tokens, packed.qkv_bias.shape[1]), np.float32),
         q=np.zeros((max_tokens, q_width), stored),
         attended=np.zeros((max_tokens, q_width), stored),
         activated=np.zeros((max_tokens, packed.gate_up_bias.shape[1] // 2), stored),
         logits=np.zeros((max_logit_rows, packed.head.shape[0] * LANES), np.float32),
+        shared=make_sums(max_tokens, weights.num_heads, weights.head_dim),
     )
 
 
@@ -251,10 +281,9 @@ def _floats(tensor: Tensor) -> npt.NDArray[np.float32]:
     return array
 
 
-def _interleaved(gate_up: Tensor) -> Tensor:
+def _in_turns(gate: Tensor, up: Tensor) -> Tensor:
     """Rows of gate and up in turns of 32, padded with zeros to whole turns, as the kernel's epilogue pairs them."""
-    turn, width = PANEL // 2, gate_up.shape[0] // 2
-    padded = gate_up.new_zeros(2, -(-width // turn) * turn, *gate_up.shape[1:])
-    padded[:, :width] = gate_up.view(2, width, *gate_up.shape[1:])
-    turns = padded.view(2, -1, turn, *gate_up.shape[1:])
-    return turns.transpose(0, 1).reshape(-1, *gate_up.shape[1:])
+    turn, width, rest = PANEL // 2, len(gate), gate.shape[1:]
+    padded = gate.new_zeros(2, -(-width // turn) * turn, *rest)
+    padded[0, :width], padded[1, :width] = gate, up
+    return padded.view(2, -1, turn, *rest).transpose(0, 1).reshape(-1, *rest)

@@ -9,7 +9,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from branchwork.kernels.cpu.attention import QUERY_ROWS, AttentionScratch, attend_tokens
+from branchwork.kernels.cpu.attention import (
+    BLOCK,
+    QUERY_ROWS,
+    AttentionScratch,
+    Heads,
+    Sums,
+    give_rows,
+    keep_sums,
+    resume_sums,
+    see_keys,
+    take_rows,
+)
 from branchwork.kernels.cpu.cached import entry_point
 from branchwork.kernels.cpu.team import Team, meet, sleep, wake
 from branchwork.kernels.cpu.tile import PANEL, Tiles, product
@@ -64,6 +75,7 @@ class Workspace(NamedTuple):
     attended: npt.NDArray[Any]  # [T, heads · head_dim] stored
     activated: npt.NDArray[Any]  # [T, padded width] stored
     logits: npt.NDArray[np.float32]  # [R, padded V]
+    shared: Sums
 
 
 class Cache(NamedTuple):
@@ -89,6 +101,18 @@ class Tokens(NamedTuple):
     kv_len: npt.NDArray[np.int32]  # [R] tokens so far, with the new ones
 
 
+class Shared(NamedTuple):
+    """Groups of requests, by their number in the step, whose first positions are the very same slots.
+
+    Each has one new token, and is in one group at most.
+    """
+
+    start: npt.NDArray[np.int32]  # [G + 1]; group g is members start[g] to start[g + 1]
+    members: npt.NDArray[np.int32]
+    length: npt.NDArray[np.int32]  # [G] positions that are shared
+    blocks_of: npt.NDArray[np.int32]  # [R] whole blocks that a request shares; 0: none
+
+
 LAYERS, HEAD, STOP = 0, 1, 2
 """Kinds of jobs."""
 
@@ -99,6 +123,7 @@ class Job(NamedTuple):
     kind: npt.NDArray[np.int64]
     num_tokens: npt.NDArray[np.int64]
     num_requests: npt.NDArray[np.int64]
+    num_groups: npt.NDArray[np.int64]
     num_rows: npt.NDArray[np.int64]
     of_tokens: npt.NDArray[np.int32]  # [≥ num_rows] of which tokens the logits are wanted
 
@@ -240,37 +265,90 @@ def _rope_store(
 
 
 @kernel
+def _attend_shared(
+    shape: Any, layer: Any, work: Any, cache: Any, tokens: Any, shared: Any, thread: Any
+) -> None:
+    """Attention over prefixes that several requests share: each key is read and laid out once for all of them.
+
+    Only whole blocks; what is summed there waits in `work.shared` for the request's own keys, so that the
+    result is what it would be without (cascade attention, as in Ye et al. 2024).
+    """
+    group, scratch = shape.num_heads // shape.num_kv_heads, thread.attention
+    at_once = max(QUERY_ROWS // group, 1)
+    scale = np.float32(1.0 / np.sqrt(shape.head_dim))
+    piece = 0
+    for g in range(len(shared.length)):
+        first, last = shared.start[g], shared.start[g + 1]
+        slots = cache.slot_table[tokens.rows[shared.members[first]]]
+        num_blocks = shared.length[g] // BLOCK
+        for head in range(shape.num_kv_heads):
+            heads = Heads(head, 1, group, shape.head_dim, scale)
+            for member in range(first, last, at_once):
+                piece += 1
+                if piece % thread.team.size != thread.part:
+                    continue
+                num_tokens = min(last - member, at_once)
+                for i in range(num_tokens):
+                    scratch.tokens[i] = tokens.query_start[shared.members[member + i]]
+                take_rows(work.q, num_tokens, heads, scratch)
+                # Every key lies before every one of the tokens.
+                position = num_blocks * BLOCK
+                see_keys(
+                    num_tokens, heads, position, (0, num_blocks), position,
+                    cache.k[layer], cache.v[layer], slots, 0, scratch,
+                )  # fmt: skip
+                keep_sums(work.shared, num_tokens, heads, scratch)
+
+
+@kernel
 def _attend(
-    shape: Any, layer: Any, window: Any, work: Any, cache: Any, tokens: Any, thread: Any
+    shape: Any,
+    layer: Any,
+    window: Any,
+    work: Any,
+    cache: Any,
+    tokens: Any,
+    shared: Any,
+    thread: Any,
 ) -> None:
     """Attention of every request. Pieces of work go round the threads: some key heads of some tokens."""
-    scale = np.float32(1.0 / np.sqrt(shape.head_dim))
-    num_kv = shape.num_kv_heads
+    num_kv, scratch, size = shape.num_kv_heads, thread.attention, thread.team.size
     group = shape.num_heads // num_kv
+    scale = np.float32(1.0 / np.sqrt(shape.head_dim))
     piece = 0
     for i in range(len(tokens.rows)):
         first, last = tokens.query_start[i], tokens.query_start[i + 1]
         start = tokens.kv_len[i] - (last - first)
         slots = cache.slot_table[tokens.rows[i]]
-        tokens_at_once = min(max(QUERY_ROWS // group, 1), last - first)
+        seen = shared.blocks_of[i] if window == 0 else 0
+        at_once = min(max(QUERY_ROWS // group, 1), last - first)
         # All heads of a few tokens together: their keys lie side by side in memory.
-        heads_at_once = min(
-            max(QUERY_ROWS // (tokens_at_once * group), 1), -(-num_kv // thread.team.size)
-        )
+        heads_at_once = min(max(QUERY_ROWS // (at_once * group), 1), -(-num_kv // size))
         for head in range(0, num_kv, heads_at_once):
-            for token in range(first, last, tokens_at_once):
+            heads = Heads(head, min(heads_at_once, num_kv - head), group, shape.head_dim, scale)
+            for token in range(first, last, at_once):
                 piece += 1
-                if piece % thread.team.size != thread.part:
+                if piece % size != thread.part:
                     continue
-                attend_tokens(
-                    work.q, work.attended, token, min(last - token, tokens_at_once),
-                    start + token - first, head, min(heads_at_once, num_kv - head),
-                    cache.k[layer], cache.v[layer], slots, scale, window, thread.attention,
+                num_tokens, position = min(last - token, at_once), start + token - first
+                for t in range(num_tokens):
+                    scratch.tokens[t] = token + t
+                take_rows(work.q, num_tokens, heads, scratch)
+                if seen > 0:
+                    resume_sums(work.shared, num_tokens, heads, scratch)
+                end = position + num_tokens
+                oldest = max(position - window + 1, 0) // BLOCK if window else seen
+                see_keys(
+                    num_tokens, heads, position, (oldest, -(-end // BLOCK)), end,
+                    cache.k[layer], cache.v[layer], slots, window, scratch,
                 )  # fmt: skip
+                give_rows(work.attended, num_tokens, heads, scratch)
 
 
 @kernel
-def _layers(shape: Any, weights: Any, work: Any, cache: Any, tokens: Any, thread: Any) -> None:
+def _layers(
+    shape: Any, weights: Any, work: Any, cache: Any, tokens: Any, shared: Any, thread: Any
+) -> None:
     """Compute the new tokens: their K and V go to their slots, their last hidden states to `work.hidden`."""
     num_tokens, hidden, team = len(tokens.ids), work.hidden, thread.team
     _embed(tokens, weights.embedding, hidden, thread)
@@ -281,7 +359,10 @@ def _layers(shape: Any, weights: Any, work: Any, cache: Any, tokens: Any, thread
         meet(team)
         _rope_store(shape, weights, layer, work, cache, tokens, thread)
         meet(team)
-        _attend(shape, layer, weights.windows[layer], work, cache, tokens, thread)
+        if len(shared.length) > 0 and weights.windows[layer] == 0:
+            _attend_shared(shape, layer, work, cache, tokens, shared, thread)
+            meet(team)
+        _attend(shape, layer, weights.windows[layer], work, cache, tokens, shared, thread)
         meet(team)
         _project_add(
             work.attended, num_tokens, weights.out[layer], weights.out_bias[layer], hidden, thread
@@ -317,7 +398,16 @@ def _head(shape: Any, weights: Any, work: Any, of_tokens: Any, thread: Any) -> N
 
 
 @kernel
-def _do(shape: Any, weights: Any, work: Any, cache: Any, room: Any, job: Any, thread: Any) -> None:
+def _do(
+    shape: Any,
+    weights: Any,
+    work: Any,
+    cache: Any,
+    room: Any,
+    room_shared: Any,
+    job: Any,
+    thread: Any,
+) -> None:
     """One thread's share of a job."""
     if job.kind[0] == HEAD:
         _head(shape, weights, work, job.of_tokens[: job.num_rows[0]], thread)
@@ -331,12 +421,26 @@ def _do(shape: Any, weights: Any, work: Any, cache: Any, room: Any, job: Any, th
         room.query_start[: num_requests + 1],
         room.kv_len[:num_requests],
     )
-    _layers(shape, weights, work, cache, tokens, thread)
+    num_groups = job.num_groups[0]
+    shared = Shared(
+        room_shared.start[: num_groups + 1],
+        room_shared.members,
+        room_shared.length[:num_groups],
+        room_shared.blocks_of[:num_requests],
+    )
+    _layers(shape, weights, work, cache, tokens, shared, thread)
 
 
 @entry_point
 def work_on(
-    shape: Any, weights: Any, work: Any, cache: Any, room: Any, job: Any, thread: Any
+    shape: Any,
+    weights: Any,
+    work: Any,
+    cache: Any,
+    room: Any,
+    room_shared: Any,
+    job: Any,
+    thread: Any,
 ) -> None:
     """The first thread of a team: do one job with the others. The others: do their share of every job until STOP."""
     while True:
@@ -346,6 +450,6 @@ def work_on(
             sleep(thread.team, thread.part)
         if job.kind[0] == STOP:
             return
-        _do(shape, weights, work, cache, room, job, thread)
+        _do(shape, weights, work, cache, room, room_shared, job, thread)
         if thread.part == 0:
             return

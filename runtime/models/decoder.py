@@ -4,6 +4,7 @@ Llama, Mistral, Qwen2 and Qwen3 differ only in what `ModelConfig` names: biases,
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -29,16 +30,23 @@ class Decoder:
     def __init__(self, config: ModelConfig, weights: kernels.DecoderWeights) -> None:
         self.config = config
         self.weights = weights
-        self._linears = tuple(
+
+    @cached_property
+    def _linears(self) -> tuple[_Linears, ...]:
+        """Laid out on first use: a compiled network may make it unnecessary."""
+        return tuple(
             _Linears(
-                kernels.pack_linear(layer.qkv, layer.qkv_bias),
+                kernels.pack_linear(torch.cat(layer.qkv), layer.qkv_bias),
                 kernels.pack_linear(layer.out, layer.out_bias),
-                kernels.pack_linear(layer.gate_up, layer.gate_up_bias),
+                kernels.pack_linear(torch.cat(layer.gate_up), layer.gate_up_bias),
                 kernels.pack_linear(layer.down, layer.down_bias),
             )
-            for layer in weights.layers
+            for layer in self.weights.layers
         )
-        self._head = kernels.pack_linear(weights.head)
+
+    @cached_property
+    def _head(self) -> kernels.PackedLinear:
+        return kernels.pack_linear(self.weights.head)
 
     @property
     def dtype(self) -> torch.dtype:
