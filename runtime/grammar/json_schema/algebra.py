@@ -237,12 +237,12 @@ class Algebra:
         numbers: tuple[Number, ...] = (Number(),)
         for number in shape.numbers:
             numbers = self._pairs(numbers, negate_number(number), meet_numbers, _same)
-        objects: tuple[Object, ...] = (Object(),)
+        objects = ANY.objects
         for item in shape.objects:
             objects = self._met_objects(objects, tuple(self.objects.negate(item)))
-        arrays: tuple[Array, ...] = (Array(),)
+        arrays = ANY.arrays
         for array in shape.arrays:
-            arrays = self._met_arrays(arrays, negate_array(self, array))
+            arrays = self._met_arrays(arrays, tuple(negate_array(self, array)))
         return Shape(
             not shape.null,
             not shape.true,
@@ -293,11 +293,17 @@ class Algebra:
     def _distinct_objects(self, cases: Iterable[Object]) -> tuple[Object, ...]:
         return self.objects.essential(self._distinct(cases, Object.signature))
 
-    def _met_objects(self, left: Iterable[Object], right: tuple[Object, ...]) -> tuple[Object, ...]:
+    def _met_objects(
+        self, left: tuple[Object, ...], right: tuple[Object, ...]
+    ) -> tuple[Object, ...]:
+        if left is ANY.objects or right is ANY.objects:
+            return right if left is ANY.objects else left
         met = (self.objects.meet(a, b) for a in left for b in right)
         return self._distinct_objects(case for cases in met for case in cases)
 
-    def _met_arrays(self, left: Iterable[Array], right: Iterable[Array]) -> tuple[Array, ...]:
+    def _met_arrays(self, left: tuple[Array, ...], right: tuple[Array, ...]) -> tuple[Array, ...]:
+        if left is ANY.arrays or right is ANY.arrays:
+            return right if left is ANY.arrays else left
         return self._pairs(left, right, functools.partial(meet_arrays, self), _same)
 
     # ------------------------------------------------------------ disjointness

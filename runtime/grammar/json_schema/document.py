@@ -102,11 +102,18 @@ class Document:
                 "Draft 3 of JSON Schema is not supported; use draft 4 or later.", "/$schema"
             )
         self.root = Place(schema, self._id_of(schema, "") or "")
+        self._resolved: dict[tuple[str, str], Place] = {}
         self._resources: dict[str, Place] | None = None
         self._anchors: dict[tuple[str, str], Place] = {}
 
     def resolve(self, ref: str, place: Place) -> Place:
         """The place that `ref`, written in the schema at `place`, names. Raises ConstraintError if none."""
+        found = self._resolved.get((place.base, ref))
+        if found is None:
+            found = self._resolved[place.base, ref] = self._find(ref, place)
+        return found
+
+    def _find(self, ref: str, place: Place) -> Place:
         uri, fragment = urldefrag(
             urljoin(place.base, ref) if not ref.startswith("#") else place.base + ref
         )

@@ -149,8 +149,8 @@ class Reader:
         types = own.admitted_types(place, schema)
         numbers = _numbers(types)
         strings = ALL if "string" in types else NOTHING
-        objects: tuple[Object, ...] = (Object(),) if "object" in types else ()
-        arrays: tuple[Array, ...] = (Array(),) if "array" in types else ()
+        objects = ANY.objects if "object" in types else ()
+        arrays = ANY.arrays if "array" in types else ()
         lost: list[ConstraintError] = []
         if numbers and not _NUMERIC.isdisjoint(schema):
             whole = "number" not in types
