@@ -40,7 +40,7 @@ def test_states_have_their_types() -> None:
     assert_type(state, bw.State)
     assert_type(state.text(), str)
     assert_type(state.messages(), list[dict[str, str]])
-    assert_type(state.probs("x") if "y" in state else {}, dict[Any, float])
+    assert_type(state.probs("x") if "z" in state else {}, dict[Any, float])
     assert_type(program.run_batch([{}], backend=Scripted()), list[bw.State])
 
 
