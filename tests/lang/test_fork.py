@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from branchwork.runtime.wire.errors import InvalidParameter, ProgramError
 MakeScript = Callable[..., Scripted]
 
 
-def run(body: Callable[..., object], **options: object) -> bw.State:
+def run(body: Callable[..., object], **options: Any) -> bw.State:
     return bw.function(body).run(**options)
 
 

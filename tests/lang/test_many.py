@@ -7,6 +7,7 @@ import threading
 import time
 
 import branchwork as bw
+from branchwork.runtime.wire.backend import Backend
 from branchwork.testing import Answer, Scripted, mock_runtime
 
 
@@ -18,7 +19,7 @@ async def ask(s: bw.AsyncState, i: int) -> str:
     return str(first) + str(await s["b"])
 
 
-async def run_and_cancel(count: int, cancelled: int, backend: object) -> list[object]:
+async def run_and_cancel(count: int, cancelled: int, backend: Backend) -> list[object]:
     tasks = [asyncio.create_task(ask.arun(i=i, backend=backend)) for i in range(count)]
     await asyncio.sleep(0.05)
     for task in random.Random(7).sample(tasks, cancelled):

@@ -7,6 +7,7 @@ import asyncio
 import json
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -93,12 +94,12 @@ def test_select_tells_true_from_false(backend: Backend, sensible: bool) -> None:
     "method",
     [bw.token_length_normalized, bw.greedy_token_selection, bw.unconditional_likelihood_normalized],
 )
-def test_every_choices_method_chooses_one_of_the_choices(backend: Backend, method: object) -> None:
+def test_every_choices_method_chooses_one_of_the_choices(backend: Backend, method: Any) -> None:
     @bw.function
     def choose(s: bw.State) -> None:
         s += "The sky is" + bw.select(
             "a", [" blue", " blueish grey", " made of tin"], choices_method=method
-        )  # type: ignore[arg-type]
+        )
 
     state = choose.run(backend=backend)
     assert state["a"] in (" blue", " blueish grey", " made of tin")
