@@ -1,7 +1,8 @@
 """The process that compiles constraints: it may be killed at any time, and holds nothing that is needed elsewhere.
 
-Frames on stdin and stdout are a length (4 bytes, little-endian) and msgpack: a constraint in; out (b"ok", program) or
-(b"refused", message, param). Started as `python -m branchwork.runtime.grammar.compiler_child MEMORY_MIB SECONDS`.
+Frames on stdin and stdout are a length (4 bytes, little-endian) and msgpack: a constraint in; out (b"ok", program),
+(b"refused", message, param) or (b"failed", message).
+Started as `python -m branchwork.runtime.grammar.compiler_child MEMORY_MIB SECONDS`.
 """
 
 import os
@@ -32,6 +33,9 @@ def answer(data: bytes) -> bytes:
         return msgspec.msgpack.encode((b"refused", f"this is no constraint: {error}", None))
     except MemoryError:
         return msgspec.msgpack.encode((b"refused", "the constraint needs too much memory", None))
+    except Exception as error:
+        # A bug of ours: it is told to the parent, and this process lives on.
+        return msgspec.msgpack.encode((b"failed", f"{type(error).__name__}: {error}"))
 
 
 def read_frame(stream: BinaryIO) -> bytes | None:

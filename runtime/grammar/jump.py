@@ -17,6 +17,7 @@ from branchwork.runtime.grammar.machine import (
     STATE_MASK,
     close_over,
     load,
+    may_close,
     move,
     object_count,
     only_byte,
@@ -26,6 +27,7 @@ from branchwork.runtime.grammar.machine import (
 from branchwork.runtime.grammar.program import (
     ARRAY_WORDS,
     CALLED,
+    CHOOSE,
     COST_LIMIT,
     COUNTED,
     DFA,
@@ -102,7 +104,7 @@ def frame_cost(code: Code, w: Words, p: int) -> int:
     if kind == LOOPING:
         return int64(max(code[address + 4] - value, 0) * int64(code[address + 6]))
     if kind != OWNER:
-        return int64(0)
+        return -coming_cost(code, w, NODES + NODE_WORDS * w[p + 3])
     if code[address] == OBJECT:
         return object_cost(code, w, address, p)
     cost, separator = int64(code[code[address + 4] + 1]), int64(code[code[address + 5] + 1])
@@ -114,6 +116,19 @@ def frame_cost(code: Code, w: Words, p: int) -> int:
         else:
             cost += code[address + 14]
     return cost - separator if index == 0 and due > 0 else cost
+
+
+@compiled
+def coming_cost(code: Code, w: Words, p: int) -> int:
+    """What the owner's frame at `p` counts for the member that is being read and not yet noted: a key in free order."""
+    owner = w[p] >> 2
+    if code[owner] != OBJECT or not (code[owner + 8] & FREE_ORDER and code[owner + 8] & COUNTED):
+        return int64(0)
+    left = required_left(code, w, owner, p)
+    if object_count(code, w, owner, p) + left >= code[owner + 6]:
+        return int64(0)
+    extra = code[owner + OBJECT_WORDS + PROPERTY_WORDS * code[owner + 9]]
+    return int64(code[extra + 1]) + int64(code[code[owner + 5] + 1]) + 2
 
 
 @compiled
@@ -143,6 +158,24 @@ def object_cost(code: Code, w: Words, owner: int, p: int) -> int:
 
 
 @compiled
+def choosing_cost(code: Code, w: Words, owner: int, p: int) -> int:
+    """What a separator before CHOOSE changes: the frame counts it already if a member is due, else one comes on top."""
+    separator = int64(code[code[owner + 5] + 1])
+    if code[owner] != OBJECT:
+        index, count = w[p + 1] & FIELD_MASK, w[p + 1] >> FIELD_SHIFT
+        due = index < code[owner + 6] or count < code[owner + 11]
+        return -separator if due else code[owner + 14] - separator
+    if not may_close(code, w, owner, (p - NODES) // NODE_WORDS):
+        return -separator
+    table, num = owner + OBJECT_WORDS, code[owner + 9]
+    free = code[owner + 8] & FREE_ORDER
+    for j in range(0 if free else w[p + 1] & FIELD_MASK, num):
+        if not free or not (w[p + 1] >> j) & 1:
+            return int64(code[code[table + PROPERTY_WORDS * j] + 1])
+    return int64(code[code[table + PROPERTY_WORDS * num] + 1])
+
+
+@compiled
 def cost_of(code: Code, w: Words, i: int) -> int:
     """About how many bytes configuration i is from an end (exact without bounded counts of members)."""
     p = CONFIGS + 3 * i
@@ -156,6 +189,8 @@ def cost_of(code: Code, w: Words, i: int) -> int:
         if code[a] != DFA:
             begun = (x >> COUNT_SHIFT) + (1 if due else 0)
             cost += max(code[a + 4] - begun, 0) * int64(code[a + 6])
+    if code[code[a + 2]] == CHOOSE:
+        cost += choosing_cost(code, w, int64(code[code[a + 2] + 2]), NODES + NODE_WORDS * node)
     while node != 0 and cost < COST_LIMIT:
         q = NODES + NODE_WORDS * node
         cost += frame_cost(code, w, q)

@@ -45,17 +45,27 @@ class _Lengths:
     """The least number of bytes of each node's sentences; COST_LIMIT and above: there is none."""
 
     def __init__(self, rules: ir.Rules) -> None:
-        self.rules = rules
         self.of_rule = dict.fromkeys(rules.rules, COST_LIMIT)
         self._known: dict[int, int] = {}
         self._kept: list[ir.Node] = []
-        changed = True
-        while changed:
-            # Lengths only shrink, so this ends; a pass reaches one level of references further.
-            self._known.clear()
-            found = {name: self(node) for name, node in rules.rules.items()}
-            changed, self.of_rule = found != self.of_rule, found
-        self._known.clear()
+        self._names: set[str] = set()
+        self._measured: list[int] = []
+        # Lengths only shrink, so this ends: a rule is measured again when one that it names has become shorter.
+        users: dict[str, set[str]] = {name: set() for name in rules.rules}
+        waiting = dict.fromkeys(reversed(list(rules.rules)))
+        while waiting:
+            name, _ = waiting.popitem()
+            self._names, self._measured = set(), []
+            found = self(rules.rules[name])
+            for used in self._names:
+                users[used].add(name)
+            if self._names:
+                # What was measured may still change with the rules that it names.
+                for key in self._measured:
+                    del self._known[key]
+            if found < self.of_rule[name]:
+                self.of_rule[name] = found
+                waiting.update(dict.fromkeys(users[name]))
 
     def __call__(self, node: ir.Node) -> int:
         """The least length of `node`."""
@@ -63,6 +73,7 @@ class _Lengths:
         if found is None:
             found = min(self._measure(node), COST_LIMIT)
             self._known[id(node)] = found
+            self._measured.append(id(node))
             self._kept.append(node)
         return found
 
@@ -90,6 +101,7 @@ class _Lengths:
             case ir.Reference(name):
                 if name not in self.of_rule:
                     raise ConstraintError(f"there is no rule {name!r}", name)
+                self._names.add(name)
                 return self.of_rule[name]
             case ir.Object():
                 return self._object(node)
@@ -135,15 +147,12 @@ class _Lengths:
         for index, item in enumerate(prefix):
             if self.is_empty(item):
                 return prefix[:index], None, _lesser(high, index)
+        if node.unique:
+            prefix, high = _unique_bounds(node)
         if rest is not None and self.is_empty(rest):
             rest = None
         if rest is None and (node.counted is None or self.is_empty(node.counted)):
             high = _lesser(high, len(prefix))
-        elif node.unique:
-            kinds = [kind for kind in (rest, node.counted) if kind is not None]
-            sizes = [_num_strings(kind) for kind in kinds]
-            if all(size is not None for size in sizes):
-                high = _lesser(high, len(prefix) + sum(size or 0 for size in sizes))
         return prefix, rest, high
 
 
@@ -477,18 +486,48 @@ def _only_string(language: Dfa) -> bytes | None:
     return strings[0] if strings else None
 
 
-def _num_strings(node: ir.Node) -> int | None:
-    """How many strings a node has, where that is easy to see; else None."""
+def _unique_bounds(node: ir.Array) -> tuple[tuple[ir.Node, ...], int | None]:
+    """How many unique items there can be: a finite kind of item is used up by as many as it has strings.
+
+    Raises ConstraintError where kinds overlap in part, so that earlier items could use up a later kind.
+    """
+    kinds = [_regular(item) for item in node.prefix]
+    later = [_regular(kind) for kind in (node.rest, node.counted) if kind is not None]
+    sizes = {kind: _size(kind) for kind in (*kinds, *later) if kind is not None}
+    order = [*kinds, *later]
+    for index, kind in enumerate(order):
+        if kind is None or sizes[kind] is None:
+            continue
+        before = {k for k in order[:index] if k is not None}
+        if any(k != kind and not (k & kind).is_empty for k in before):
+            raise ConstraintError("unique items of kinds that overlap in part cannot be enforced")
+    for index, item in enumerate(kinds):
+        most = None if item is None else sizes[item]
+        if most is not None and kinds[:index].count(item) >= most:
+            return node.prefix[:index], _lesser(node.high, index)
+    if any(kind is None or sizes[kind] is None for kind in later):
+        return node.prefix, node.high
+    left = sum((sizes[kind] or 0) - kinds.count(kind) for kind in later if kind is not None)
+    return node.prefix, _lesser(node.high, len(kinds) + left)
+
+
+def _regular(node: ir.Node) -> Dfa | None:
+    """The language of a node, where that is easy to see."""
     match node:
-        case ir.Literal():
-            return 1
+        case ir.Literal(data):
+            return dfa.literal(data)
         case ir.Piece(language):
-            strings = language.strings(10_000)
-            return None if strings is None else len(strings)
-        case ir.Alternation(options):
-            sizes = [_num_strings(option) for option in options]
-            return None if None in sizes else sum(size or 0 for size in sizes)
+            return language
+        case ir.Alternation(options) if options:
+            parts = [part for part in map(_regular, options) if part is not None]
+            return dfa.union(*parts) if len(parts) == len(options) else None
     return None
+
+
+def _size(language: Dfa) -> int | None:
+    """How many strings a language has; None for more than can be used up."""
+    strings = language.strings(10_000)
+    return None if strings is None else len(strings)
 
 
 def _join_regular(options: list[ir.Node]) -> list[ir.Node]:

@@ -69,7 +69,7 @@ TABLE = WORK + 2 * MAX_WORK
 MEMO = TABLE + 4 * TABLE_SIZE
 MEMO_WORDS = 10
 DEPTHS = MEMO + MEMO_WORDS * MEMO_SIZE
-DEPTH_WORDS = 5
+DEPTH_WORDS = 13
 WORKSPACE_WORDS = DEPTHS + DEPTH_WORDS * MAX_DEPTH
 
 COUNT_SHIFT = 24
@@ -144,6 +144,7 @@ def push(w: Words, place: int, value: int, link: int, parent: int) -> int:
     w[NUM_NODES] = node + 1
     p = NODES + NODE_WORDS * node
     # Values reach 2**48, so each is folded before it is multiplied.
+    value = int64(value)
     mixed = w[NODES + NODE_WORDS * parent + 4]
     mixed = ((mixed * 2654435) ^ (place * 40503)) & HASH_MASK
     mixed = ((mixed * 2246822) ^ (value & HASH_MASK) ^ (value >> 40)) & HASH_MASK

@@ -85,7 +85,10 @@ class Lexicon:
     """A vocabulary's trie, token bytes and base masks. Safe to use from several threads."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
-        self.vocabulary = vocabulary
+        # Not the vocabulary itself: it is what keeps its lexicon alive, not the other way round.
+        self.mask_words = vocabulary.mask_words
+        self.num_tokens = len(vocabulary.token_bytes)
+        self.eos_ids = frozenset(vocabulary.eos_ids)
         self.trie = build_trie(vocabulary.token_bytes)
         self.work = Workspace()
         lengths = [len(data) for data in vocabulary.token_bytes]
@@ -126,8 +129,8 @@ class Lexicon:
     ) -> Base:
         """Walk the trie for a new base, or for further edges of a known one."""
         new, work = base is None, self.work
-        row: MaskRow = np.zeros(self.vocabulary.mask_words if new else 0, np.int32)
-        need = np.zeros(len(self.vocabulary.token_bytes) if new and counts else 0, np.uint16)
+        row: MaskRow = np.zeros(self.mask_words if new else 0, np.int32)
+        need = np.zeros(self.num_tokens if new and counts else 0, np.uint16)
         child, counted = work.edges(int(self.trie[0]))
         num = walk.base_walk(
             program.code, self.trie, piece, state, work.bits, row, need, child, counted
@@ -155,7 +158,7 @@ class Lexicon:
     def mask(self, program: Program, state: Words, text: Bytes, pos: int) -> MaskRow:
         """The tokens that may follow a value of the machine (without the end of sequence)."""
         work, trie, code = self.work, self.trie, program.code
-        row: MaskRow = np.zeros(self.vocabulary.mask_words, np.int32)
+        row: MaskRow = np.zeros(self.mask_words, np.int32)
         found = walk.narrow_mask(code, work.words, text, trie, state, pos, row, work.wide)
         for k in range(found):
             index, address, piece_state, count = work.wide[4 * k : 4 * k + 4].tolist()
@@ -190,13 +193,11 @@ def lexicon_of(vocabulary: Vocabulary) -> Lexicon:
 
     By identity: to hash or compare 151k tokens would cost more than all that follows.
     """
-    known = _LEXICONS.get(id(vocabulary))
+    number = id(vocabulary)
+    known = _LEXICONS.get(number)
     if known is not None and known[0]() is vocabulary:
         return known[1]
     lexicon = Lexicon(vocabulary)
-    number = id(vocabulary)
-    _LEXICONS[number] = (
-        weakref.ref(vocabulary, lambda _: _LEXICONS.pop(number, None) and None),
-        lexicon,
-    )
+    _LEXICONS[number] = (weakref.ref(vocabulary), lexicon)
+    weakref.finalize(vocabulary, _LEXICONS.pop, number, None).atexit = False
     return lexicon

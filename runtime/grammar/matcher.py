@@ -44,7 +44,7 @@ class MachineGrammar:
         self.program = program
         self.lexicon = lexicon
         self._spots: OrderedDict[bytes, Spot] = OrderedDict()
-        self._row_bytes = 4 * lexicon.vocabulary.mask_words
+        self._row_bytes = 4 * lexicon.mask_words
         self._spot_bytes = 0
         work = lexicon.work
         length = machine.begin(program.code, work.words, work.text(0), program.entry, work.state)
@@ -123,7 +123,7 @@ class MachineMatcher:
     def accept(self, token_id: int) -> bool:
         """Advance over a token (an end-of-sequence id where the text may end)."""
         lexicon = self._grammar.lexicon
-        if token_id in lexicon.vocabulary.eos_ids:
+        if token_id in lexicon.eos_ids:
             self._ended = self._ended or self.can_end()
             return self._ended
         return self._advance(lexicon.token(token_id))

@@ -81,10 +81,10 @@ def _groups() -> npt.NDArray[np.int64]:
 
 
 GROUPS = _groups()
-"""[256] int64: each byte's group, of fewer than 62: letters, digits, each mark by itself, all of other characters."""
+"""[256] int64: each byte's group, of fewer than 60: letters, digits, each mark by itself, all of other characters."""
 OTHER_CHARS = 1
 """The group of characters that are not ASCII: as whole characters, which begin and end where a character does."""
-IRREGULAR = 62
+IRREGULAR = 60
 """The group of what is no text, or does not begin where a character does."""
 
 

@@ -354,7 +354,7 @@ class _Reader:
             if isinstance(body, ir.Piece) and _is_prefix_free(body.dfa):
                 return ir.Chars(body.dfa, low, bound)
             return ir.Repeat(body, low, bound)
-        return self._piece([(op, value)], flags)
+        return ir.Piece(self.plain([(op, value)], flags))
 
 
 _ANY_ITEM = [(sre.NEGATE, None), (sre.RANGE, (charset.MAX_CHAR + 1, charset.MAX_CHAR + 1))]

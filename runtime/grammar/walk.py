@@ -39,8 +39,10 @@ from branchwork.runtime.grammar.machine import (
     first_bytes,
     flags_of,
     load,
+    may_leave,
     move,
     need_of,
+    only_byte,
     stays_of,
     step,
 )
@@ -148,6 +150,25 @@ def stays_of_set(code: Code, w: Words, begin: int, end: int) -> int:
 
 
 @compiled
+def enter(code: Code, w: Words, here: int, begin: int, end: int) -> None:
+    """Note at a depth's record the set that stands there, the room in use, how it stays, and what it can read."""
+    w[here], w[here + 1] = begin, end
+    w[here + 2], w[here + 3] = w[NUM_NODES], w[NUM_CONFIGS]
+    w[here + 4] = stays_of_set(code, w, begin, end)
+    for k in range(8):
+        w[here + 5 + k] = 0
+    for i in range(begin, end):
+        p = CONFIGS + 3 * i
+        byte = only_byte(code, w, i)
+        if byte < NO_BYTE and not may_leave(code, w[p], w[p + 1]):
+            w[here + 5 + (byte >> 5)] |= int64(1) << (byte & 31)
+        else:
+            for k in range(8):
+                w[here + 5 + k] = 0xFFFFFFFF
+            return
+
+
+@compiled
 def subtree(
     code: Code,
     w: Words,
@@ -162,19 +183,21 @@ def subtree(
     """Allow the tokens below `root` that the set [begin, end) can read from there on; `pos` is behind the root."""
     num = trie[0]
     base = trie[HEAD + num + root]
-    w[DEPTHS], w[DEPTHS + 1] = begin, end
-    w[DEPTHS + 2], w[DEPTHS + 3] = w[NUM_NODES], w[NUM_CONFIGS]
-    w[DEPTHS + 4] = stays_of_set(code, w, begin, end)
+    enter(code, w, DEPTHS, begin, end)
     node, stop = int64(root + 1), int64(trie[HEAD + 2 * num + root])
     while node < stop:
         depth, byte = trie[HEAD + num + node] - base, int64(trie[HEAD + node])
         above = DEPTHS + DEPTH_WORDS * (depth - 1)
         behind = int64(trie[HEAD + 2 * num + node])
+        if not (w[above + 5 + (byte >> 5)] >> (byte & 31)) & 1:
+            node = behind
+            continue
         if not groups_of(trie, node) & ~w[above + 4]:
             allow(trie, first_token_of(trie, node), first_token_of(trie, behind), row)
             node = behind
             continue
         w[NUM_NODES], w[NUM_CONFIGS] = w[above + 2], w[above + 3]
+        text[pos + depth - 1] = byte
         if not simple_step(code, w, w[above], w[above + 1], byte):
             step(code, w, text, w[above], w[above + 1], byte, pos + depth - 1)
         if w[FAILED]:
@@ -183,10 +206,7 @@ def subtree(
         if alive or w[ENDED]:
             set_tokens(trie, node, row)
         if alive:
-            here = above + DEPTH_WORDS
-            w[here], w[here + 1] = w[FOUND_FROM], w[FOUND_TO]
-            w[here + 2], w[here + 3] = w[NUM_NODES], w[NUM_CONFIGS]
-            w[here + 4] = stays_of_set(code, w, w[FOUND_FROM], w[FOUND_TO])
+            enter(code, w, above + DEPTH_WORDS, w[FOUND_FROM], w[FOUND_TO])
             node += 1
         else:
             node = behind

@@ -1,0 +1,195 @@
+"""The machine against brute force: masks bit by bit, forced and closing bytes byte by byte."""
+
+from collections import deque
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.runtime.grammar.vocabularies import EOS, allowed, json_pieces, letters
+
+from branchwork.runtime.grammar import dfa, ir, regex
+from branchwork.runtime.grammar.interface import Vocabulary
+from branchwork.runtime.grammar.lower import lower
+from branchwork.runtime.grammar.masks import lexicon_of
+from branchwork.runtime.grammar.matcher import MachineGrammar
+from branchwork.runtime.grammar.program import Program
+
+LETTERS, JSON = letters(), json_pieces()
+
+
+def grammar(node: ir.Node, vocabulary: Vocabulary = LETTERS) -> MachineGrammar:
+    program = Program.from_bytes(lower(ir.Rules(node)).to_bytes())
+    return MachineGrammar(program, lexicon_of(vocabulary))
+
+
+def brute_mask(language: dfa.Dfa, prefix: bytes, vocabulary: Vocabulary) -> set[int]:
+    state = language.walk(prefix)
+    tokens = {
+        token
+        for token, data in enumerate(vocabulary.token_bytes)
+        if data and language.walk(data, state) != dfa.DEAD
+    }
+    return tokens | ({EOS} if language.accepting[state] else set())
+
+
+def brute_forced(language: dfa.Dfa, prefix: bytes) -> bytes:
+    state, run = language.walk(prefix), bytearray()
+    while not language.accepting[state] and len(run) < 1000:
+        live = [b for b in range(256) if language.table[state, language.classes[b]] != dfa.DEAD]
+        if len(live) != 1:
+            break
+        run.append(live[0])
+        state = language.walk(bytes(live), state)
+    return bytes(run)
+
+
+def agrees(language: dfa.Dfa, node: ir.Node, vocabulary: Vocabulary, rounds: int) -> None:
+    """Walk the states of the whole language breadth first; in each, everything must be as the automaton says."""
+    start = grammar(node, vocabulary).start()
+    distance = language.distances()
+    seen, queue = {language.start}, deque([(b"", start)])
+    while queue and rounds:
+        rounds -= 1
+        prefix, matcher = queue.popleft()
+        state = language.walk(prefix)
+        expected = brute_mask(language, prefix, vocabulary)
+        assert allowed(matcher, vocabulary) == expected, prefix
+        assert matcher.can_end() == language.accepting[state]
+        assert matcher.must_end() == (expected == {EOS})
+        assert matcher.forced() == brute_forced(language, prefix)
+        assert len(matcher.closing()) == distance[state] <= matcher.closing_len()
+        assert language.accepts(prefix + matcher.closing())
+        for token in sorted(expected - {EOS}, key=lambda t: (-len(vocabulary.token_bytes[t]), t)):
+            data = vocabulary.token_bytes[token]
+            if language.walk(data, state) not in seen:
+                seen.add(language.walk(data, state))
+                following = matcher.copy()
+                assert following.accept(token)
+                queue.append((prefix + data, following))
+
+
+atoms = st.sampled_from(["a", "b", "c", "[ab]", "[^a]", ".", "é", "[^x]", "\\n"])
+patterns = st.recursive(
+    atoms,
+    lambda inner: st.one_of(
+        st.tuples(inner, inner).map("".join),
+        st.tuples(inner, inner).map(lambda two: f"({two[0]}|{two[1]})"),
+        st.tuples(inner, st.sampled_from(["*", "+", "?", "{2}", "{1,3}", "{2,}", "{0,4}"])).map(
+            lambda two: f"({two[0]}){two[1]}"
+        ),
+    ),
+    max_leaves=7,
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(patterns)
+def test_masks_of_one_automaton_equal_brute_force(pattern: str) -> None:
+    whole = regex.pattern_dfa(pattern, "python", False)
+    agrees(whole, ir.Piece(whole), LETTERS, rounds=12)
+
+
+@settings(deadline=None, max_examples=120)
+@given(patterns)
+def test_masks_with_counters_on_a_stack_equal_brute_force(pattern: str) -> None:
+    whole = regex.pattern_dfa(pattern, "python", False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(regex, "MAX_UNROLLED", 0)
+        patch.setattr(regex, "MAX_PIECE_STATES", 3)
+        node = regex.compile_regex(pattern)
+    agrees(whole, node, LETTERS, rounds=12)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        '"[^"\\\\\x00-\x1f]{0,30}"',
+        '"[a-zé日]{2,20}", ([0-9]+|true)',
+        "([a-c]{0,20},){0,20}",
+        "((ab?c?){1,20}x){1,20}",
+        "(a|b)*a(a|b){17}",
+        "([ab]{1,3}c){0,18}a",
+        "(.|\\n)*END",
+        "(ab){17,}",
+        "((a{17}b){17}c?)*",
+    ],
+)
+def test_masks_of_large_repetitions_equal_brute_force(pattern: str) -> None:
+    try:
+        whole = regex.pattern_dfa(pattern, "python", False)
+    except dfa.TooManyStates:
+        pytest.skip("the oracle is too large")
+    agrees(whole, regex.compile_regex(pattern), JSON, rounds=25)
+
+
+def test_bounded_pieces_count_their_states() -> None:
+    char, two = dfa.chars((97, 98), (0xE9, 0xE9)), dfa.literal(b"a")
+    body = dfa.concat(dfa.star(char), two)
+    counted = tuple(bool(state and body.walk(b"a", state)) for state in range(body.num_states))
+    bounded = ir.Concat((ir.Literal(b'"'), ir.Bounded(body, counted, 4), ir.Literal(b'"')))
+    quote = dfa.literal(b'"')
+    whole = dfa.concat(quote, body & dfa.repeat(char, 0, 4), quote)
+    agrees(whole, bounded, JSON, rounds=30)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.frozensets(
+        st.binary(min_size=1, max_size=4).map(lambda b: bytes(97 + x % 3 for x in b)), min_size=1
+    )
+)
+def test_a_large_set_of_words_is_its_automaton_without_the_table(words: frozenset[bytes]) -> None:
+    whole = dfa.of_strings(words)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("branchwork.runtime.grammar.lower.MAX_TABLE_WORDS", 0)
+        agrees(whole, ir.Piece(whole), LETTERS, rounds=10)
+
+
+def test_what_may_not_follow_changes_nothing() -> None:
+    matcher = grammar(ir.Literal(b"abc")).start()
+    assert matcher.accept_bytes(b"a")
+    assert not matcher.accept_bytes(b"bx")
+    assert not matcher.accept(ord("c"))
+    assert not matcher.accept(EOS)
+    assert not matcher.accept(257)
+    assert matcher.accept_bytes(b"bc")
+    assert matcher.must_end()
+
+
+def test_after_the_end_of_sequence_nothing_follows() -> None:
+    matcher = grammar(ir.Piece(dfa.star(dfa.literal(b"a")))).start()
+    assert matcher.accept(EOS)
+    assert allowed(matcher, LETTERS) == {EOS}
+    assert matcher.must_end()
+    assert not matcher.accept_bytes(b"a")
+
+
+def test_copies_do_not_share_their_place() -> None:
+    one = grammar(ir.Literal(b"abc")).start()
+    other = one.copy()
+    assert one.accept_bytes(b"ab")
+    assert other.forced() == b"abc"
+    assert one.forced() == b"c"
+
+
+def test_a_mask_leaves_no_bit_beyond_the_tokens() -> None:
+    matcher = grammar(ir.Piece(dfa.any_bytes())).start()
+    row = np.full(LETTERS.mask_words, -1, np.int32)
+    matcher.fill_mask(row)
+    bits = np.unpackbits(row.view(np.uint8), bitorder="little")
+    assert not bits[len(LETTERS.token_bytes) :].any()
+    assert not bits[257]
+
+
+def test_recursion_goes_as_deep_as_the_text() -> None:
+    value = ir.Alternation((ir.Reference("list"), ir.Literal(b"1")))
+    rules = ir.Rules(
+        ir.Reference("list"), {"list": ir.Array((), value, ir.FIXED), "unused": ir.NEVER}
+    )
+    matcher = MachineGrammar(lower(rules), lexicon_of(LETTERS)).start()
+    assert matcher.accept_bytes(b"[" * 3000 + b"1")
+    assert matcher.closing() == b"]" * 3000
+    assert not matcher.accept_bytes(b"]" * 3001)
+    assert matcher.accept_bytes(b"]" * 3000)
+    assert matcher.must_end()
