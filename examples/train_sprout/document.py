@@ -20,14 +20,14 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One exercise. Its last pieces are wanted, and are the answer that evaluation asks for.
+    """One exercise. Its last wanted pieces are the answer that evaluation asks for.
 
-    `stop` is where a program would cut the last answer: a newline in plain text, and
-    nothing in chat form, where the answer ends with `<|im_end|>`.
+    `stop` holds the characters at which a program would cut the last answer: a newline in plain
+    text, and none in chat form, where the answer ends with `<|im_end|>`.
     """
 
     pieces: tuple[Piece, ...]
-    stop: str | None = None
+    stop: str = ""
 
     @property
     def text(self) -> str:
@@ -35,22 +35,28 @@ class Document:
         return "".join(piece.text for piece in self.pieces)
 
     @property
+    def answer_pieces(self) -> slice:
+        """Where the last run of wanted pieces lies."""
+        kinds = [piece.wanted for piece in self.pieces]
+        stop = len(kinds) - kinds[::-1].index(True)
+        return slice(stop - kinds[:stop][::-1].index(False), stop)
+
+    @property
     def prompt(self) -> str:
         """Everything before the last answer."""
-        last = max(i for i, piece in enumerate(self.pieces) if not piece.wanted)
-        return "".join(piece.text for piece in self.pieces[: last + 1])
+        return "".join(piece.text for piece in self.pieces[: self.answer_pieces.start])
 
     @property
     def answer(self) -> str:
         """The last answer without its end mark and surrounding blanks."""
-        return self.text.removeprefix(self.prompt).removesuffix(IM_END).strip()
+        text = "".join(piece.text for piece in self.pieces[self.answer_pieces])
+        return text.removesuffix(IM_END).strip()
 
     def judge(self, generated: str) -> bool:
         """True if `generated`, cut at `stop`, is exactly the answer."""
         body = generated.lstrip()
-        if self.stop is not None:
-            body = body.split(self.stop)[0]
-        return body.strip() == self.answer
+        ends = [body.index(character) for character in self.stop if character in body]
+        return body[: min(ends, default=len(body))].strip() == self.answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +85,6 @@ def chat(*turns: Turn) -> Document:
     return Document(tuple(pieces[:-1]))
 
 
-def plain(given: str, answer: str, *, stop: str | None = "\n") -> Document:
+def plain(given: str, answer: str, *, stop: str = "\n") -> Document:
     """A text to complete; `given` ends without a blank, and `answer` may begin with one."""
     return Document((Piece(given), *wanted(answer)), stop)

@@ -18,7 +18,7 @@ from examples.train_sprout.export import write_json
 from tqdm import tqdm
 from transformers import AutoTokenizer, LlamaForCausalLM
 
-ROWS = 50
+ROWS = 100
 MARGIN = 16  # tokens after the length of the answer, to see that the model stops
 
 
@@ -84,7 +84,6 @@ def main() -> None:
     parser.add_argument("--misses", type=int, default=0, help="wrong answers to show per skill")
     parser.add_argument("--card", action="store_true", help="write evaluation.json and README.md")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
     examinee = Examinee(arguments.model)
     skills = arguments.skill or list(SKILLS)
     scores = [

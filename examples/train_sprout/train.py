@@ -129,8 +129,8 @@ class Worker:
             gradients = [p.grad for p in parameters if p.grad is not None]
             flat = torch.cat([gradient.float().flatten() for gradient in gradients])
             dist.all_reduce(flat)
-            sizes = [gradient.numel() for gradient in gradients]
-            for gradient, mean in zip(gradients, flat.div_(self.count).split(sizes), strict=True):
+            means = torch.split(flat / self.count, [gradient.numel() for gradient in gradients])
+            for gradient, mean in zip(gradients, means, strict=True):
                 gradient.copy_(mean.view_as(gradient))
 
 

@@ -186,7 +186,7 @@ def completion(draw: Draw) -> Document:
     countries = ONE_COUNTRY_CURRENCIES if given == "currency" else COUNTRIES
     country: Country = draw.of(countries)
     opening = text.format(getattr(country, given))
-    return plain(opening, f" {getattr(country, wanted)}.", stop=None)
+    return plain(opening, f" {getattr(country, wanted)}.", stop="")
 
 
 def small_fact(draw: Draw) -> Document:

@@ -69,7 +69,7 @@ def judged(draw: Draw) -> Document:
     if form < 0.45:
         return plain(f"{body}\nScore:", f" {score}\n")
     if form < 0.75:
-        return plain(f"{body}\nVerdict:", f" {verdict}\nScore: {score}\n", stop=None)
+        return plain(f"{body}\nVerdict:", f" {verdict}\nScore: {score}\n", stop="")
     order = "Judge the answer: good or bad, and a score from 1 to 5."
     return with_system(
         draw,

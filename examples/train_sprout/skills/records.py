@@ -214,6 +214,7 @@ ORDER = Kind(
 )
 KINDS = (PERSON, PERSON, PERSON, PRODUCT, BOOK, EVENT, COMPANY, ORDER)
 
+VALUE_ENDS = '",}'  # a simple value in JSON goes on to one of these
 ORDERS = (
     "Extract the record as JSON.",
     "Turn the text into JSON.",
@@ -361,9 +362,15 @@ def record_to_json(draw: Draw) -> Document:
 
 
 def record_with_given_keys(draw: Draw) -> Document:
-    """No schema: the keys come from outside (a constraint), and the model gives the values."""
+    """No schema: the keys come from outside (a constraint), and the model gives the values.
+
+    Only a simple value is asked for at the end, since nothing tells whether a member follows it.
+    """
     _, record, text = told(draw)
     keep = draw.some(record, draw.between(1, len(record)))
+    keep.sort(key=lambda entry: not isinstance(entry.value, list | dict))
+    if isinstance(keep[-1].value, list | dict):
+        keep.append(record[0])
     opening = draw.of((f"{text}\nJSON: ", f"Text: {text}\nJSON: ", f"{draw.of(ORDERS)}\n{text}\n"))
     if draw.chance(0.4):
         opening = f"<|im_start|>user\n{draw.of(ORDERS)}\n{text}<|im_end|>\n<|im_start|>assistant\n"
@@ -372,10 +379,10 @@ def record_with_given_keys(draw: Draw) -> Document:
         value = json.dumps(entry.value, ensure_ascii=False)
         bare = value.lstrip('[{"')
         start = value[: len(value) - len(bare)]
-        end = ", " if position < len(keep) - 1 else "}"
-        pieces.append(Piece(f'{"" if position else "{"}"{entry.field.key}": {start}'))
-        pieces.append(Piece(bare + end, wanted=True))
-    return Document(tuple(pieces))
+        pieces.append(Piece(f'{", " if position else "{"}"{entry.field.key}": {start}'))
+        pieces.append(Piece(bare.rstrip('"'), wanted=True))
+        pieces.append(Piece('"' if bare.endswith('"') else ""))
+    return Document((*pieces, Piece("}")), VALUE_ENDS)
 
 
 def filled_form(draw: Draw) -> Document:

@@ -123,7 +123,7 @@ def skeleton(draw: Draw) -> Document:
         return with_system(draw, Turn("user", question), Turn("assistant", listed(topic, count)))
     tips = listed(topic, count).removeprefix("1.") + "\n"
     opening = draw.of((f"{question}\n1.", f"Q: {question}\nA:\n1.", f"{question}\nTips:\n1."))
-    return plain(opening, tips, stop=None)
+    return plain(opening, tips, stop="")
 
 
 def expansion(draw: Draw) -> Document:

@@ -42,7 +42,7 @@ def propose(draw: Draw) -> Document:
     asked = f"Numbers: {shown}\nPropose the possible steps with the first two numbers."
     if draw.chance(0.5):
         return with_system(draw, Turn("user", asked), Turn("assistant", both))
-    return plain(f"{asked}\nSteps:\n", f"{both}\n", stop=None)
+    return plain(f"{asked}\nSteps:\n", f"{both}\n", stop="")
 
 
 def value(draw: Draw) -> Document:
