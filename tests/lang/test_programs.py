@@ -77,17 +77,17 @@ def test_a_chat_of_two_turns(backend: Backend, sensible: bool) -> None:
         assert "Nora" in state["two"]
 
 
-def test_select_tells_true_from_false(backend: Backend, sensible: bool) -> None:
+def test_select_tells_praise_from_blame(backend: Backend, sensible: bool) -> None:
     @bw.function
-    def true_or_false(s: bw.State, statement: str) -> None:
-        s += f"True or false? {statement}\nAnswer:" + bw.select("answer", [" true", " false"])
+    def classify(s: bw.State, review: str) -> None:
+        s += f"Review: {review}\nSentiment:" + bw.select("answer", [" positive", " negative"])
 
-    right = true_or_false.run(statement="Paris is the capital of France.", backend=backend)
-    wrong = true_or_false.run(statement="Cairo is the capital of Norway.", backend=backend)
-    info = right.get_meta_info("answer")
+    praise = classify.run(review="What a delightful concert!", backend=backend)
+    blame = classify.run(review="I hated the hotel. One star.", backend=backend)
+    info = praise.get_meta_info("answer")
     assert len(info["normalized_prompt_logprobs"]) == len(info["input_token_logprobs"]) == 2
     if sensible:
-        assert right.probs("answer")[" true"] > wrong.probs("answer")[" true"]
+        assert (praise["answer"], blame["answer"]) == (" positive", " negative")
 
 
 @pytest.mark.parametrize(
