@@ -140,7 +140,7 @@ class Outbox(Protocol):
 
 
 class EngineTokenizer(Protocol):
-    """The little the engine needs of the tokenizer: forced bytes become tokens between two steps, without a round trip."""
+    """The little the engine needs of the tokenizer: forced bytes become tokens between two steps."""
 
     def encode_bytes(self, data: bytes) -> tuple[int, ...]:
         """Canonical tokens of the bytes (no special tokens are read); bytes that are no UTF-8 become byte-level tokens.

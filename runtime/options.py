@@ -24,12 +24,11 @@ def variable(spec: Field[Any]) -> str:
 def describe(spec: Field[Any]) -> str:
     """What the option means, its unit and its default, as one line."""
     unit = f" [{spec.metadata['unit']}]" if spec.metadata["unit"] else ""
-    default = (
-        {True: "on", False: "off"}.get(spec.default, spec.default)
-        if spec.type is bool
-        else spec.default
-    )
-    default = "none" if default == "" else default
+    default: Any = spec.default
+    if spec.type is bool:
+        default = "on" if default else "off"
+    elif default == "":
+        default = "none"
     return f"{spec.metadata['help']}{unit} (default: {default})"
 
 
