@@ -9,7 +9,7 @@ def tips(s: State, topic: str, count: int) -> None:
     s += assistant(gen("skeleton"))
     points = [line.partition(". ")[2] for line in s["skeleton"].splitlines()]
     forks = s.fork(len(points))
-    forks += lambda i: user(f"Expand tip {i + 1} in one sentence.") + assistant(gen("sentence"))
+    forks += lambda i: user(f"Expand the tip: {points[i]}") + assistant(gen("sentence"))
     forks.join()
     s["points"] = points
 
