@@ -89,8 +89,9 @@ class Network:
         self._weights = _packed(weights)
         self._work = _workspace(self._weights, weights, stored, max_tokens, max_logit_rows)
         self._room = _room(max_tokens, len(slot_table))
+        self._shared = _shared_room(len(slot_table))
         self._job = Job(
-            *(np.zeros(1, np.int64) for _ in range(4)), np.zeros(max_logit_rows, np.int32)
+            *(np.zeros(1, np.int64) for _ in range(5)), np.zeros(max_logit_rows, np.int32)
         )
         cache = Cache(*map(array_of, (k_pool, v_pool, slot_table, cos, sin)))
         self._state = (shape, self._weights, self._work, cache, self._room, self._shared, self._job)
@@ -148,7 +149,7 @@ class Network:
         shared.blocks_of[:num_requests] = 0
         for group, (members, length) in enumerate(prefixes):
             shared.members[at : at + len(members)] = members
-            shared.blocks_of[members] = length // BLOCK
+            shared.blocks_of[list(members)] = length // BLOCK
             shared.length[group] = length
             at += len(members)
             shared.start[group + 1] = at

@@ -282,7 +282,7 @@ def _attend_shared(
         slots = cache.slot_table[tokens.rows[shared.members[first]]]
         num_blocks = shared.length[g] // BLOCK
         for head in range(shape.num_kv_heads):
-            heads = Heads(head, 1, group, shape.head_dim, scale)
+            heads = Heads(head, np.int64(1), group, shape.head_dim, scale)
             for member in range(first, last, at_once):
                 piece += 1
                 if piece % thread.team.size != thread.part:
@@ -294,7 +294,7 @@ def _attend_shared(
                 # Every key lies before every one of the tokens.
                 position = num_blocks * BLOCK
                 see_keys(
-                    num_tokens, heads, position, (0, num_blocks), position,
+                    num_tokens, heads, position, (np.int64(0), num_blocks), position,
                     cache.k[layer], cache.v[layer], slots, 0, scratch,
                 )  # fmt: skip
                 keep_sums(work.shared, num_tokens, heads, scratch)
@@ -345,7 +345,7 @@ def _attend(
                 give_rows(work.attended, num_tokens, heads, scratch)
 
 
-@kernel
+@inlined
 def _layers(
     shape: Any, weights: Any, work: Any, cache: Any, tokens: Any, shared: Any, thread: Any
 ) -> None:
@@ -386,7 +386,7 @@ def _layers(
         meet(team)
 
 
-@kernel
+@inlined
 def _head(shape: Any, weights: Any, work: Any, of_tokens: Any, thread: Any) -> None:
     """Logits of what follows some tokens, from `work.hidden`."""
     num_rows = len(of_tokens)
@@ -397,7 +397,7 @@ def _head(shape: Any, weights: Any, work: Any, of_tokens: Any, thread: Any) -> N
     meet(thread.team)
 
 
-@kernel
+@inlined
 def _do(
     shape: Any,
     weights: Any,

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from branchwork.kernels.cpu.cached import entry_point
 from branchwork.kernels.cpu.layout import highest_of_64
-from branchwork.kernels.cpu.vector import bits_of_float, exp, kernel
+from branchwork.kernels.cpu.vector import bits_of_float, exp, inlined, kernel
 from branchwork.kernels.sampling import NO_TOKEN
 
 _BLOCK = 64
@@ -193,7 +193,7 @@ def _draw(weights: Any, point: Any) -> Any:
     return last
 
 
-@kernel
+@inlined
 def _choose(logits: Any, rows: Any, row: Any, scratch: Any) -> Any:
     scores = scratch.scores
     _clean(logits, scores)

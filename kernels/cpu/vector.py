@@ -16,12 +16,15 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def kernel(function: Function) -> Function:
-    """Compile on first call, to run without the GIL. Sums may be reordered; infinities and NaN keep their meaning.
+    """A function that only compiled code calls. Sums may be reordered; infinities and NaN keep their meaning.
 
     Division follows numpy: a check for zero would keep a loop from being vectorised.
     """
     rules = {"contract", "reassoc", "nsz", "arcp"}
-    compiled: Function = njit(nogil=True, fastmath=rules, error_model="numpy")(function)
+    # Without the wrappers for Python and C it compiles in half the time.
+    compiled: Function = njit(
+        fastmath=rules, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True
+    )(function)
     return compiled
 
 

@@ -1,10 +1,12 @@
 """Compiled attention against the reference, over slots in any order."""
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numba import njit
 
 from branchwork.kernels import reference
 from branchwork.kernels.cpu import network
@@ -17,6 +19,16 @@ from branchwork.kernels.cpu.tile import compiled_tiles
 NUM_SLOTS, MAX_LEN = 2000, 400
 HEADS = [(1, 1, 64), (7, 1, 32), (8, 4, 32), (4, 2, 80), (2, 2, 8)]
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2e-2}
+
+
+@njit
+def attend_layer(
+    shape: Any, window: Any, work: Any, cache: Any, tokens: Any, shared: Any, thread: Any
+) -> None:
+    """What the compiled network does for attention in a layer."""
+    if len(shared.length) > 0:
+        network._attend_shared(shape, 0, work, cache, tokens, shared, thread)
+    network._attend(shape, 0, window, work, cache, tokens, shared, thread)
 
 
 def ints(*values: int) -> np.ndarray:
@@ -66,9 +78,7 @@ def compiled_attend(
     scratch = make_scratch(num_heads, kv_heads, dim, stored)
     products = np.zeros((1, 64), np.float32)
     thread = Thread(0, make_team(1), compiled_tiles(stored), scratch, products)
-    if groups:
-        network._attend_shared(shape, 0, work, cache, tokens, shared, thread)
-    network._attend(shape, 0, window, work, cache, tokens, shared, thread)
+    attend_layer(shape, window, work, cache, tokens, shared, thread)
     return out
 
 

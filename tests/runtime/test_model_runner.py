@@ -10,7 +10,16 @@ from tests.make_model import make_model
 from branchwork.kernels.cpu import host
 from branchwork.runtime.model_runner import ModelRunner
 from branchwork.runtime.models.loader import load_model
-from branchwork.runtime.plan import Plan, Sample, Sampler, Score, Segment, SegmentResult
+from branchwork.runtime.plan import (
+    Plan,
+    Sample,
+    Sampler,
+    Score,
+    Segment,
+    SegmentResult,
+    SharedPrefix,
+    TableWrite,
+)
 from branchwork.runtime.wire.config import RuntimeConfig
 
 GREEDY = Sampler(0.0, 1.0, 0, 0.0, 0.0, 0.0, 1.0, 0, ())
@@ -148,9 +157,27 @@ def test_a_team_of_threads_gives_the_same_bits_as_one(
 ) -> None:
     monkeypatch.setattr(host, "_TEAM_FROM_US", 0)
     model = load_model(RuntimeConfig(model=str(folder), dtype="bfloat16"))
-    plan = Plan(tuple(prefill(row, range(row, row + 50), score=Score(49, (5,))) for row in range(8)))
+    plan = Plan(
+        tuple(prefill(row, range(row, row + 50), score=Score(49, (5,))) for row in range(8))
+    )
     results = [
         ModelRunner(model, 1024, 8, 128, threads=threads, compiled=True).run(plan).results
         for threads in (1, 2, 3)
     ]
     assert results[0] == results[1] == results[2]
+
+
+def test_requests_over_a_shared_prefix_get_the_same_bits_as_each_alone(folder: Path) -> None:
+    runner = make_runner(folder, dtype="bfloat16")
+    one(runner, prefill(0, range(100)))
+    prefix = np.arange(100, dtype=np.int32)
+    rows = (1, 2, 3, 4)
+    writes = tuple(TableWrite(row, 0, prefix) for row in rows)
+    slots = [np.array([500 + row], dtype=np.int32) for row in range(5)]
+    segments = tuple(
+        Segment(row, 100, (row,), slots[row], sample=Sample(GREEDY, 101, top_logprobs=3))
+        for row in rows
+    )
+    alone = runner.run(Plan(segments, writes))
+    together = runner.run(Plan(segments, writes, (SharedPrefix(rows, 100),)))
+    assert together == alone
