@@ -11,6 +11,7 @@ from branchwork.runtime.grammar.json_schema import compile_schema
 from branchwork.runtime.grammar.lower import lower
 from branchwork.runtime.grammar.masks import lexicon_of
 from branchwork.runtime.grammar.matcher import MachineGrammar, MachineMatcher
+from branchwork.runtime.grammar.warm import warm
 from branchwork.runtime.wire.messages import Regex
 
 
@@ -25,8 +26,8 @@ class Engine:
         self.vocabulary = Vocabulary(token_bytes, (tok.eos,), tok.V)
         self.lexicon = lexicon_of(self.vocabulary)
         self.bits = np.zeros(self.vocabulary.mask_words, np.int32)
-        # The machine's functions are compiled, and the inside of a JSON string is walked, once in a runtime's life.
-        self.mask(self.start(self.compile_json({"properties": {"a": {"uniqueItems": True}}})))
+        # Once in the life of an installation, and of a process: not what a mask costs.
+        warm()
 
     def compile_json(self, schema: Any) -> MachineGrammar:
         """A grammar from a schema; keys in any order, as the bench's instances have them."""

@@ -51,8 +51,10 @@ class GrammarCompiler:
         self._children: list[_Child] = []
         self._own = threading.local()
         self._threads = ThreadPoolExecutor(NUM_CHILDREN, "grammar-compiler")
-        # The first child starts while the model is being loaded.
-        self._threads.submit(self._child)
+        self._closed = False
+        if self._outlines is None:
+            # The first child starts while the model is being loaded.
+            self._threads.submit(self._child)
 
     def submit(self, constraint: Constraint) -> "Future[Grammar]":
         """The constraint's grammar; the future fails with ConstraintError where it is refused."""
@@ -82,6 +84,7 @@ class GrammarCompiler:
         """End the children; what is still being compiled fails."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         with self._lock:
+            self._closed = True
             children, self._children = self._children, []
             waiting = list(self._in_flight.values())
             self._in_flight.clear()
@@ -134,6 +137,10 @@ class GrammarCompiler:
             self._own.child = child
             with self._lock:
                 self._children = [c for c in self._children if c.alive] + [child]
+                closed = self._closed
+            if closed:
+                child.kill()
+                raise ConstraintError("the runtime is shutting down")
         return child
 
 

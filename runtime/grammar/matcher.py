@@ -206,7 +206,7 @@ class MachineMatcher:
         return len(spot.closing)
 
     def closing(self) -> bytes:
-        """A shortest run of bytes after which the text may end."""
+        """A shortest run of bytes after which the text may end; ConstraintError if it is longer than 64 KiB."""
         spot = self._spot
         if spot.closing is None:
             code, work = self._grammar.program.code, self._grammar.lexicon.work

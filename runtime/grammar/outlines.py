@@ -40,7 +40,8 @@ def _as_regex(constraint: Constraint) -> str:
         case Regex(pattern):
             return pattern
         case Choices(values):
-            return "|".join(map(re.escape, values))
+            # The longest first: of two that begin alike, outlines-core would take the first for the whole.
+            return "|".join(re.escape(value) for value in sorted(values, key=len, reverse=True))
         case JsonSchema(schema):
             return str(json_schema.build_regex_from_schema(schema))
     raise ConstraintError(
