@@ -29,8 +29,8 @@ general model: outside of the skills below it makes things up.
 
 ## Accuracy
 
-Exact match of the greedy answer on held-out prompts. No held-out prompt, and none of the names,
-long numbers and pairs of numbers in it that have to be copied or added, occurs in training. Measured with
+Exact match of the greedy answer on held-out prompts. No such prompt occurs in training, nor do the
+full names, made-up words, numbers of three digits and more, and pairs of two-digit numbers in it. Measured with
 `python -m examples.train_sprout.evaluate runtime/models/sprout --count 200 --card`.
 
 | skill | accuracy | prompts |
