@@ -39,6 +39,7 @@ def assemble(options: RuntimeConfig, report: Report) -> Service:
         context_len,
         max_tokens=options.max_tokens_per_step,
         num_token_ids=len(vocabulary.token_bytes),
+        threads=options.threads,
     )
     greeting = welcome(
         options,
