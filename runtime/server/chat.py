@@ -332,7 +332,8 @@ class ChatStream:
         deltas = choice.deltas(choice.decoder.decode(b"", final=True), last=True)
         chunks = [self._chunk(index, delta) for delta in deltas]
         reason = end_of(event.reason, choice.called)
-        last = self._chunk(index, {}, finish_reason=reason, stop_reason=event.matched)
+        extra = {"warnings": event.warnings} if event.warnings else {}
+        last = self._chunk(index, {}, finish_reason=reason, stop_reason=event.matched, **extra)
         return b"".join([*chunks, last])
 
     def _chunk(self, index: int, delta: dict[str, Any], **extra: Any) -> bytes:

@@ -257,6 +257,8 @@ class CompletionStream:
             out = self._chunk(before)
         choice = self._shape.choice(index, text, answers.finish_reason(event.reason))
         choice["stop_reason"] = event.matched
+        if event.warnings:
+            choice["warnings"] = event.warnings
         return out + self._chunk(choice)
 
     def _chunk(self, choice: dict[str, Any]) -> bytes:

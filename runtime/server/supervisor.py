@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -136,7 +137,7 @@ class Supervisor:
     async def _serve_one(self) -> None:
         """From a runtime's start to its end."""
         if self._runtime is None:
-            self._runtime = await asyncio.to_thread(self._launch)
+            self._runtime = await _in_thread(self._launch)
         runtime = self._runtime
         self._gateway.metrics.starts.inc()
         try:
@@ -174,3 +175,34 @@ class Supervisor:
                 log.error("the runtime (pid %d) is stuck", runtime.pid)
                 return
             await asyncio.sleep(LOOK_S)
+
+
+async def _in_thread(launch: Launch) -> Runtime:
+    """`launch()` on a thread of its own, which the interpreter does not wait for when it ends.
+
+    asyncio's pool would: a server that is stopped while a large model loads would wait for the model.
+    """
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[Runtime] = loop.create_future()
+
+    def settle(runtime: Runtime | None, error: Exception | None) -> None:
+        if done.cancelled():
+            if runtime is not None:
+                runtime.kill()
+        elif error is not None:
+            done.set_exception(error)
+        elif runtime is not None:
+            done.set_result(runtime)
+
+    def work() -> None:
+        try:
+            outcome: tuple[Runtime | None, Exception | None] = (launch(), None)
+        except Exception as error:
+            outcome = (None, error)
+        with suppress(
+            RuntimeError
+        ):  # the loop is closed: nobody waits, and the runtime ends with us
+            loop.call_soon_threadsafe(settle, *outcome)
+
+    threading.Thread(target=work, name="branchwork-launch", daemon=True).start()
+    return await done

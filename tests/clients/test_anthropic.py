@@ -23,7 +23,7 @@ def client(url: str) -> Any:
 
 
 def test_message_and_stream(client: Any) -> None:
-    ask = {"model": "sprout", "messages": CHAT, "max_tokens": 30, "temperature": 0}
+    ask = {"model": "sprout", "messages": CHAT, "max_tokens": 30, "extra_body": {"temperature": 0}}
     whole = client.messages.create(**ask)
     assert whole.stop_reason in ("end_turn", "max_tokens")
     with client.messages.stream(**ask) as stream:
@@ -40,7 +40,7 @@ def test_a_tool_must_be_used(client: Any) -> None:
         max_tokens=200,
         tools=[TOOL],
         tool_choice={"type": "tool", "name": "get_weather"},
-        temperature=0,
+        extra_body={"temperature": 0},
     )
     assert answer.stop_reason == "tool_use"
     assert set(answer.content[-1].input) == {"city"}
