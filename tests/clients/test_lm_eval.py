@@ -44,6 +44,7 @@ def run(url: str, folder: Path, task: str, **model_args: Any) -> dict[str, Any]:
         "model": "sprout",
         "base_url": url + "/v1/completions",
         "num_concurrent": 2,
+        "auth_token": KEY,
         "max_retries": 1,
         **model_args,
     }
