@@ -17,6 +17,8 @@ from branchwork.runtime.request import Ask, Req
 from branchwork.runtime.wire.errors import ConstraintError, InternalError, InvalidParameter
 from branchwork.runtime.wire.messages import Done, Gen, Sampling, TokenLogprob, Usage
 
+CLOSED_EARLY = "the answer was closed by its shortest way, to fit in max_tokens"
+
 Reason = Literal["stop", "stop_string", "stop_token", "length"]
 
 
@@ -230,7 +232,9 @@ class Generation:
         if closing:
             self._write(self._context.tokenizer.encode_bytes(closing), "jumped")
         if self._reason is None:
-            self._finish("length")
+            # The text is whole, so it is no cut answer to its reader: clients refuse to parse those.
+            self._warnings = (*self._warnings, CLOSED_EARLY)
+            self._finish("stop")
 
     def _jump(self) -> None:
         """Append what the constraint decides from here on."""

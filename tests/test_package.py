@@ -25,7 +25,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_code_model_and_page_as_real_files(built: Path) -> None:
     with zipfile.ZipFile(next(built.glob("*.whl"))) as wheel:
         sizes = {entry.filename: entry.file_size for entry in wheel.infolist()}
-        is_link = [e.filename for e in wheel.infolist() if (e.external_attr >> 16) & 0o170000 == 0o120000]
+        is_link = [
+            e.filename for e in wheel.infolist() if (e.external_attr >> 16) & 0o170000 == 0o120000
+        ]
     assert is_link == []
     for name in (
         "branchwork/__init__.py",
@@ -45,5 +47,7 @@ def test_the_wheel_holds_code_model_and_page_as_real_files(built: Path) -> None:
 def test_the_source_archive_holds_no_link_out_of_itself(built: Path) -> None:
     with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
         names = archive.getnames()
-        assert not [m.name for m in archive.getmembers() if m.issym() and m.linkname.startswith("/")]
+        assert not [
+            m.name for m in archive.getmembers() if m.issym() and m.linkname.startswith("/")
+        ]
     assert any(name.endswith("branchwork/runtime/wire/messages.py") for name in names)
