@@ -67,8 +67,8 @@ def _row(slot: str, state: State) -> tuple[str, ...]:
         str(info["cached_tokens"]),
         str(info["sampled_tokens"]),
         str(info["jumped_tokens"]),
-        f"{1000 * info['first_token_latency']:.1f} ms",
-        f"{completion / latency:,.0f}" if latency else "–",
+        f"{1000 * info['first_token_latency']:.1f} ms" if completion else "–",
+        f"{completion / latency:,.0f}" if completion and latency else "–",
     )
 
 
