@@ -40,9 +40,9 @@ def run(options: argparse.Namespace) -> Report:
             run_jobs(client, _jobs(client.welcome.vocab_size, options, seed=0))
             runs = []
             for seed in range(1, options.repeat + 1):
-                before = stats(client)["computed_tokens"]
+                before = stats(client)["tokens_computed"]
                 took = run_jobs(client, _jobs(client.welcome.vocab_size, options, seed))
-                runs.append((took, int(stats(client)["computed_tokens"] - before)))
+                runs.append((took, int(stats(client)["tokens_computed"] - before)))
         took, computed = sorted(runs)[len(runs) // 2]
         seconds[cache] = took
         report.add(
