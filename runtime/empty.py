@@ -16,12 +16,12 @@ from branchwork.runtime.inbox import (
     Generate,
     Operation,
 )
-from branchwork.runtime.io_loop import Host, IoLoop
-from branchwork.runtime.outlet import Outlet
+from branchwork.runtime.io.io_loop import Host, IoLoop
+from branchwork.runtime.io.outlet import Outlet
+from branchwork.runtime.io.reception import welcome
+from branchwork.runtime.io.router import bind
+from branchwork.runtime.io.segments import Segment
 from branchwork.runtime.process import Report, boot
-from branchwork.runtime.reception import welcome
-from branchwork.runtime.router import bind
-from branchwork.runtime.segments import Segment
 from branchwork.runtime.wire.config import RuntimeConfig
 from branchwork.runtime.wire.errors import InvalidParameter
 from branchwork.runtime.wire.messages import (

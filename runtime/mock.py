@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from branchwork.runtime.engine import Engine
+from branchwork.runtime.engine.engine import Engine
 from branchwork.runtime.grammar.interface import Vocabulary
 from branchwork.runtime.inbox import Operation
 from branchwork.runtime.plan import Plan, Sample, Scored, Segment, SegmentResult, StepResult

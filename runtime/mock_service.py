@@ -6,11 +6,11 @@ nonsense for the same tokens, whatever is cached, chunked or shared; constraints
 
 from collections.abc import Sequence
 
+from branchwork.runtime.io.reception import welcome
+from branchwork.runtime.io.router import bind
+from branchwork.runtime.io.segments import Segment
 from branchwork.runtime.mock import MockRunner, MockTokenizer, mock_vocabulary
 from branchwork.runtime.process import Report, boot
-from branchwork.runtime.reception import welcome
-from branchwork.runtime.router import bind
-from branchwork.runtime.segments import Segment
 from branchwork.runtime.service import Service
 from branchwork.runtime.wire.config import RuntimeConfig
 from branchwork.runtime.wire.errors import InvalidParameter

@@ -3,15 +3,15 @@
 import os
 from concurrent.futures import ThreadPoolExecutor
 
-from branchwork.runtime.desk import Desk
-from branchwork.runtime.encoder import ModelEncoder
-from branchwork.runtime.memory import kv_slots_for
-from branchwork.runtime.model_runner import ModelRunner
+from branchwork.runtime.io.desk import Desk
+from branchwork.runtime.io.encoder import ModelEncoder
+from branchwork.runtime.io.reception import welcome
+from branchwork.runtime.io.router import bind
 from branchwork.runtime.models.config import ModelConfig
 from branchwork.runtime.models.loader import load_config, load_model, model_folder
+from branchwork.runtime.models.memory import kv_slots_for
+from branchwork.runtime.models.model_runner import ModelRunner
 from branchwork.runtime.process import Report
-from branchwork.runtime.reception import welcome
-from branchwork.runtime.router import bind
 from branchwork.runtime.service import Service
 from branchwork.runtime.wire.config import RuntimeConfig
 from branchwork.runtime.wire.errors import ConfigError

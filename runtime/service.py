@@ -5,15 +5,15 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 
-from branchwork.runtime.engine import Engine, Runner
+from branchwork.runtime.engine.engine import Engine, Runner
 from branchwork.runtime.grammar.compiler import GrammarCompiler
 from branchwork.runtime.grammar.interface import Vocabulary
 from branchwork.runtime.inbox import Control, EngineTokenizer
-from branchwork.runtime.intake import TextEncoder
-from branchwork.runtime.io_loop import Host, IoLoop
-from branchwork.runtime.mailbox import Mailbox
-from branchwork.runtime.outlet import Outlet
-from branchwork.runtime.router import Router
+from branchwork.runtime.io.intake import TextEncoder
+from branchwork.runtime.io.io_loop import Host, IoLoop
+from branchwork.runtime.io.mailbox import Mailbox
+from branchwork.runtime.io.outlet import Outlet
+from branchwork.runtime.io.router import Router
 from branchwork.runtime.wire.config import RuntimeConfig
 from branchwork.runtime.wire.messages import Welcome
 

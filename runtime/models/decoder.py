@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from branchwork.kernels import api as kernels
-from branchwork.runtime.batch import Batch, KvCache
+from branchwork.runtime.models.batch import Batch, KvCache
 from branchwork.runtime.models.config import ModelConfig
 
 

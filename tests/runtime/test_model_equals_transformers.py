@@ -9,8 +9,8 @@ import torch
 from tests.make_model import make_model
 from transformers import PreTrainedModel
 
-from branchwork.runtime.model_runner import ModelRunner
 from branchwork.runtime.models.loader import load_model
+from branchwork.runtime.models.model_runner import ModelRunner
 from branchwork.runtime.plan import Plan, Sample, Sampler, Segment, TableWrite
 from branchwork.runtime.wire.config import RuntimeConfig
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from branchwork.runtime.empty import EmptyEngine, EmptyRuntime
 from branchwork.runtime.inbox import BranchKey, CloseBranch, Generate, Operation
-from branchwork.runtime.outlet import Outlet
+from branchwork.runtime.io.outlet import Outlet
 from branchwork.runtime.process import Report, boot
 from branchwork.runtime.wire.config import RuntimeConfig
 from branchwork.runtime.wire.messages import Closed, Done, Event, Run, Tokens, Usage

@@ -1,0 +1,130 @@
+"""Who waits, and in which order the waiting are let in."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import chain, islice
+
+from branchwork.runtime.engine.buffer import common_len
+from branchwork.runtime.engine.cache import PrefixCache
+from branchwork.runtime.engine.radix import Found
+from branchwork.runtime.engine.request import Req
+
+# The best order among thousands is not worth a pass's time; the oldest of each priority are ordered.
+MAX_CANDIDATES = 64
+
+# Below this, computing a shared run of tokens twice costs less than letting the second request wait a pass.
+MIN_TWIN_TOKENS = 32
+
+
+class WaitingQueue:
+    """Requests that wait, by priority and then by arrival; retracted ones stand in front of their priority."""
+
+    def __init__(self) -> None:
+        self._of: dict[int, dict[Req, None]] = {}
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[Req]:
+        return chain.from_iterable(self._of.values())
+
+    def __contains__(self, req: Req) -> bool:
+        return req in self._of.get(req.priority, ())
+
+    @property
+    def highest_priority(self) -> int:
+        """Of those that wait; there must be one."""
+        return max(self._of)
+
+    def add(self, req: Req) -> None:
+        """A new request, behind those of its priority."""
+        self._of.setdefault(req.priority, {})[req] = None
+        self._length += 1
+
+    def put_back(self, req: Req) -> None:
+        """A request that ran before, in front of those of its priority."""
+        self._of[req.priority] = {req: None, **self._of.get(req.priority, {})}
+        self._length += 1
+
+    def remove(self, req: Req) -> None:
+        """Take a request out."""
+        line = self._of[req.priority]
+        del line[req]
+        if not line:
+            del self._of[req.priority]
+        self._length -= 1
+
+    def candidates(self) -> list[Req]:
+        """The front of each priority's line."""
+        return [req for line in self._of.values() for req in islice(line, MAX_CANDIDATES)]
+
+
+def ordered(
+    candidates: list[Req],
+    running: Iterable[Req],
+    cache: PrefixCache,
+    step: int,
+    aging_steps: int,
+) -> list[Req]:
+    """The order of admission.
+
+    First by priority, which grows by one every `aging_steps` passes of waiting: no request is passed over for ever.
+    Then fair between programs: the one with fewer running requests goes first. Then the longest cached prefix,
+    which is the depth-first order of the prefix tree (SGLang, theorem 3.1: it reaches the best hit rate). Then age.
+    """
+    for req in candidates:
+        find(req, cache)
+
+    def rank(req: Req) -> int:
+        return -(req.priority + (step - req.since) // aging_steps)
+
+    def cached(req: Req) -> int:
+        return req.found.length if req.found is not None else 0
+
+    candidates = sorted(candidates, key=lambda req: (rank(req), -cached(req), req.arrival))
+    turns: Counter[object] = Counter(req.program for req in running)
+    turn: dict[Req, int] = {}
+    for req in candidates:
+        turn[req] = turns[req.program]
+        turns[req.program] += 1
+    return sorted(candidates, key=lambda req: (rank(req), turn[req]))
+
+
+def find(req: Req, cache: PrefixCache) -> Found:
+    """The request's longest cached prefix, looked up again only if the tree has changed."""
+    if req.found is None or req.found_generation != cache.tree.generation:
+        limit = min(len(req.tokens), req.task.reuse_limit())
+        req.found = cache.find(req.namespace, req.tokens.view(0, limit))
+        req.found_generation = cache.tree.generation
+    return req.found
+
+
+class Twins:
+    """The requests whose uncached prompt is being computed now: others that begin the same had better wait for it."""
+
+    def __init__(self, running: Iterable[Req]) -> None:
+        self._leaders: dict[tuple[int, int], list[Req]] = {}
+        for req in running:
+            if req.prefilling:
+                self.add(req)
+
+    def add(self, req: Req) -> None:
+        """A request that has just been let in."""
+        assert req.lease is not None
+        if req.lease.shared < req.prefill_end:
+            key = (id(req.lease.node), req.tokens[req.lease.shared])
+            self._leaders.setdefault(key, []).append(req)
+
+    def of(self, req: Req, found: Found) -> Req | None:
+        """A request that is computing a long part of what this one needs and lacks."""
+        limit = min(len(req.tokens), req.task.reuse_limit())
+        if found.node is None or found.length != found.node.end or found.length >= limit:
+            return None
+        start = found.length
+        for leader in self._leaders.get((id(found.node), req.tokens[start]), ()):
+            theirs = leader.tokens.view(start, leader.prefill_end)
+            shared = common_len(theirs, req.tokens.view(start, limit))
+            if shared >= MIN_TWIN_TOKENS and leader.computed < start + shared:
+                return leader
+        return None

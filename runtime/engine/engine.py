@@ -1,0 +1,166 @@
+"""The engine thread: operations in, one forward pass after another, events out."""
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from branchwork.runtime.engine.branches import Branches
+from branchwork.runtime.engine.cache import PrefixCache
+from branchwork.runtime.engine.capacity import Capacity
+from branchwork.runtime.engine.context import Context
+from branchwork.runtime.engine.scheduler import Scheduler
+from branchwork.runtime.grammar.interface import Vocabulary
+from branchwork.runtime.grammar.stops import StopScanner
+from branchwork.runtime.inbox import Control, EngineTokenizer, Inbox, Outbox
+from branchwork.runtime.plan import Plan, StepResult
+from branchwork.runtime.wire.config import RuntimeConfig
+from branchwork.runtime.wire.errors import Aborted
+
+log = logging.getLogger(__name__)
+
+# An idle engine looks up so often, to see that it is to stop.
+IDLE_S = 0.5
+
+
+class Runner(Protocol):
+    """What computes a plan: the model, or a stand-in."""
+
+    @property
+    def num_slots(self) -> int:
+        """Size of the KV pool."""
+        ...
+
+    @property
+    def max_len(self) -> int:
+        """The longest sequence it can be asked for."""
+        ...
+
+    def run(self, plan: Plan) -> StepResult:
+        """Compute one step."""
+        ...
+
+
+class Engine:
+    """Owns the scheduler, the cache and the branches; everything of theirs happens on the thread that calls `run`.
+
+    `steps` counts passes and `busy_since_s` says when the present one began (None: no pass is running); both may be
+    read from any thread, so that whoever watches can tell an idle engine from a stuck one.
+    """
+
+    def __init__(
+        self,
+        config: RuntimeConfig,
+        runner: Runner,
+        vocabulary: Vocabulary,
+        tokenizer: EngineTokenizer,
+        inbox: Inbox,
+        outbox: Outbox,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.steps = 0
+        self.busy_since_s: float | None = None
+        self.cache = PrefixCache(runner.num_slots, config.prefix_cache)
+        self.scheduler = Scheduler(config, self.cache, clock)
+        capacity = Capacity(runner.max_len, runner.num_slots, config.max_len > 0)
+        self.context = Context(vocabulary, tokenizer, capacity, clock, StopScanner)
+        self.branches = Branches(config, self.context, self.scheduler, self._control)
+        self._runner = runner
+        self._inbox = inbox
+        self._outbox = outbox
+        self._clock = clock
+        self._stopping = threading.Event()
+        self._step_s = 0.0
+        self._longest_step_s = 0.0
+
+    def run(self) -> None:
+        """Serve until `stop`. One iteration is one forward pass."""
+        while not self._stopping.is_set():
+            for operation in self._inbox.drain(self._patience_s()):
+                self.branches.handle(operation)
+            self.branches.expire()
+            self.step()
+        self.branches.fail_all(Aborted("the runtime is stopping"))
+        self._outbox.send(self.context.take_events())
+
+    def stop(self) -> None:
+        """Let `run` return, after the present pass; may be called from any thread."""
+        self._stopping.set()
+
+    def step(self) -> None:
+        """Plan, compute and book one pass, and send what came of it."""
+        plan = self.scheduler.plan()
+        if plan is not None:
+            try:
+                result = self._compute(plan)
+            except (
+                Exception
+            ) as error:  # the boundary: the requests of this pass fail, the engine goes on
+                log.exception("a pass failed: %d requests", len(plan.segments))
+                self.scheduler.fail_step(error)
+            else:
+                self.scheduler.commit(plan, result)
+            self.steps += 1
+        for ended in self.scheduler.take_ended():
+            self.branches.request_ended(ended)
+        events = self.context.take_events()
+        if events:
+            self._outbox.send(events)
+
+    def _compute(self, plan: Plan) -> StepResult:
+        """The only line that touches the device, with a watch on it."""
+        began = self.busy_since_s = self._clock()
+        try:
+            return self._runner.run(plan)
+        finally:
+            self.busy_since_s = None
+            self._step_s = self._clock() - began
+            self._longest_step_s = max(self._longest_step_s, self._step_s)
+
+    def _patience_s(self) -> float:
+        """How long to wait for an operation when there is nothing else to do."""
+        if not self.scheduler.idle:
+            return 0.0
+        deadline = self.branches.next_deadline()
+        if deadline is None:
+            return IDLE_S
+        return max(0.0, min(IDLE_S, deadline - self._clock()))
+
+    # ------------------------------------------------------------------ control
+
+    def _control(self, control: Control) -> None:
+        """Answer a question about the engine as a whole."""
+        if not control.reply.set_running_or_notify_cancel():
+            return
+        if control.what == "stats":
+            control.reply.set_result(json.dumps(self.stats()))
+        elif control.what == "flush_cache":
+            control.reply.set_result(json.dumps({"flushed": self.cache.flush()}))
+        else:
+            control.reply.set_exception(ValueError(f"the engine knows no {control.what!r}"))
+
+    def stats(self) -> dict[str, int | float]:
+        """Memory in slots, requests, tokens since the start, times in milliseconds."""
+        cache, scheduler, context = self.cache, self.scheduler, self.context
+        counters = scheduler.counters
+        return {
+            "slots_total": cache.num_total,
+            "slots_free": cache.num_free,
+            "slots_cached": cache.num_cached,
+            "slots_locked": cache.num_locked,
+            "running": len(scheduler.running),
+            "waiting": len(scheduler.waiting),
+            "branches": len(self.branches),
+            "steps": counters.steps,
+            "tokens_computed": counters.computed,
+            "tokens_cached": counters.cached,
+            "tokens_sampled": context.num_sampled,
+            "tokens_jumped": context.num_jumped,
+            "tokens_evicted": cache.num_evicted,
+            "retracted": counters.retracted,
+            "unknown_operations": self.branches.num_unknown,
+            "step_ms": 1000 * self._step_s,
+            "longest_step_ms": 1000 * self._longest_step_s,
+        }

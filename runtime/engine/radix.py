@@ -1,0 +1,353 @@
+"""The prefix tree: which runs of tokens have their K/V in the pool, and where.
+
+After RadixAttention (Zheng et al. 2024, "SGLang", section 3): edges are runs of token ids, values are pool
+slots, and memory comes back by evicting the least recently used leaf that nobody has locked.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
+from typing import NamedTuple
+
+import numpy as np
+
+from branchwork.runtime.engine.buffer import Ints, common_len
+
+
+class Namespace(NamedTuple):
+    """What separates caches: equal tokens of different namespaces share nothing."""
+
+    salt: str = ""
+
+
+class Node:
+    """One edge: `token_ids` follow the parent's prefix, and their K/V is in `slots`.
+
+    `end` is the length of the prefix that ends with this node. `locks` counts the holders of this prefix or a
+    longer one: locked slots are never evicted. `keeps` counts those who would like it to stay.
+    An evicted node keeps its `parent`, so that a late `unkeep` still finds its way up.
+    """
+
+    __slots__ = (
+        "children",
+        "end",
+        "entry",
+        "keeps",
+        "last_used",
+        "locks",
+        "parent",
+        "slots",
+        "token_ids",
+    )
+
+    def __init__(self, parent: "Node | None", token_ids: Ints, slots: Ints, end: int) -> None:
+        self.parent = parent
+        self.token_ids = token_ids
+        self.slots = slots
+        self.end = end
+        self.children: dict[int, Node] = {}
+        self.locks = 0
+        self.keeps = 0
+        self.last_used = 0
+        self.entry: _Entry | None = None  # its valid entry in the eviction heap
+
+    @property
+    def evictable(self) -> bool:
+        """Whether this is a leaf that nobody has locked."""
+        return not self.locks and not self.children and len(self.slots) > 0
+
+    def path(self) -> Iterator["Node"]:
+        """This node, its parent, and so on up to the root."""
+        node: Node | None = self
+        while node is not None:
+            yield node
+            node = node.parent
+
+
+class _Entry(NamedTuple):
+    """A place in the order of eviction: smallest first. `ticket` makes entries unique."""
+
+    kept: bool
+    last_used: int
+    ticket: int
+    node: Node
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The longest cached prefix: it has `length` tokens and ends in `node` (inside it if node.end > length)."""
+
+    node: Node | None
+    length: int
+
+
+_NOTHING: Ints = np.empty(0, np.int32)
+
+
+class RadixTree:
+    """A dictionary from token prefixes to slots that shares what prefixes have in common.
+
+    `num_tokens` counts all cached tokens, `num_unlocked` those that `evict` could give back. `generation` changes
+    whenever an earlier `Found` may be out of date.
+    """
+
+    def __init__(self) -> None:
+        self.num_tokens = 0
+        self.num_unlocked = 0
+        self.generation = 0
+        self._roots: dict[Namespace, Node] = {}
+        self._spaces: dict[Node, Namespace] = {}
+        self._heap: list[_Entry] = []
+        self._clock = 0
+        self._tickets = 0
+
+    # ------------------------------------------------------------------ look
+
+    def find(self, namespace: Namespace, token_ids: Ints) -> Found:
+        """The longest cached prefix of `token_ids`. Nothing changes; nothing is locked."""
+        root = self._roots.get(namespace)
+        if root is None:
+            return Found(None, 0)
+        node, length = _descend(root, token_ids)
+        return Found(node, length)
+
+    def slots_of(self, node: Node, start: int = 0) -> Ints:
+        """The slots of positions [start, node.end) of the node's prefix."""
+        parts = []
+        for edge in node.path():
+            first = edge.end - len(edge.slots)
+            if edge.end <= start:
+                break
+            parts.append(edge.slots[max(0, start - first) :])
+        return np.concatenate(parts[::-1]) if parts else _NOTHING
+
+    # ------------------------------------------------------------------ hold
+
+    def match(self, namespace: Namespace, token_ids: Ints) -> Node:
+        """The node at the end of the longest cached prefix, locked until `unlock`; its `end` is the length.
+
+        A node may be split, but the set of cached tokens never changes. O(len(token_ids)).
+        """
+        node, length = _descend(self._root(namespace), token_ids)
+        node = self._split(node, length)
+        self._touch(node)
+        self.lock(node)
+        return node
+
+    def lock(self, node: Node) -> None:
+        """Protect the prefix that ends with `node` from eviction."""
+        for edge in node.path():
+            if edge.locks == 0:
+                self.num_unlocked -= len(edge.slots)
+            edge.locks += 1
+
+    def unlock(self, node: Node) -> None:
+        """Undo one `lock`."""
+        for edge in node.path():
+            edge.locks -= 1
+            assert edge.locks >= 0, "unlocked more often than locked"
+            if edge.locks == 0:
+                self.num_unlocked += len(edge.slots)
+                self._offer(edge)
+                self._forget_empty_root(edge)
+
+    def keep(self, node: Node) -> None:
+        """Ask that the prefix that ends with `node` be evicted after all that nobody keeps."""
+        for edge in node.path():
+            edge.keeps += 1
+
+    def unkeep(self, node: Node) -> None:
+        """Undo one `keep`; right also when the node has been evicted since."""
+        for edge in node.path():
+            edge.keeps -= 1
+            assert edge.keeps >= 0, "unkept more often than kept"
+            if edge.keeps == 0:
+                self._offer(edge)
+                self._forget_empty_root(edge)
+
+    # ------------------------------------------------------------------ change
+
+    def insert(self, namespace: Namespace, token_ids: Ints, slots: Ints) -> tuple[Node, int]:
+        """Cache the K/V of `token_ids`, which lies in `slots`.
+
+        Returns the node where `token_ids` ends, and how many leading tokens were cached before: their slots
+        stay what they were, and the caller still owns his own of that part. The others belong to the tree now.
+        """
+        node, known = _descend(self._root(namespace), token_ids)
+        node = self._split(node, known)
+        if known < len(token_ids):
+            leaf = Node(node, token_ids[known:].copy(), slots[known:].copy(), len(token_ids))
+            node.children[int(token_ids[known])] = leaf
+            self.num_tokens += len(leaf.slots)
+            self.num_unlocked += len(leaf.slots)
+            self.generation += 1
+            node = leaf
+        self._touch(node)
+        self._offer(node)
+        return node, known
+
+    def evict(self, count: int) -> Ints:
+        """Forget tokens from the ends of unlocked leaves, least recently used first, kept ones last.
+
+        Returns the slots, which are the caller's then: `count` of them, or all that are unlocked if fewer.
+        """
+        freed: list[Ints] = []
+        missing = count
+        while missing > 0 and self._heap:
+            entry = heappop(self._heap)
+            node = entry.node
+            if entry is not node.entry:
+                continue  # an older entry of a node that has a newer one, or is gone
+            node.entry = None
+            if not node.evictable:
+                continue  # offered again by `unlock`, or when its last child goes
+            if (entry.kept, entry.last_used) != (node.keeps > 0, node.last_used):
+                self._offer(node)
+                continue
+            left = max(0, len(node.slots) - missing)
+            freed.append(node.slots[left:])
+            missing -= len(freed[-1])
+            self._shorten(node, left)
+        return np.concatenate(freed) if freed else _NOTHING
+
+    def flush(self, namespace: Namespace | None = None) -> Ints:
+        """Forget all that is unlocked, of one namespace or of all; returns the slots."""
+        freed: list[Ints] = []
+        spaces = list(self._roots) if namespace is None else [namespace]
+        leaves = [
+            node
+            for root in (self._roots[space] for space in spaces if space in self._roots)
+            for node in list(_below(root))
+            if not node.children
+        ]
+        for leaf in leaves:
+            for node in list(leaf.path()):
+                if node.locks or node.children or node.parent is None:
+                    break
+                freed.append(node.slots)
+                self._shorten(node, 0)
+        self._heap = [entry for entry in self._heap if entry is entry.node.entry]
+        heapify(self._heap)
+        return np.concatenate(freed) if freed else _NOTHING
+
+    # ------------------------------------------------------------------ account
+
+    def prefixes(self) -> Iterator[tuple[Namespace, tuple[int, ...], tuple[int, ...]]]:
+        """Every cached leaf prefix as (namespace, token ids, slots); for tests and reports."""
+        for space, root in self._roots.items():
+            for node in _below(root):
+                if not node.children:
+                    edges = list(node.path())[::-1]
+                    tokens = np.concatenate([edge.token_ids for edge in edges])
+                    slots = np.concatenate([edge.slots for edge in edges])
+                    yield space, tuple(tokens.tolist()), tuple(slots.tolist())
+
+    def check(self) -> None:
+        """Assert that the counters equal a recount of the tree."""
+        total = unlocked = 0
+        for root in self._roots.values():
+            assert root.parent is None
+            assert root.end == 0
+            for node in (root, *_below(root)):
+                total += len(node.slots)
+                unlocked += 0 if node.locks else len(node.slots)
+                assert node.locks >= sum(child.locks for child in node.children.values())
+                assert node.keeps >= 0
+                assert not node.evictable or node.entry is not None, "a leaf is not offered"
+                for first, child in node.children.items():
+                    assert child.parent is node
+                    assert child.end == node.end + len(child.token_ids)
+                    assert len(child.token_ids) == len(child.slots) > 0
+                    assert first == child.token_ids[0]
+        assert (total, unlocked) == (self.num_tokens, self.num_unlocked)
+
+    # ------------------------------------------------------------------ inside
+
+    def _root(self, namespace: Namespace) -> Node:
+        root = self._roots.get(namespace)
+        if root is None:
+            root = self._roots[namespace] = Node(None, _NOTHING, _NOTHING, 0)
+            self._spaces[root] = namespace
+            self.generation += 1
+        return root
+
+    def _split(self, node: Node, length: int) -> Node:
+        """Make `length` the end of a node; the lower part stays the node it was, since others hold it."""
+        if node.end == length:
+            return node
+        cut = length - (node.end - len(node.slots))
+        assert node.parent is not None
+        upper = Node(node.parent, node.token_ids[:cut].copy(), node.slots[:cut].copy(), length)
+        upper.locks, upper.keeps, upper.last_used = node.locks, node.keeps, node.last_used
+        upper.children[int(node.token_ids[cut])] = node
+        node.parent.children[int(node.token_ids[0])] = upper
+        node.parent = upper
+        node.token_ids, node.slots = node.token_ids[cut:].copy(), node.slots[cut:].copy()
+        self.generation += 1
+        return upper
+
+    def _touch(self, node: Node) -> None:
+        self._clock += 1
+        for edge in node.path():
+            edge.last_used = self._clock
+
+    def _offer(self, node: Node) -> None:
+        """Enter a leaf that may be evicted into the heap, under its present rank.
+
+        A rank that has grown since is corrected when the entry comes up; one that has shrunk needs a new entry.
+        """
+        if not node.evictable:
+            return
+        kept, last_used = node.keeps > 0, node.last_used
+        if node.entry is None or (kept, last_used) < node.entry[:2]:
+            self._tickets += 1
+            node.entry = _Entry(kept, last_used, self._tickets, node)
+            heappush(self._heap, node.entry)
+
+    def _shorten(self, node: Node, length: int) -> None:
+        """Drop a leaf's tokens from `length` on; with none left, the leaf itself."""
+        dropped = len(node.slots) - length
+        self.num_tokens -= dropped
+        self.num_unlocked -= dropped
+        self.generation += 1
+        if length:
+            node.token_ids, node.slots = node.token_ids[:length], node.slots[:length]
+            node.end -= dropped
+            self._offer(node)
+            return
+        parent = node.parent
+        assert parent is not None
+        del parent.children[int(node.token_ids[0])]
+        node.token_ids = node.slots = _NOTHING
+        node.entry = None
+        self._offer(parent)
+        self._forget_empty_root(parent)
+
+    def _forget_empty_root(self, node: Node) -> None:
+        if node.parent is None and not node.children and not node.locks and not node.keeps:
+            space = self._spaces.pop(node, None)
+            if space is not None:  # else it was forgotten before, and somebody still kept it
+                del self._roots[space]
+
+
+def _descend(root: Node, token_ids: Ints) -> tuple[Node, int]:
+    """The deepest node that shares tokens with the sequence, and how many tokens are shared in all."""
+    node, length, total = root, 0, len(token_ids)
+    while length < total:
+        child = node.children.get(int(token_ids[length]))
+        if child is None:
+            break
+        node = child
+        length += common_len(child.token_ids, token_ids[length:])
+        if length < child.end:
+            break
+    return node, length
+
+
+def _below(root: Node) -> Iterator[Node]:
+    """All nodes under `root`, without recursion: chains can be long."""
+    stack = list(root.children.values())
+    while stack:
+        node = stack.pop()
+        stack.extend(node.children.values())
+        yield node

@@ -1,0 +1,110 @@
+"""One request as the scheduler sees it: tokens, some of whose K/V is still to be computed."""
+
+from typing import Literal, NamedTuple, Protocol
+
+from branchwork.runtime.engine.buffer import IntBuffer
+from branchwork.runtime.engine.cache import Lease
+from branchwork.runtime.engine.radix import Found, Namespace, Node
+from branchwork.runtime.plan import Sample, Score, SegmentResult
+
+
+class Ask(NamedTuple):
+    """Which logits a segment must give: see `Segment`."""
+
+    sample: Sample | None = None
+    score: Score | None = None
+    pool_hidden: Literal["mean", "last"] | None = None
+
+
+class Task(Protocol):
+    """What a request is for. The scheduler brings its tokens' K/V into being; the task says what comes of it.
+
+    A task may append to the request's tokens in `take`, and then more steps follow. Whatever a task raises
+    ends this one request.
+    """
+
+    def reuse_limit(self) -> int:
+        """How many leading tokens may come from the cache; the others are computed, since their logits are needed."""
+        ...
+
+    def remaining(self) -> int:
+        """How many tokens may still be added, at most."""
+        ...
+
+    def ask(self, start: int, stop: int) -> Ask:
+        """What is needed of the step that computes positions [start, stop)."""
+        ...
+
+    def take(self, start: int, stop: int, result: SegmentResult) -> bool:
+        """Use what came out of that step; True: the request is done."""
+        ...
+
+
+class Req:
+    """A sequence being served. Created by a slot of a branch, changed by the scheduler (and its tokens by the task).
+
+    `computed` tokens' K/V is in the pool; the others are what there is to do. While it runs, it has a `row` of the
+    slot table and a `lease` on slots. `prefill_end` is where the tokens ended at its admission.
+    """
+
+    __slots__ = (
+        "admission",
+        "admitted_s",
+        "arrival",
+        "cached_len",
+        "computed",
+        "found",
+        "found_generation",
+        "last_step",
+        "lease",
+        "namespace",
+        "node",
+        "prefill_end",
+        "priority",
+        "program",
+        "row",
+        "since",
+        "steps",
+        "task",
+        "tokens",
+    )
+
+    def __init__(
+        self,
+        tokens: IntBuffer,
+        task: Task,
+        namespace: Namespace,
+        priority: int = 0,
+        program: object = 0,
+    ) -> None:
+        self.tokens = tokens
+        self.task = task
+        self.namespace = namespace
+        self.priority = priority
+        self.program = program
+        self.computed = 0
+        self.row: int | None = None
+        self.lease: Lease | None = None
+        self.prefill_end = 0
+        self.cached_len = 0  # tokens found in the cache at the first admission
+        self.admitted_s: float | None = None  # when it first was let in
+        self.arrival = 0  # order of submission
+        self.admission = 0  # order of the last admission: the greatest is the youngest
+        self.since = 0  # the pass at which it began to wait
+        self.last_step = 0  # the pass that last computed all there was
+        self.steps = 0  # passes that computed something for it
+        self.node: Node | None = (
+            None  # where its tokens ended in the tree when it last left the pool
+        )
+        self.found: Found | None = None  # the longest cached prefix, as of `found_generation`
+        self.found_generation = -1
+
+    @property
+    def prefilling(self) -> bool:
+        """Whether tokens that it had at its admission are still to be computed."""
+        return self.computed < self.prefill_end
+
+    def rewind(self, length: int) -> None:
+        """Take back the tokens from `length` on."""
+        self.tokens.truncate(length)
+        self.computed = min(self.computed, length)

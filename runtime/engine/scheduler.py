@@ -1,0 +1,366 @@
+"""Decides what each step computes, and books what it has computed. Pure Python and numpy; no tensors.
+
+A request has tokens whose K/V is not computed yet, and a step computes some of them: decode is one token, prefill
+and jump-forward are many, chunked prefill is some of many. What to do with the logits is the request's task.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from branchwork.runtime.engine.admission import Twins, WaitingQueue, find, ordered
+from branchwork.runtime.engine.cache import Lease, PrefixCache
+from branchwork.runtime.engine.request import Req
+from branchwork.runtime.engine.sharing import shared_prefixes
+from branchwork.runtime.plan import Plan, Segment, SharedPrefix, StepResult, TableWrite
+from branchwork.runtime.wire.config import RuntimeConfig
+
+# A growing request takes so many slots at a time: one question to the pool for many steps, and long runs of slots.
+SLOTS_AHEAD = 15
+
+# Shorter prompts than this are given to the tree when the request ends, not as soon as they are computed.
+MIN_PUBLISHED_TOKENS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A request that is done (`error` None) or has failed; its memory is back already."""
+
+    req: Req
+    error: Exception | None
+
+
+@dataclass(slots=True)
+class Counters:
+    """What the scheduler has done since it was made, in tokens and events."""
+
+    steps: int = 0
+    computed: int = 0
+    cached: int = 0
+    retracted: int = 0
+    admitted: int = 0
+
+
+class Scheduler:
+    """Owns the waiting and the running requests, their rows and their memory.
+
+    Progress: while a request waits or runs and memory can be had, `plan` returns work for at least one of them.
+    The running request of the highest priority that was let in first is never retracted for another.
+    """
+
+    def __init__(
+        self, config: RuntimeConfig, cache: PrefixCache, clock: Callable[[], float]
+    ) -> None:
+        self.cache = cache
+        self.counters = Counters()
+        self.waiting = WaitingQueue()
+        self.running: list[Req] = []
+        self._config = config
+        self._clock = clock
+        self._rows = list(range(config.max_rows))[::-1]
+        self._arrivals = 0
+        self._work: dict[Req, int] = {}  # the step being planned: how many tokens of which request
+        self._in_flight: list[tuple[Req, int, int]] = []  # the last plan's segments: [start, stop)
+        self._someone_missed = False
+        # No waiting request could be let in, and nothing has come free since.
+        self._nobody_fits = False
+        self._table_writes: list[TableWrite] = []
+        self._shared: tuple[SharedPrefix, ...] = ()
+        self._shared_rows: tuple[int, ...] | None = None  # the rows that `_shared` is true of
+        self._ended: list[Ended] = []
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to plan."""
+        return not self.running and not self.waiting
+
+    def submit(self, req: Req) -> None:
+        """Queue a request; it ends in exactly one `Ended`, unless it is cancelled."""
+        self._arrivals += 1
+        req.arrival = self._arrivals
+        req.since = self.counters.steps
+        self.waiting.add(req)
+        self._nobody_fits = False
+
+    def cancel(self, req: Req) -> None:
+        """Forget a request that waits or runs; its slots are free at once. One that has ended stays ended."""
+        if req.row is not None:
+            self._release(req)
+        elif req in self.waiting:
+            self.waiting.remove(req)
+
+    def take_ended(self) -> list[Ended]:
+        """The requests that ended since the last call."""
+        ended, self._ended = self._ended, []
+        return ended
+
+    # ------------------------------------------------------------------ plan
+
+    def plan(self) -> Plan | None:
+        """The next step, or None when no request can take one (then some may have ended instead)."""
+        self._work = {}
+        self._continue_running()
+        self._admit_waiting()
+        return self._make_plan()
+
+    @property
+    def _budget(self) -> int:
+        return self._config.max_tokens_per_step - sum(self._work.values())
+
+    def _continue_running(self) -> None:
+        """Give every running request its tokens: first those that decode, then prompts in chunks."""
+        decoding: list[Req] = []
+        prefilling: list[Req] = []
+        for req in self.running:
+            (prefilling if req.computed < req.prefill_end else decoding).append(req)
+        budget = self._config.max_tokens_per_step
+        if self._someone_missed:  # who has waited longest goes first
+            decoding.sort(key=lambda req: req.last_step)
+        self._someone_missed = False
+        for req in decoding:
+            if budget <= 0:
+                self._someone_missed = True
+                break
+            if req.row is not None:  # else it was retracted for an earlier one
+                count = min(req.tokens.length - req.computed, budget)
+                if self._reserve(req, req.computed + count):
+                    self._work[req] = count
+                    budget -= count
+        for req in prefilling:
+            count = min(len(req.tokens) - req.computed, self._chunk(), self._budget)
+            if req.row is not None and count > 0 and self._reserve(req, req.computed + count):
+                self._work[req] = count
+
+    def _chunk(self) -> int:
+        """How much of one prompt a step may compute: little where others wait for their next token."""
+        decoding = any(not req.prefilling for req in self.running)
+        return self._config.max_chunk if decoding else self._config.max_tokens_per_step
+
+    def _admit_waiting(self) -> None:
+        """Let waiting requests in, in order, as far as rows, memory and the step's budget reach."""
+        budget = self._budget
+        if not self.waiting or budget <= 0 or self._nobody_fits or not self._may_have_row():
+            return
+        config, steps = self._config, self.counters.steps
+        queue = ordered(
+            self.waiting.candidates(), self.running, self.cache, steps, config.aging_steps
+        )
+        chunk = self._chunk()
+        twins = Twins(self.running)
+        self._nobody_fits = True
+        for req in queue:
+            if budget <= 0:
+                self._nobody_fits = False
+                break
+            if twins.of(req, find(req, self.cache)) is not None:
+                self._nobody_fits = False
+                continue
+            if not self._has_row_for(req):
+                break
+            if not self._admit(req):
+                if steps - req.since >= config.aging_steps:
+                    break  # it has been passed over long enough: the memory that comes back is for it
+                continue
+            self._nobody_fits = False
+            twins.add(req)
+            count = min(len(req.tokens) - req.computed, chunk, budget)
+            if self._reserve(req, req.computed + count):
+                self._work[req] = count
+                budget = self._budget
+
+    def _may_have_row(self) -> bool:
+        """Whether a row is free, or could be by preemption."""
+        return bool(self._rows) or self.waiting.highest_priority > min(
+            req.priority for req in self.running
+        )
+
+    def _has_row_for(self, req: Req) -> bool:
+        """Whether a row is free, if need be by preempting a request of lower priority."""
+        if not self._rows:
+            victim = self._youngest()
+            if victim is not None and victim.priority < req.priority:
+                self._retract(victim)
+        return bool(self._rows)
+
+    def _admit(self, req: Req) -> bool:
+        """Let a request run if there is memory for it, if need be by preempting those of lower priority."""
+        while (lease := self._lease(req)) is None:
+            victim = self._youngest()
+            if victim is None or victim.priority >= req.priority:
+                return False
+            self._retract(victim)
+        self._start(req, lease)
+        return True
+
+    def _lease(self, req: Req) -> Lease | None:
+        """The cached part of a waiting request, locked, if there is memory for the rest of it.
+
+        Beside its tokens there must be room for some growth of all that run then; alone it needs only its tokens.
+        """
+        needed = len(req.tokens)
+        if self.running:
+            needed += min(req.task.remaining(), self._config.growth_reserve)
+            needed += sum(map(self._growth, self.running))
+        if needed - find(req, self.cache).length > self.cache.num_available:
+            return None
+        limit = min(len(req.tokens), req.task.reuse_limit())
+        lease = Lease(self.cache, req.namespace, req.tokens.view(0, limit))
+        # Once more: the cached part has been locked, and so is no longer available.
+        if needed - lease.shared <= self.cache.num_available:
+            return lease
+        lease.close(req.tokens.view(0, 0))
+        return None
+
+    def _growth(self, req: Req) -> int:
+        """Slots that a running request may still want soon."""
+        assert req.lease is not None
+        reserve = min(req.task.remaining(), self._config.growth_reserve)
+        return max(0, len(req.tokens) + reserve - len(req.lease.slots))
+
+    def _start(self, req: Req, lease: Lease) -> None:
+        self.waiting.remove(req)
+        row = self._rows.pop()
+        self.counters.admitted += 1
+        req.row, req.lease, req.admission = row, lease, self.counters.admitted
+        req.computed = lease.shared
+        req.prefill_end = len(req.tokens)
+        if req.admitted_s is None:
+            req.admitted_s = self._clock()
+            req.cached_len = lease.shared
+            self.counters.cached += lease.shared
+        if lease.shared:
+            self._table_writes.append(TableWrite(row, 0, lease.slots.view(0, lease.shared)))
+        self.running.append(req)
+        self._shared_rows = None
+
+    # ------------------------------------------------------------------ memory
+
+    def _reserve(self, req: Req, length: int) -> bool:
+        """Have slots for `length` positions of a running request, whoever must give way; False: it did itself."""
+        assert req.lease is not None
+        if length <= req.lease.slots.length:
+            return True
+        ahead = 0 if req.prefilling else min(SLOTS_AHEAD, req.task.remaining())
+        if req.lease.reserve(length, ahead):
+            return True
+        for other in self.running:
+            if other.lease is not None and other is not req:
+                other.lease.trim(max(other.computed + self._work.get(other, 0), other.lease.shared))
+        while not req.lease.reserve(length):
+            victim = self._youngest()
+            assert victim is not None
+            self._retract(victim)
+            if victim is req:
+                return False
+        return True
+
+    def _youngest(self) -> Req | None:
+        """Of the lowest priority among the running, the one that was let in last."""
+        return max(self.running, key=lambda req: (-req.priority, req.admission), default=None)
+
+    def _retract(self, req: Req) -> None:
+        """Send a running request back to wait; its K/V stays in the tree as long as it can, its task as it is."""
+        self._release(req)
+        self.counters.retracted += 1
+        req.since = self.counters.steps
+        req.found = None
+        self.waiting.put_back(req)
+
+    def _release(self, req: Req) -> None:
+        """Give back the row and the memory of a running request."""
+        assert req.row is not None
+        assert req.lease is not None
+        req.node = req.lease.close(req.tokens.view(0, req.computed))
+        self._shared_rows = None
+        self._rows.append(req.row)
+        self._nobody_fits = False
+        self.running.remove(req)
+        self._work.pop(req, None)
+        req.row = req.lease = None
+        req.computed = 0
+
+    # ------------------------------------------------------------------ segments
+
+    def _make_plan(self) -> Plan | None:
+        segments = []
+        self._in_flight = []
+        reqs = []
+        for req, count in list(self._work.items()):
+            start, stop = req.computed, req.computed + count
+            try:
+                ask = req.task.ask(start, stop)
+            except Exception as error:  # the boundary: whatever a task does, only its request fails
+                self._end(req, error)
+                continue
+            assert req.lease is not None
+            assert req.row is not None
+            segments.append(
+                Segment(
+                    req.row,
+                    start,
+                    req.tokens.ids(start, stop),
+                    req.lease.slots.view(start, stop),
+                    *ask,
+                )
+            )
+            self._in_flight.append((req, start, stop))
+            reqs.append(req)
+        if not segments:
+            return None
+        writes, self._table_writes = tuple(self._table_writes), []
+        return Plan(tuple(segments), writes, self._find_shared(reqs))
+
+    def _find_shared(self, reqs: list[Req]) -> tuple[SharedPrefix, ...]:
+        """The shared prefixes; looked for again only when other rows run or a request's place in the tree moved."""
+        rows = tuple([req.row for req in reqs if req.row is not None])
+        if rows != self._shared_rows:
+            self._shared = shared_prefixes(reqs)
+            self._shared_rows = rows
+        return self._shared
+
+    # ------------------------------------------------------------------ commit
+
+    def commit(self, plan: Plan, result: StepResult) -> None:
+        """Book a step: K/V is there now, and every task gets what came out for it."""
+        self.counters.steps += 1
+        self.counters.computed += plan.num_tokens
+        steps = self.counters.steps
+        for (req, start, stop), out in zip(self._in_flight, result.results, strict=True):
+            if req.row is None:
+                continue  # ended meanwhile
+            req.computed = stop
+            req.steps += 1
+            if stop == len(req.tokens):
+                req.last_step = steps
+            if start < req.prefill_end:
+                self._publish(req)
+            try:
+                done = req.task.take(start, stop, out)
+            except Exception as error:  # the boundary: whatever a task does, only its request fails
+                self._end(req, error)
+                continue
+            if done:
+                self._end(req, None)
+        self._in_flight = []
+
+    def fail_step(self, error: Exception) -> None:
+        """The step could not be computed: its requests fail, the others go on."""
+        self.counters.steps += 1
+        for req, _, _ in self._in_flight:
+            if req.row is not None:
+                self._end(req, error)
+        self._in_flight = []
+
+    def _publish(self, req: Req) -> None:
+        """Share the computed part of a prompt with whoever comes next."""
+        assert req.lease is not None
+        assert req.row is not None
+        if req.computed - req.lease.shared < MIN_PUBLISHED_TOKENS:
+            return
+        replaced = req.lease.publish(req.tokens.view(0, req.computed))
+        self._shared_rows = None
+        if replaced is not None:
+            self._table_writes.append(TableWrite(req.row, replaced.start, replaced.slots))
+
+    def _end(self, req: Req, error: Exception | None) -> None:
+        self._release(req)
+        self._ended.append(Ended(req, error))

@@ -1,0 +1,42 @@
+"""Texts and chats to tokens, as the model wants them: its tokenizer and its chat template in one."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from branchwork.runtime.io.chat_format import find_chat_format
+from branchwork.runtime.io.chat_template import ChatTemplate, find_template
+from branchwork.runtime.io.segments import Segment
+from branchwork.runtime.io.tokenizer import Tokenizer, read_settings
+from branchwork.runtime.wire.messages import Chat, ChatFormat
+
+
+class ModelEncoder:
+    """The `TextEncoder` of a model folder."""
+
+    def __init__(self, folder: Path, vocab_size: int) -> None:
+        self.tokenizer = Tokenizer.load(folder, vocab_size)
+        self.template = ChatTemplate(
+            find_template(folder, read_settings(folder)),
+            self.tokenizer.names,
+            self.tokenizer.special_tokens,
+        )
+
+    @property
+    def chat_format(self) -> ChatFormat:
+        """The text around a message of each role."""
+        return find_chat_format(self.render_text, self.tokenizer.names["bos_token"] or "")
+
+    def encode(self, texts: Sequence[Segment | Chat], at_start: bool) -> tuple[int, ...]:
+        """As `Tokenizer.encode`, with chats as the template writes them. Raises InvalidParameter where it does not."""
+        segments: list[Segment] = []
+        for text in texts:
+            segments += self.render(text) if isinstance(text, Chat) else [text]
+        return self.tokenizer.encode(segments, at_start) if segments else ()
+
+    def render(self, chat: Chat) -> list[Segment]:
+        """As `ChatTemplate.render`."""
+        return self.template.render(chat)
+
+    def render_text(self, chat: Chat) -> str:
+        """The chat as one text."""
+        return "".join(segment.text for segment in self.render(chat))

@@ -1,0 +1,382 @@
+"""What the io thread makes of a client's messages: operations for the engine, and answers it can give itself.
+
+No socket is in here. The instructions of a branch become operations in their order: texts wait until another
+instruction of the branch comes, are joined, and tokenised then. A long text is tokenised on another thread; what
+follows it on its branch is held back meanwhile, and nothing else.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from branchwork.runtime.grammar.interface import Grammar
+from branchwork.runtime.inbox import (
+    Append,
+    BranchKey,
+    Choose,
+    ClientGone,
+    CloseBranch,
+    EmbedBranch,
+    FailBranch,
+    Generate,
+    GrammarReady,
+    OpenBranch,
+    Operation,
+)
+from branchwork.runtime.io.segments import Segment
+from branchwork.runtime.wire.config import RuntimeConfig
+from branchwork.runtime.wire.errors import (
+    Aborted,
+    InternalError,
+    InvalidParameter,
+    QueueFull,
+    RequestError,
+)
+from branchwork.runtime.wire.messages import (
+    Abort,
+    Chat,
+    Close,
+    Closed,
+    Constraint,
+    Done,
+    Embed,
+    Failed,
+    Gen,
+    Instruction,
+    Open,
+    RuntimeMessage,
+    Select,
+    Text,
+)
+from branchwork.runtime.wire.validate import Limits, check
+
+logger = logging.getLogger(__name__)
+
+# A tokenizer takes about a millisecond for so much.
+LONG_CHARACTERS = 2048
+
+Encoding = Callable[[], tuple[int, ...]]
+Slot = Gen | Select | Embed
+End = Close | Abort
+
+
+class TextEncoder(Protocol):
+    """Texts and chats to tokens."""
+
+    def encode(self, texts: Sequence[Segment | Chat], at_start: bool) -> tuple[int, ...]:
+        """Tokens of the joined texts; at the start of a branch, with what the model wants there.
+
+        Chats are as the model's template writes them. Raises RequestError. Any thread may call it.
+        """
+        ...
+
+
+class Compiler(Protocol):
+    """Constraints to grammars, elsewhere."""
+
+    def submit(self, constraint: Constraint) -> "Future[Grammar]":
+        """A future of the compiled grammar; done at once where it is cached."""
+        ...
+
+
+@dataclass(slots=True)
+class BranchState:
+    """What the io thread remembers of a branch.
+
+    `texts` wait to be tokenised. While that is done elsewhere (`encoding`, of this branch or of the one it is to be
+    forked from), further instructions are `held`. What comes after `ending` is refused with it; a branch that has an
+    ending and was never `opened` is unknown to the engine.
+    """
+
+    texts: list[Segment | Chat] = field(default_factory=list)
+    is_empty: bool = True
+    encoding: Future[tuple[int, ...]] | None = None
+    held: list[Instruction] | None = None
+    opened: bool = True
+    ending: RequestError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What came of some messages."""
+
+    operations: list[Operation] = field(default_factory=list)
+    answers: list[RuntimeMessage] = field(default_factory=list)
+
+
+class Intake:
+    """One client's branches.
+
+    `late` hands an operation to the engine, from any thread. `elsewhere` runs a long encoding on another thread, and
+    has `resume` called with the number of the branch, on the thread of the intake, when it is done.
+    """
+
+    def __init__(
+        self,
+        client: bytes,
+        config: RuntimeConfig,
+        limits: Limits,
+        encoder: TextEncoder,
+        compiler: Compiler,
+        late: Callable[[Operation], None],
+        elsewhere: Callable[[Encoding, int], "Future[tuple[int, ...]]"],
+    ) -> None:
+        self.ignored = 0
+        self._open_slots = 0
+        self._encodings = 0
+        self._client = client
+        self._max_branches = config.max_branches
+        self._limits = limits
+        self._encoder = encoder
+        self._compiler = compiler
+        self._late = late
+        self._elsewhere = elsewhere
+        self._branches: dict[int, BranchState] = {}
+
+    @property
+    def num_branches(self) -> int:
+        """Branches that are open or closing."""
+        return len(self._branches)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no slot waits for its end."""
+        return self._open_slots == 0 and self._encodings == 0
+
+    def take(self, instruction: Instruction, taken: Taken) -> None:
+        """Add to `taken` what comes of one instruction. Whatever is wrong with it concerns its branch alone."""
+        try:
+            if self._is_held(instruction):
+                return
+            check(instruction, self._limits)
+            if not self._encode_elsewhere(instruction):
+                self._dispatch(instruction, taken)
+        except RequestError as error:
+            self._fail(instruction, error, taken)
+        except Exception:
+            # The boundary of one request: our bug is this branch's trouble and nobody else's.
+            logger.exception("%s was not taken", type(instruction).__name__)
+            self._fail(instruction, InternalError("the runtime has failed on this message"), taken)
+
+    def resume(self, branch: int, taken: Taken) -> None:
+        """The encoding of a branch is done: go on with what was held."""
+        self._encodings -= 1
+        state = self._branches.get(branch)
+        if state is None or state.encoding is None or not state.encoding.done():
+            return  # it was aborted and closed meanwhile, and the number perhaps used again
+        encoding, state.encoding = state.encoding, None
+        if state.ending is not None:
+            return
+        held, state.held = state.held or [], None
+        self._append(state, BranchKey(self._client, branch), encoding.result, taken)
+        self._replay(held, taken)
+
+    def sent(self, event: Done | Failed | Closed) -> None:
+        """Note an event of the engine that goes to the client."""
+        if isinstance(event, Closed):
+            self._branches.pop(event.branch, None)
+        else:
+            self._open_slots -= 1
+
+    def leave(self) -> ClientGone:
+        """The client is gone."""
+        self._branches.clear()
+        self._open_slots = 0
+        return ClientGone(self._client)
+
+    def _is_held(self, instruction: Instruction) -> bool:
+        """Hold the instruction if its branch, or the one it forks, waits for an encoding."""
+        state = self._branches.get(instruction.branch)
+        if not isinstance(instruction, Open):
+            if state is None or state.held is None or isinstance(instruction, Abort):
+                return False
+            state.held.append(instruction)
+            return True
+        parent = None if instruction.parent is None else self._branches.get(instruction.parent)
+        if parent is None or parent.held is None or state is not None or self._is_full():
+            return False
+        parent.held.append(instruction)
+        self._branches[instruction.branch] = BranchState(opened=False, held=[])
+        return True
+
+    def _encode_elsewhere(self, instruction: Instruction) -> bool:
+        """Have the texts before the instruction encoded on another thread, if they are long, and hold it."""
+        match instruction:
+            case Open(parent=int() as branch) | Gen(branch=branch) | Select(branch=branch):
+                state = self._branches.get(branch)
+            case Embed(branch=branch) | Text(branch=branch, token_ids=(_, *_)):
+                state = self._branches.get(branch)
+            case _:
+                return False
+        if state is None or state.ending is not None or not _are_long(state.texts):
+            return False
+        texts, state.texts = state.texts, []
+        at_start, state.is_empty = state.is_empty, False
+        state.held = []
+        self._encodings += 1
+        state.encoding = self._elsewhere(lambda: self._encoder.encode(texts, at_start), branch)
+        return self._is_held(instruction)
+
+    def _replay(self, held: list[Instruction], taken: Taken) -> None:
+        """Take what was held. A branch that was to be forked meanwhile has held instructions of its own."""
+        for instruction in held:
+            if not isinstance(instruction, Open):
+                self.take(instruction, taken)
+                continue
+            fork = self._branches.pop(instruction.branch, None)
+            if fork is None or fork.ending is not None:
+                continue  # aborted before it was opened
+            self.take(instruction, taken)
+            self._replay(fork.held or [], taken)
+
+    def _dispatch(self, instruction: Instruction, taken: Taken) -> None:
+        if isinstance(instruction, Open):
+            self._open(instruction, taken)
+            return
+        state = self._branches.get(instruction.branch)
+        if isinstance(instruction, End):
+            self._close(state, instruction, taken)
+            return
+        if state is None:
+            raise InvalidParameter(f"branch {instruction.branch} is not open", "branch")
+        if state.ending is not None:
+            raise state.ending
+        match instruction:
+            case Text(text=text, special=special, token_ids=token_ids):
+                if text:
+                    state.texts.append(Segment(text, special))
+                if token_ids:
+                    key = BranchKey(self._client, instruction.branch)
+                    self._flush(state, key, taken)
+                    state.is_empty = False
+                    taken.operations.append(Append(key, tuple(token_ids)))
+            case Chat():
+                state.texts.append(instruction)
+            case Gen() | Select() | Embed():
+                self._slot(state, instruction, taken)
+
+    def _open(self, message: Open, taken: Taken) -> None:
+        if message.branch in self._branches:
+            raise InvalidParameter(f"branch {message.branch} is open already", "branch")
+        if self._is_full():
+            raise QueueFull(f"{self._max_branches} branches are open (--max-branches)")
+        key = BranchKey(self._client, message.branch)
+        parent_key, is_empty = None, True
+        if message.parent is not None:
+            parent = self._branches.get(message.parent)
+            if parent is None:
+                raise InvalidParameter(f"parent {message.parent} is not open", "parent")
+            if parent.ending is not None:
+                raise parent.ending
+            parent_key = BranchKey(self._client, message.parent)
+            self._flush(parent, parent_key, taken)
+            is_empty = parent.is_empty
+        self._branches[message.branch] = BranchState(is_empty=is_empty)
+        taken.operations.append(
+            OpenBranch(
+                key, parent_key, message.salt, message.priority, message.program, message.keep
+            )
+        )
+
+    def _slot(self, state: BranchState, message: Slot, taken: Taken) -> None:
+        key = BranchKey(self._client, message.branch)
+        self._flush(state, key, taken)
+        operation: Operation
+        match message:
+            case Gen(constraint=constraint):
+                grammar = None if constraint is None else self._compile(key, constraint)
+                operation = Generate(key, message, grammar)
+            case Select():
+                operation = Choose(key, message)
+            case Embed():
+                operation = EmbedBranch(key, message)
+        taken.operations.append(operation)
+        state.is_empty = False
+        self._open_slots += 1
+
+    def _compile(self, key: BranchKey, constraint: Constraint) -> "Future[Grammar]":
+        future = self._compiler.submit(constraint)
+        if not future.done():
+            future.add_done_callback(lambda _: self._late(GrammarReady(key)))
+        return future
+
+    def _close(self, state: BranchState | None, message: End, taken: Taken) -> None:
+        branch, is_abort = message.branch, isinstance(message, Abort)
+        if state is None:
+            taken.answers.append(Closed(branch))
+            return
+        if state.ending is not None and state.opened and not is_abort:
+            self.ignored += 1  # its Closed is on the way
+            return
+        if state.ending is None:
+            state.ending = (
+                Aborted(f"branch {branch} was aborted")
+                if is_abort
+                else InvalidParameter(f"branch {branch} is closed", "branch")
+            )
+        held, state.held = state.held or [], None
+        self._replay(held, taken)
+        if state.opened:
+            taken.operations.append(CloseBranch(BranchKey(self._client, branch), is_abort))
+        else:
+            self._branches.pop(branch, None)
+            taken.answers.append(Closed(branch))
+
+    def _flush(self, state: BranchState, key: BranchKey, taken: Taken) -> None:
+        """Tokenise the texts that wait, here and now."""
+        if not state.texts:
+            return
+        texts, state.texts = state.texts, []
+        at_start, state.is_empty = state.is_empty, False
+        self._append(state, key, lambda: self._encoder.encode(texts, at_start), taken)
+
+    def _append(self, state: BranchState, key: BranchKey, encoding: Encoding, taken: Taken) -> None:
+        """Hand over the tokens; where there are none to be had, the branch fails."""
+        error: RequestError
+        try:
+            token_ids = encoding()
+        except RequestError as refusal:
+            error = refusal
+        except Exception:
+            logger.exception("a text was not tokenised")
+            error = InternalError("the runtime has failed on this text")
+        else:
+            if token_ids:
+                taken.operations.append(Append(key, token_ids))
+            return
+        taken.operations.append(FailBranch(key, None, error.code, str(error), error.param))
+
+    def _fail(self, instruction: Instruction, error: RequestError, taken: Taken) -> None:
+        """Let the instruction's slot fail; one without a slot fails its branch."""
+        branch = instruction.branch
+        if isinstance(instruction, End):
+            taken.answers.append(Closed(branch))
+            return
+        state = self._branches.get(branch)
+        slot = instruction.slot if isinstance(instruction, Slot) else None
+        if state is not None and state.ending is None:
+            key = BranchKey(self._client, branch)
+            taken.operations.append(FailBranch(key, slot, error.code, str(error), error.param))
+            if slot is not None:
+                self._open_slots += 1
+        elif slot is not None:
+            taken.answers.append(Failed(branch, slot, error.code, str(error), error.param))
+        elif state is None and len(self._branches) < 2 * self._max_branches:
+            self._branches[branch] = BranchState(opened=False, ending=error)
+        else:
+            self.ignored += 1
+
+    def _is_full(self) -> bool:
+        return len(self._branches) >= self._max_branches
+
+
+def _are_long(texts: Sequence[Segment | Chat]) -> bool:
+    size = 0
+    for text in texts:
+        if isinstance(text, Segment):
+            size += len(text.text)
+        else:
+            size += len(text.tools) + sum(len(message.content) for message in text.messages)
+    return size >= LONG_CHARACTERS

@@ -1,0 +1,199 @@
+"""Runs plans on the device: the owner of the KV pool's tensors and of the slot table."""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import Future
+from itertools import chain
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from branchwork.kernels import api as kernels
+from branchwork.runtime.models.batch import Batch, Ints, KvCache
+from branchwork.runtime.models.forward import CompiledForward, Forward, PlainForward, compiled_later
+from branchwork.runtime.models.loader import LoadedModel
+from branchwork.runtime.models.rope import Rotation
+from branchwork.runtime.models.sampling import sampling_rows
+from branchwork.runtime.plan import Plan, Scored, Segment, SegmentResult, Slots, StepResult
+
+MAX_LOGIT_BYTES = 64 << 20
+"""Logits of prompt tokens are made this many bytes at a time: 2,048 rows of a large vocabulary would be a gigabyte."""
+
+
+class ModelRunner:
+    """One device, one model, one pool. `run` is the only line of the engine that touches the device.
+
+    Slots are 0 to num_slots − 1, rows 0 to max_rows − 1, positions 0 to max_len − 1, and a plan has at most
+    `max_tokens` tokens. Tokens are drawn from the first `num_token_ids` ids (None: all that have a logit).
+    The pool's memory is reserved here and touched when it is first written. `threads` 0: one for each core.
+
+    `compiled` None: use the compiled network as soon as it is ready; True: wait for it; False: never.
+    """
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        num_slots: int,
+        max_rows: int,
+        max_len: int,
+        max_tokens: int = 2048,
+        num_token_ids: int | None = None,
+        threads: int = 0,
+        compiled: bool | None = None,
+    ) -> None:
+        config, decoder = model.config, model.decoder
+        self.num_slots = num_slots
+        self.max_len = max_len
+        shape = (config.num_layers, num_slots, config.num_kv_heads, config.head_dim)
+        self.num_slots, self.max_len = num_slots, max_len
+        self._num_token_ids = num_token_ids or config.vocab_size
+        self._max_logit_rows = max(max_rows, MAX_LOGIT_BYTES // (4 * config.vocab_size))
+        self._table = np.zeros((max_rows, max_len), dtype=np.int32)
+        self._cache = cache = KvCache(
+            k=torch.empty(shape, dtype=decoder.dtype),
+            v=torch.empty(shape, dtype=decoder.dtype),
+            slot_table=torch.from_numpy(self._table),
+            rotation=Rotation(config.rope, max_len),
+        )
+        sizes = max_tokens, self._max_logit_rows, threads or os.cpu_count() or 1
+        self._forward: Forward = PlainForward(decoder, cache)
+        self._faster: Future[CompiledForward] | None = None
+        if compiled is False or not kernels.runs_compiled(decoder.weights):
+            return
+        if compiled or kernels.is_compiled(decoder.dtype):
+            self._forward = CompiledForward(decoder, cache, *sizes)
+        else:
+            self._faster = compiled_later(decoder, cache, *sizes)
+
+    @torch.inference_mode()
+    def run(self, plan: Plan) -> StepResult:
+        """Compute the K and V of every segment's tokens, and what its sample, score and pooling ask for."""
+        if self._faster is not None and self._faster.done():
+            self._forward, self._faster = self._faster.result(), None
+        for write in plan.table_writes:
+            self._write(write.row, write.start, write.slots)
+        for segment in plan.segments:
+            self._write(segment.row, segment.start, segment.slots)
+        batch = _batch(plan)
+        self._cache.rotation.fill(batch.max_position + 1)
+        self._forward.run(batch)
+        first_tokens = batch.query_start.tolist()
+        sampled = self._sample(plan.segments, first_tokens)
+        scored = self._score(plan.segments, first_tokens)
+        return StepResult(
+            tuple(
+                SegmentResult(
+                    sampled.get(i), scored.get(i, ()), self._pool(segment, first_tokens[i])
+                )
+                for i, segment in enumerate(plan.segments)
+            )
+        )
+
+    def _write(self, row: int, start: int, slots: Slots) -> None:
+        self._table[row, start : start + len(slots)] = slots
+
+    def _sample(
+        self, segments: Sequence[Segment], first_tokens: Sequence[int]
+    ) -> dict[int, Scored]:
+        """The token chosen for each segment (by its index) that asks for one and may have one."""
+        asked = [(i, s.sample) for i, s in enumerate(segments) if s.sample is not None]
+        if not asked:
+            return {}
+        logits = self._forward.logits(_ints([first_tokens[i + 1] - 1 for i, _ in asked]))
+        rows = sampling_rows([sample for _, sample in asked], self._num_token_ids)
+        tokens = self._forward.sample(rows, self._num_token_ids).tolist()
+        results = [Scored(token, float("nan")) for token in tokens]
+        wanted = {
+            r: (tokens[r], sample.top_logprobs)
+            for r, (_, sample) in enumerate(asked)
+            if sample.top_logprobs is not None and tokens[r] != kernels.NO_TOKEN
+        }
+        if wanted:
+            of_rows = _scored(logits[list(wanted)], list(wanted.values()))
+            for r, scored in zip(wanted, of_rows, strict=True):
+                results[r] = scored
+        return {
+            i: result
+            for (i, _), result in zip(asked, results, strict=True)
+            if result.token_id != kernels.NO_TOKEN
+        }
+
+    def _score(
+        self, segments: Sequence[Segment], first_tokens: Sequence[int]
+    ) -> dict[int, tuple[Scored, ...]]:
+        """The logprobs of given tokens for each segment (by its index) that asks for them."""
+        asked = [
+            (i, first_tokens[i] + s.score.first, s.score) for i, s in enumerate(segments) if s.score
+        ]
+        places = [first + k for _, first, score in asked for k in range(len(score.targets))]
+        wanted = [(target, score.top) for _, _, score in asked for target in score.targets]
+        results: list[Scored] = []
+        for at in range(0, len(places), self._max_logit_rows):
+            end = at + self._max_logit_rows
+            results += _scored(self._forward.logits(_ints(places[at:end])), wanted[at:end])
+        in_order = iter(results)
+        return {i: tuple(next(in_order) for _ in score.targets) for i, _, score in asked}
+
+    def _pool(self, segment: Segment, first: int) -> npt.NDArray[np.float32] | None:
+        if segment.pool_hidden is None:
+            return None
+        states = self._forward.states(first, first + len(segment.token_ids)).float()
+        pooled: npt.NDArray[np.float32]
+        pooled = (states.sum(0) if segment.pool_hidden == "mean" else states[-1]).numpy()
+        return pooled
+
+
+def _ints(values: Sequence[int]) -> Ints:
+    return np.array(values, dtype=np.int32)
+
+
+def _batch(plan: Plan) -> Batch:
+    segments = plan.segments
+    counts = _ints([len(s.token_ids) for s in segments])
+    starts = _ints([s.start for s in segments])
+    query_start = np.zeros(len(segments) + 1, dtype=np.int32)
+    np.cumsum(counts, out=query_start[1:])
+    # Token t of request i stands at starts[i] + (t - query_start[i]).
+    num_tokens = int(query_start[-1])
+    positions = np.arange(num_tokens, dtype=np.int32) + np.repeat(starts - query_start[:-1], counts)
+    token_ids = np.fromiter(
+        chain.from_iterable(s.token_ids for s in segments), np.int32, num_tokens
+    )
+    return Batch(
+        token_ids=token_ids,
+        positions=positions,
+        slots=np.concatenate([s.slots for s in segments], dtype=np.int32),
+        rows=_ints([s.row for s in segments]),
+        query_start=query_start,
+        kv_len=starts + counts,
+        max_position=int(positions.max()),
+        shared_prefixes=_shared_prefixes(plan) if plan.shared_prefixes else (),
+    )
+
+
+def _shared_prefixes(plan: Plan) -> tuple[tuple[tuple[int, ...], int], ...]:
+    """The plan's groups by the numbers of their requests: those that decode, and each in its first group only."""
+    decoding = {s.row: i for i, s in enumerate(plan.segments) if len(s.token_ids) == 1}
+    groups = []
+    for prefix in plan.shared_prefixes:
+        members = tuple(decoding.pop(row) for row in prefix.rows if row in decoding)
+        if len(members) > 1:
+            groups.append((members, prefix.length))
+    return tuple(groups)
+
+
+def _scored(logits: Tensor, wanted: Sequence[tuple[int, int]]) -> list[Scored]:
+    """The logprob of each row's target, and its `top` most likely tokens: `wanted` is (target, top) a row."""
+    targets = torch.tensor([target for target, _ in wanted], dtype=torch.int32)
+    logprobs = torch.empty(len(wanted), dtype=torch.float32)
+    kernels.target_logprobs(logits, targets, logprobs)
+    most = min(max(top for _, top in wanted), logits.shape[1])
+    ids, values = kernels.top_logprobs(logits, most)
+    return [
+        Scored(target, logprob, tuple(zip(row_ids[:top], row_values[:top], strict=True)))
+        for (target, top), logprob, row_ids, row_values in zip(
+            wanted, logprobs.tolist(), ids.tolist(), values.tolist(), strict=True
+        )
+    ]

@@ -1,0 +1,68 @@
+import numpy as np
+
+from branchwork.runtime.engine.admission import MAX_CANDIDATES, Twins, WaitingQueue, find, ordered
+from branchwork.runtime.engine.buffer import IntBuffer
+from branchwork.runtime.engine.cache import Lease, PrefixCache
+from branchwork.runtime.engine.radix import Namespace
+from branchwork.runtime.engine.request import Req
+from branchwork.runtime.engine.selection import Scoring
+
+SPACE = Namespace()
+
+
+def make_req(tokens: range, priority: int = 0, arrival: int = 0, since: int = 0) -> Req:
+    req = Req(IntBuffer(tokens), Scoring(len(tokens), (1,)), SPACE, priority)
+    req.arrival, req.since = arrival, since
+    return req
+
+
+def test_a_queue_keeps_the_order_of_arrival_and_puts_the_retracted_in_front() -> None:
+    queue = WaitingQueue()
+    first, second, back = (make_req(range(3)) for _ in range(3))
+    queue.add(first)
+    queue.add(second)
+    queue.put_back(back)
+    assert list(queue) == [back, first, second]
+    queue.remove(first)
+    assert (len(queue), first in queue, second in queue) == (2, False, True)
+
+
+def test_candidates_are_the_front_of_every_priority() -> None:
+    queue = WaitingQueue()
+    for _ in range(MAX_CANDIDATES + 10):
+        queue.add(make_req(range(3)))
+    urgent = make_req(range(3), priority=1)
+    queue.add(urgent)
+    assert len(queue.candidates()) == MAX_CANDIDATES + 1
+    assert urgent in queue.candidates()
+
+
+def test_age_counts_like_priority() -> None:
+    cache = PrefixCache(100)
+    old = make_req(range(3), arrival=1, since=0)
+    urgent = make_req(range(3), priority=2, arrival=2, since=100)
+    assert ordered([urgent, old], [], cache, step=100, aging_steps=64) == [urgent, old]
+    assert ordered([urgent, old], [], cache, step=130, aging_steps=64) == [old, urgent]
+
+
+def test_a_lookup_is_repeated_only_when_the_tree_has_changed() -> None:
+    cache = PrefixCache(100)
+    req = make_req(range(10))
+    first = find(req, cache)
+    assert find(req, cache) is first
+    lease = Lease(cache, SPACE, np.arange(5, dtype=np.int32))
+    lease.reserve(5)
+    lease.close(np.arange(5, dtype=np.int32))
+    assert find(req, cache).length == 5
+
+
+def test_a_twin_is_found_by_the_long_part_that_both_lack() -> None:
+    cache = PrefixCache(1000)
+    leader, twin, other = make_req(range(100)), make_req(range(90)), make_req(range(5, 50))
+    leader.lease = Lease(cache, SPACE, np.empty(0, np.int32))
+    leader.prefill_end = 100
+    twins = Twins([leader])
+    assert twins.of(twin, find(twin, cache)) is leader
+    assert twins.of(other, find(other, cache)) is None
+    leader.computed = 95
+    assert twins.of(twin, find(twin, cache)) is None

@@ -1,0 +1,344 @@
+"""The prefix tree: small exact cases, and a state machine against a dictionary of prefixes."""
+
+import random
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from branchwork.runtime.engine.buffer import Ints
+from branchwork.runtime.engine.radix import Namespace, Node, RadixTree
+
+A, B = Namespace("a"), Namespace("b")
+
+
+def ints(values: "list[int] | tuple[int, ...]") -> Ints:
+    return np.array(values, np.int32)
+
+
+def insert(tree: RadixTree, tokens: list[int], slots: list[int], space: Namespace = A) -> Node:
+    return tree.insert(space, ints(tokens), ints(slots))[0]
+
+
+def found(tree: RadixTree, tokens: list[int], space: Namespace = A) -> list[int]:
+    """The slots of the longest cached prefix."""
+    node = tree.match(space, ints(tokens))
+    slots = tree.slots_of(node).tolist()
+    tree.unlock(node)
+    assert tree.find(space, ints(tokens)).length == len(slots)
+    return slots  # type: ignore[no-any-return]
+
+
+def test_a_prefix_is_found_with_its_slots() -> None:
+    tree = RadixTree()
+    insert(tree, [1, 2, 3], [10, 11, 12])
+    assert found(tree, [1, 2, 3, 4]) == [10, 11, 12]
+    assert found(tree, [1, 2]) == [10, 11]
+    assert found(tree, [2]) == []
+
+
+def test_insert_says_how_much_was_known_and_keeps_the_old_slots() -> None:
+    tree = RadixTree()
+    insert(tree, [1, 2, 3], [10, 11, 12])
+    node, known = tree.insert(A, ints([1, 2, 4]), ints([20, 21, 22]))
+    assert known == 2
+    assert node.end == 3
+    assert found(tree, [1, 2, 4]) == [10, 11, 22]
+    assert tree.num_tokens == 4
+
+
+def test_inserting_a_prefix_of_what_is_cached_adds_nothing() -> None:
+    tree = RadixTree()
+    insert(tree, [1, 2, 3], [10, 11, 12])
+    node, known = tree.insert(A, ints([1, 2]), ints([20, 21]))
+    assert (node.end, known, tree.num_tokens) == (2, 2, 3)
+
+
+def test_namespaces_share_nothing() -> None:
+    tree = RadixTree()
+    insert(tree, [1, 2], [10, 11], A)
+    assert found(tree, [1, 2], B) == []
+    insert(tree, [1, 2], [20, 21], B)
+    assert found(tree, [1, 2], A) == [10, 11]
+    assert found(tree, [1, 2], B) == [20, 21]
+
+
+def test_eviction_takes_the_least_recently_used_leaf_first() -> None:
+    tree = RadixTree()
+    insert(tree, [1, 2], [0, 1])
+    insert(tree, [1, 3], [0, 2])
+    found(tree, [1, 2])
+    assert tree.evict(1).tolist() == [2]
+    assert found(tree, [1, 2]) == [0, 1]
+    assert found(tree, [1, 3]) == [0]
+
+
+def test_eviction_takes_no_more_than_is_asked_for_and_from_the_end() -> None:
+    tree = RadixTree()
+    insert(tree, [1, 2, 3, 4], [0, 1, 2, 3])
+    assert tree.evict(1).tolist() == [3]
+    assert tree.evict(2).tolist() == [1, 2]
+    assert found(tree, [1, 2, 3, 4]) == [0]
+
+
+def test_a_parent_is_evicted_after_its_children() -> None:
+    tree = RadixTree()
+    insert(tree, [1, 2], [0, 1])
+    insert(tree, [1, 3], [0, 2])
+    assert sorted(tree.evict(5).tolist()) == [0, 1, 2]
+    assert tree.num_tokens == 0
+    tree.check()
+
+
+def test_a_locked_prefix_stays_with_all_that_leads_to_it() -> None:
+    tree = RadixTree()
+    insert(tree, [1, 2, 3], [0, 1, 2])
+    node = tree.match(A, ints([1, 2]))
+    assert tree.num_unlocked == 1
+    assert tree.evict(3).tolist() == [2]
+    tree.unlock(node)
+    assert sorted(tree.evict(3).tolist()) == [0, 1]
+
+
+def test_matching_inside_an_edge_splits_it_without_changing_what_is_cached() -> None:
+    tree = RadixTree()
+    insert(tree, [1, 2, 3], [0, 1, 2])
+    before = list(tree.prefixes())
+    tree.unlock(tree.match(A, ints([1, 2, 9])))
+    assert list(tree.prefixes()) == before
+    tree.check()
+
+
+def test_a_kept_prefix_is_evicted_last() -> None:
+    tree = RadixTree()
+    kept = insert(tree, [1, 2], [0, 1])
+    tree.keep(kept)
+    insert(tree, [3, 4], [2, 3])
+    assert sorted(tree.evict(2).tolist()) == [2, 3]
+    assert tree.evict(1).tolist() == [1]
+
+
+def test_unkeep_is_right_after_the_node_was_evicted_and_its_parent_split() -> None:
+    tree = RadixTree()
+    insert(tree, [1, 2], [0, 1])
+    kept = insert(tree, [1, 2, 3], [0, 1, 2])
+    tree.keep(kept)
+    tree.evict(1)
+    insert(tree, [1, 9], [0, 4])
+    tree.unkeep(kept)
+    tree.check()
+    assert sorted(tree.evict(9).tolist()) == [0, 1, 4]
+
+
+def test_after_unkeep_the_leaf_takes_its_old_place_in_the_order() -> None:
+    tree = RadixTree()
+    first = insert(tree, [1], [0])
+    tree.keep(first)
+    insert(tree, [2], [1])
+    tree.unkeep(first)
+    assert tree.evict(1).tolist() == [0]
+
+
+def test_unlocking_more_often_than_locking_is_caught() -> None:
+    tree = RadixTree()
+    node = insert(tree, [1], [0])
+    with pytest.raises(AssertionError, match="unlocked more often"):
+        tree.unlock(node)
+
+
+def test_flush_of_one_namespace_leaves_the_others_and_what_is_locked() -> None:
+    tree = RadixTree()
+    insert(tree, [1, 2, 3], [0, 1, 2], A)
+    insert(tree, [1, 2], [5, 6], B)
+    node = tree.match(A, ints([1]))
+    assert sorted(tree.flush(A).tolist()) == [1, 2]
+    assert found(tree, [1, 2], B) == [5, 6]
+    tree.unlock(node)
+    assert sorted(tree.flush().tolist()) == [0, 5, 6]
+    tree.check()
+
+
+def test_an_empty_namespace_leaves_nothing_behind() -> None:
+    tree = RadixTree()
+    for salt in range(50):
+        space = Namespace(str(salt))
+        tree.unlock(tree.match(space, ints([1])))
+        insert(tree, [1], [0], space)
+        tree.evict(1)
+    assert tree._roots == {}
+    assert tree._spaces == {}
+
+
+class NaiveCache:
+    """A dictionary from (namespace, prefix) to the slot of its last token."""
+
+    def __init__(self) -> None:
+        self.slots: dict[tuple[Namespace, tuple[int, ...]], int] = {}
+        self.locks: list[tuple[Namespace, tuple[int, ...], Node]] = []
+        self.keeps: list[Node] = []
+        self.free = list(range(100_000))[::-1]
+
+    def longest(self, space: Namespace, tokens: tuple[int, ...]) -> int:
+        length = 0
+        while length < len(tokens) and (space, tokens[: length + 1]) in self.slots:
+            length += 1
+        return length
+
+    def locked(self, space: Namespace, prefix: tuple[int, ...]) -> bool:
+        return any(
+            space == other and locked[: len(prefix)] == prefix for other, locked, _ in self.locks
+        )
+
+
+def insert_both(
+    tree: RadixTree, naive: NaiveCache, space: Namespace, tokens: tuple[int, ...]
+) -> Node:
+    known = naive.longest(space, tokens)
+    slots = [naive.free.pop() for _ in tokens]
+    node, said = tree.insert(space, ints(tokens), ints(slots))
+    assert said == known
+    naive.free.extend(slots[:known])
+    for length in range(known, len(tokens)):
+        naive.slots[space, tokens[: length + 1]] = slots[length]
+    return node
+
+
+def match_both(
+    tree: RadixTree, naive: NaiveCache, space: Namespace, tokens: tuple[int, ...]
+) -> None:
+    node = tree.match(space, ints(tokens))
+    length = naive.longest(space, tokens)
+    assert node.end == length
+    expected = [naive.slots[space, tokens[: end + 1]] for end in range(length)]
+    assert tree.slots_of(node).tolist() == expected
+    naive.locks.append((space, tokens[:length], node))
+
+
+def forget(naive: NaiveCache, slots: list[int]) -> None:
+    """The tree gave up slots: leaves of the naive cache, none of them locked."""
+    gone = set(slots)
+    assert len(gone) == len(slots)
+    prefixes = [key for key, slot in naive.slots.items() if slot in gone]
+    assert len(prefixes) == len(gone)
+    for key in prefixes:
+        assert not naive.locked(*key)
+        del naive.slots[key]
+    for space, tokens in naive.slots:
+        assert len(tokens) == 1 or (space, tokens[:-1]) in naive.slots, "a hole in a prefix"
+    naive.free.extend(slots)
+
+
+def evict_both(tree: RadixTree, naive: NaiveCache, count: int) -> None:
+    unlocked = sum(not naive.locked(*key) for key in naive.slots)
+    assert tree.num_unlocked == unlocked
+    slots = tree.evict(count).tolist()
+    assert len(slots) == min(count, unlocked)
+    forget(naive, slots)
+
+
+def agree(tree: RadixTree, naive: NaiveCache) -> None:
+    tree.check()
+    slots = {}
+    for space, tokens, places in tree.prefixes():
+        for length, slot in enumerate(places, 1):
+            slots[space, tokens[:length]] = slot
+    assert slots == naive.slots
+
+
+tokens_of = st.lists(st.integers(0, 2), min_size=1, max_size=7).map(tuple)
+spaces = st.sampled_from([A, B])
+
+
+class TreeAgainstDictionary(RuleBasedStateMachine):
+    """The tree is a dictionary of prefixes, whatever is locked, kept, split or evicted on the way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tree = RadixTree()
+        self.naive = NaiveCache()
+
+    @rule(space=spaces, tokens=tokens_of)
+    def insert(self, space: Namespace, tokens: tuple[int, ...]) -> None:
+        insert_both(self.tree, self.naive, space, tokens)
+
+    @rule(space=spaces, tokens=tokens_of)
+    def match(self, space: Namespace, tokens: tuple[int, ...]) -> None:
+        match_both(self.tree, self.naive, space, tokens)
+
+    @precondition(lambda self: self.naive.locks)
+    @rule(data=st.data())
+    def unlock(self, data: st.DataObject) -> None:
+        index = data.draw(st.integers(0, len(self.naive.locks) - 1))
+        self.tree.unlock(self.naive.locks.pop(index)[2])
+
+    @rule(space=spaces, tokens=tokens_of)
+    def keep(self, space: Namespace, tokens: tuple[int, ...]) -> None:
+        node = insert_both(self.tree, self.naive, space, tokens)
+        self.tree.keep(node)
+        self.naive.keeps.append(node)
+
+    @precondition(lambda self: self.naive.keeps)
+    @rule(data=st.data())
+    def unkeep(self, data: st.DataObject) -> None:
+        index = data.draw(st.integers(0, len(self.naive.keeps) - 1))
+        self.tree.unkeep(self.naive.keeps.pop(index))
+
+    @rule(count=st.integers(0, 12))
+    def evict(self, count: int) -> None:
+        evict_both(self.tree, self.naive, count)
+
+    @rule(space=st.sampled_from([A, B, None]))
+    def flush(self, space: Namespace | None) -> None:
+        forget(self.naive, self.tree.flush(space).tolist())
+
+    @invariant()
+    def the_same(self) -> None:
+        agree(self.tree, self.naive)
+
+
+TestTreeAgainstDictionary = TreeAgainstDictionary.TestCase
+TestTreeAgainstDictionary.settings = settings(
+    max_examples=60, stateful_step_count=40, deadline=None
+)
+
+
+def drive(seed: int, num_operations: int) -> None:
+    """Random operations, checked against the dictionary at every match and now and then as a whole."""
+    choose = random.Random(seed)
+    tree, naive = RadixTree(), NaiveCache()
+    nodes: list[Node] = []
+    for step in range(num_operations):
+        space = choose.choice((A, B))
+        tokens = tuple(choose.choices((0, 1, 2), k=choose.randint(1, 8)))
+        action = choose.random()
+        if action < 0.4:
+            insert_both(tree, naive, space, tokens)
+        elif action < 0.6:
+            match_both(tree, naive, space, tokens)
+        elif action < 0.8 and naive.locks:
+            tree.unlock(naive.locks.pop(choose.randrange(len(naive.locks)))[2])
+        elif action < 0.85:
+            nodes.append(insert_both(tree, naive, space, tokens))
+            tree.keep(nodes[-1])
+        elif action < 0.9 and nodes:
+            tree.unkeep(nodes.pop(choose.randrange(len(nodes))))
+        elif len(naive.slots) > 150:
+            evict_both(tree, naive, choose.randint(1, 120))
+        while len(naive.locks) > 6:
+            tree.unlock(naive.locks.pop(0)[2])
+        if step % 500 == 0:
+            agree(tree, naive)
+    agree(tree, naive)
+
+
+def test_thousands_of_random_operations_agree_with_a_dictionary() -> None:
+    drive(seed=0, num_operations=5_000)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("seed", range(20))
+def test_a_million_random_operations_agree_with_a_dictionary(seed: int) -> None:
+    drive(seed, num_operations=1_000_000)
