@@ -31,13 +31,14 @@ class Job:
     max_tokens: int
     constraint: Constraint | None = None
     jump_forward: bool = True
+    ignore_eos: bool = False
     done: Done | None = None
     error: str | None = None
     times: list[float] = field(default_factory=list)
 
 
 def run_jobs(backend: Backend, jobs: Sequence[Job], timeout_s: float = 600.0) -> float:
-    """Run all jobs at once, greedily, free ones past any end of sequence; returns the seconds it took."""
+    """Run all jobs at once, greedily; returns the seconds it took."""
     left, lock = len(jobs), Lock()
     start = time.perf_counter()
 
@@ -59,9 +60,7 @@ def run_jobs(backend: Backend, jobs: Sequence[Job], timeout_s: float = 600.0) ->
     frame: list[Open | Text | Gen | Close] = []
     for job in jobs:
         branch = backend.new_branch(listener_for(job))
-        sampling = Sampling(
-            max_tokens=job.max_tokens, temperature=0.0, ignore_eos=job.constraint is None
-        )
+        sampling = Sampling(max_tokens=job.max_tokens, temperature=0.0, ignore_eos=job.ignore_eos)
         gen = Gen(
             branch,
             "answer",

@@ -66,4 +66,6 @@ def _jobs(vocab_size: int, options: argparse.Namespace, seed: int) -> list[Job]:
         return tuple(rng.randrange(vocab_size // 4, vocab_size - 16) for _ in range(count))
 
     shared = ids(options.shared)
-    return [Job(shared + ids(options.own), NEW_TOKENS) for _ in range(options.requests)]
+    return [
+        Job(shared + ids(options.own), NEW_TOKENS, ignore_eos=True) for _ in range(options.requests)
+    ]

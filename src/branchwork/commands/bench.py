@@ -8,6 +8,7 @@ BENCHES = {
     "prefix": "what sharing a prefix saves",
     "http": "what the gateway adds to the runtime",
     "lang": "what the language costs, against a runtime that answers at once",
+    "jump": "what a constraint costs and what jump-forward saves",
     "grammar": "coverage, compile and mask times of constraints",
 }
 

@@ -108,7 +108,7 @@ def test_masks_with_counters_on_a_stack_equal_brute_force(pattern: str) -> None:
         '"[a-zé日]{2,20}", ([0-9]+|true)',
         "([a-c]{0,20},){0,20}",
         "((ab?c?){1,20}x){1,20}",
-        "(a|b)*a(a|b){17}",
+        "(a|b)*a(a|b){13}",
         "([ab]{1,3}c){0,18}a",
         "(.|\\n)*END",
         "(ab){17,}",
@@ -116,10 +116,7 @@ def test_masks_with_counters_on_a_stack_equal_brute_force(pattern: str) -> None:
     ],
 )
 def test_masks_of_large_repetitions_equal_brute_force(pattern: str) -> None:
-    try:
-        whole = regex.pattern_dfa(pattern, "python", False)
-    except dfa.TooManyStates:
-        pytest.skip("the oracle is too large")
+    whole = regex.pattern_dfa(pattern, "python", False)
     agrees(whole, regex.compile_regex(pattern), JSON, rounds=25)
 
 
