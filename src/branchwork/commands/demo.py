@@ -27,6 +27,8 @@ def main(argv: list[str]) -> int:
         ran = time.perf_counter()
         again = demo_program.profile.run(text=TEXT, review=REVIEW, temperature=0)
         model = runtime.welcome.model
+        print(paint.bold("how each token came about"))
+        state.show()
     print(paint.bold("answers"))
     print(f"  person    {state['person']!r}")
     print(f"  capital   {state['capital']!r}")
