@@ -13,7 +13,7 @@ test: $(VENV)/.installed
 	$(BIN)/pytest -n $(JOBS) --dist worksteal -q -m "not slow and not gpu and not clients"
 
 test-all: $(VENV)/.installed
-	$(BIN)/pytest -n $(JOBS) --dist worksteal -q -m "not gpu and not clients"
+	HYPOTHESIS_PROFILE=new $(BIN)/pytest -n $(JOBS) --dist worksteal -q -m "not gpu and not clients"
 
 # The clients' own requirements pull much: they get an environment beside the main one.
 test-clients: $(VENV)-clients/.installed

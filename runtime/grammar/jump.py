@@ -124,11 +124,20 @@ def coming_cost(code: Code, w: Words, p: int) -> int:
     owner = w[p] >> 2
     if code[owner] != OBJECT or not (code[owner + 8] & FREE_ORDER and code[owner + 8] & COUNTED):
         return int64(0)
-    left = required_left(code, w, owner, p)
-    if object_count(code, w, owner, p) + left >= code[owner + 6]:
+    missing = code[owner + 6] - object_count(code, w, owner, p) - required_left(code, w, owner, p)
+    if missing <= 0:
         return int64(0)
-    extra = code[owner + OBJECT_WORDS + PROPERTY_WORDS * code[owner + 9]]
-    return int64(code[extra + 1]) + int64(code[code[owner + 5] + 1]) + 2
+    value, table, num = w[p + 1], owner + OBJECT_WORDS, code[owner + 9]
+    separator = int64(code[code[owner + 5] + 1])
+    before = int64(0) if w[p + 2] == 0 and value == 0 else separator
+    # Once the key is noted one member less is missing: `object_cost` leaves out the last that it counts.
+    for j in range(num):
+        row = table + PROPERTY_WORDS * j
+        if not (value >> j) & 1 and not code[row + 1] and code[code[row] + 1] < COST_LIMIT:
+            missing -= 1
+            if missing == 0:
+                return int64(code[code[row] + 1]) + before
+    return int64(code[code[table + PROPERTY_WORDS * num] + 1]) + before + 2
 
 
 @compiled
@@ -147,7 +156,7 @@ def object_cost(code: Code, w: Words, owner: int, p: int) -> int:
         if not free or not (value >> j) & 1:
             if code[row + 1]:
                 cost += code[code[row] + 1] + separator
-            elif missing > 0:
+            elif missing > 0 and code[code[row] + 1] < COST_LIMIT:
                 cost += code[code[row] + 1] + separator
                 missing -= 1
     if missing > 0 and extras:

@@ -116,6 +116,18 @@ def takes(node: ir.Node, text: bytes) -> bool:
     return matcher.accept_bytes(text) and matcher.can_end()
 
 
+def test_closing_is_found_behind_a_key_whose_value_is_never_allowed() -> None:
+    # The estimate left out what follows the key, and the search for a way to close gave up.
+    properties = tuple(
+        ir.Property(key, value, False)
+        for key, value in [(b'"a"', DIGIT), (b'"b"', DIGIT), (b'"ab"', DIGIT), (b'"c"', ir.NEVER)]
+    )
+    node = ir.Object(properties, (ir.Extra(WORD, DIGIT),), ir.FIXED, 1, None, free_order=True)
+    matcher = MachineGrammar(lower(ir.Rules(node)), lexicon_of(JSON)).start()
+    assert matcher.accept_bytes(b'{"c')
+    assert matcher.closing() == b'a": 0}'
+
+
 def test_counted_items_are_counted() -> None:
     node = ir.Array((), DIGIT, ir.FIXED, counted=STRING, counted_low=1, counted_high=2, high=3)
     for text, is_valid in [
