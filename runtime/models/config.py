@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from branchwork.runtime.models.fields import count, number
 from branchwork.runtime.models.rope import RopeConfig, read_rope
 from branchwork.runtime.wire.errors import ModelError
 
@@ -65,28 +66,30 @@ def read_config(raw: Mapping[str, Any], generation: Mapping[str, Any]) -> ModelC
         raise ModelError(
             "config.json: quantization_config: quantised checkpoints are not supported"
         )
-    hidden_size, num_heads = _count(raw, "hidden_size"), _count(raw, "num_attention_heads")
-    num_kv_heads = _count(raw, "num_key_value_heads", num_heads)
-    head_dim = _count(raw, "head_dim", 128 if family == "qwen3" else hidden_size // num_heads)
+    hidden_size, num_heads = count(raw, "hidden_size"), count(raw, "num_attention_heads")
+    num_kv_heads = count(raw, "num_key_value_heads", num_heads)
+    head_dim = count(raw, "head_dim", 128 if family == "qwen3" else hidden_size // num_heads)
+    if head_dim % 2 or head_dim < 4:
+        raise ModelError(f"config.json: head_dim must be even and at least 4, found {head_dim}")
     if num_heads % num_kv_heads:
         raise ModelError(
             f"config.json: {num_heads} attention heads cannot share {num_kv_heads} key/value heads"
         )
     num_layers, max_position = (
-        _count(raw, "num_hidden_layers"),
-        _count(raw, "max_position_embeddings"),
+        count(raw, "num_hidden_layers"),
+        count(raw, "max_position_embeddings"),
     )
     attention_bias = bool(raw.get("attention_bias", False))
     return ModelConfig(
         architecture=architecture,
-        vocab_size=_count(raw, "vocab_size"),
+        vocab_size=count(raw, "vocab_size"),
         hidden_size=hidden_size,
-        intermediate_size=_count(raw, "intermediate_size"),
+        intermediate_size=count(raw, "intermediate_size"),
         num_layers=num_layers,
         num_heads=num_heads,
         num_kv_heads=num_kv_heads,
         head_dim=head_dim,
-        rms_norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
+        rms_norm_eps=number(raw, "rms_norm_eps", 1e-6),
         rope=read_rope(raw, head_dim, max_position),
         max_position=max_position,
         tied_embeddings=bool(raw.get("tie_word_embeddings", False)),
@@ -106,21 +109,12 @@ def _architecture(raw: Mapping[str, Any]) -> str:
             "config.json: auto_map: the model brings Python code of its own, which is never executed"
         )
     names = raw.get("architectures") or []
-    if not isinstance(names, list) or len(names) != 1 or names[0] not in ARCHITECTURES:
+    if not isinstance(names, list) or len(names) != 1 or names[0] not in list(ARCHITECTURES):
         known = ", ".join(ARCHITECTURES)
         raise ModelError(
             f"config.json: architectures {names!r} is not supported; known are {known}"
         )
     return str(names[0])
-
-
-def _count(raw: Mapping[str, Any], key: str, default: int | None = None) -> int:
-    value = raw.get(key)
-    if value is None:
-        value = default
-    if type(value) is not int or value < 1:
-        raise ModelError(f"config.json: {key} must be a positive integer, found {value!r}")
-    return value
 
 
 def _windows(raw: Mapping[str, Any], family: str, num_layers: int) -> tuple[int, ...]:
@@ -130,13 +124,21 @@ def _windows(raw: Mapping[str, Any], family: str, num_layers: int) -> tuple[int,
         return (0,) * num_layers
     if family in ("qwen2", "qwen3") and not raw.get("use_sliding_window", False):
         return (0,) * num_layers
-    window = _count(raw, "sliding_window")
+    window = count(raw, "sliding_window")
     kinds = raw.get("layer_types")
     if kinds is None:
-        first = raw.get("max_window_layers", 28) if family != "mistral" else 0
+        first = (
+            0
+            if family == "mistral"
+            else count({"max_window_layers": 28, **raw}, "max_window_layers")
+        )
         return tuple(window if i >= first else 0 for i in range(num_layers))
     known = {"full_attention": 0, "sliding_attention": window}
-    if not isinstance(kinds, list) or len(kinds) != num_layers or not set(kinds) <= set(known):
+    if (
+        not isinstance(kinds, list)
+        or len(kinds) != num_layers
+        or any(k not in list(known) for k in kinds)
+    ):
         raise ModelError(
             f"config.json: layer_types must name full_attention or sliding_attention for {num_layers} layers"
         )

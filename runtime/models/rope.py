@@ -8,43 +8,64 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from branchwork.runtime.models.fields import mapping, number
 from branchwork.runtime.wire.errors import ModelError
 
-_NEEDED = {
-    "default": (),
-    "linear": ("factor",),
-    "dynamic": ("factor",),
-    "yarn": ("factor",),
-    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+_YARN = (
+    "original_max_position_embeddings",
+    "beta_fast",
+    "beta_slow",
+    "attention_factor",
+    "mscale",
+    "mscale_all_dim",
+)
+_LLAMA3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+
+# The numbers that each form needs, and those it may have.
+_FORMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "default": ((), ()),
+    "linear": (("factor",), ()),
+    "dynamic": (("factor",), ()),
+    "yarn": (("factor",), _YARN),
+    "llama3": (_LLAMA3, ()),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class RopeConfig:
-    """Which rotation: the form's name, its base, and its own numbers under the names of config.json."""
+    """Which rotation: the form's name, its base, and its own numbers under the names of config.json.
+
+    `truncate`: whether YaRN's range of dimensions is rounded to whole ones.
+    """
 
     kind: str
     theta: float
     head_dim: int
     max_position: int
-    numbers: Mapping[str, Any]
+    numbers: Mapping[str, float]
+    truncate: bool = True
 
 
 def read_rope(raw: Mapping[str, Any], head_dim: int, max_position: int) -> RopeConfig:
     """Read `rope_parameters`, or the older `rope_theta` and `rope_scaling`. Raises ModelError."""
-    numbers = dict(raw.get("rope_parameters") or raw.get("rope_scaling") or {})
+    numbers = mapping(raw, "rope_parameters") or mapping(raw, "rope_scaling")
     kind = str(numbers.get("rope_type") or numbers.get("type") or "default")
-    if kind not in _NEEDED:
+    if kind not in _FORMS:
         raise ModelError(
-            f"config.json: rope type {kind!r} is not supported; known are {', '.join(_NEEDED)}"
+            f"config.json: rope type {kind!r} is not supported; known are {', '.join(_FORMS)}"
         )
-    missing = [name for name in _NEEDED[kind] if not isinstance(numbers.get(name), int | float)]
-    if missing:
-        raise ModelError(f"config.json: rope type {kind!r} needs the number {missing[0]}")
+    needed, optional = _FORMS[kind]
+    read = {name: number(numbers, name) for name in needed}
+    read.update({name: number(numbers, name) for name in optional if numbers.get(name) is not None})
     if numbers.get("partial_rotary_factor", raw.get("partial_rotary_factor", 1.0)) != 1.0:
         raise ModelError("config.json: partial_rotary_factor other than 1 is not supported")
-    theta = float(numbers.get("rope_theta") or raw.get("rope_theta") or 10000.0)
-    return RopeConfig(kind, theta, head_dim, max_position, numbers)
+    theta = number(numbers, "rope_theta", number(raw, "rope_theta", 10000.0))
+    if theta <= 1:
+        raise ModelError(f"config.json: rope_theta must be above 1, found {theta}")
+    if kind == "llama3" and read["high_freq_factor"] <= read["low_freq_factor"]:
+        raise ModelError("config.json: high_freq_factor must be above low_freq_factor")
+    truncate = numbers.get("truncate", True) is not False
+    return RopeConfig(kind, theta, head_dim, max_position, read, truncate)
 
 
 def frequencies(rope: RopeConfig) -> tuple[Tensor, float]:
@@ -112,7 +133,7 @@ def _dynamic(rope: RopeConfig, lengths: Tensor) -> Tensor:
     return torch.reciprocal(base.unsqueeze(1) ** exponents)
 
 
-def _llama3(plain: Tensor, numbers: Mapping[str, Any]) -> Tensor:
+def _llama3(plain: Tensor, numbers: Mapping[str, float]) -> Tensor:
     """Llama 3.1: long waves are divided, short ones kept, those between interpolated."""
     factor, low, high = numbers["factor"], numbers["low_freq_factor"], numbers["high_freq_factor"]
     old_length = numbers["original_max_position_embeddings"]
@@ -127,14 +148,14 @@ def _yarn(rope: RopeConfig) -> tuple[Tensor, float]:
     """YaRN (Peng et al. 2023, sections 3.2 and 3.4)."""
     numbers, dim = rope.numbers, rope.head_dim
     factor = numbers["factor"]
-    old_length = numbers.get("original_max_position_embeddings") or rope.max_position
+    old_length = numbers.get("original_max_position_embeddings", rope.max_position)
 
     def dimension_of(rotations: float) -> float:
         return (dim * math.log(old_length / (rotations * 2 * math.pi))) / (2 * math.log(rope.theta))
 
-    low = dimension_of(numbers.get("beta_fast") or 32)
-    high = dimension_of(numbers.get("beta_slow") or 1)
-    if numbers.get("truncate", True):
+    low = dimension_of(numbers.get("beta_fast", 32))
+    high = dimension_of(numbers.get("beta_slow", 1))
+    if rope.truncate:
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, dim - 1)
     if low == high:
@@ -144,13 +165,12 @@ def _yarn(rope: RopeConfig) -> tuple[Tensor, float]:
     return plain / factor * ramp + plain * (1 - ramp), _yarn_attention_factor(numbers, factor)
 
 
-def _yarn_attention_factor(numbers: Mapping[str, Any], factor: float) -> float:
+def _yarn_attention_factor(numbers: Mapping[str, float], factor: float) -> float:
     def mscale(weight: float) -> float:
         return 0.1 * weight * math.log(factor) + 1.0 if factor > 1 else 1.0
 
-    given = numbers.get("attention_factor")
-    if given is not None:
-        return float(given)
-    if numbers.get("mscale") and numbers.get("mscale_all_dim"):
+    if "attention_factor" in numbers:
+        return numbers["attention_factor"]
+    if "mscale" in numbers and "mscale_all_dim" in numbers:
         return mscale(numbers["mscale"]) / mscale(numbers["mscale_all_dim"])
     return mscale(1.0)

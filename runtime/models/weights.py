@@ -34,8 +34,9 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     """The safetensors files of a folder, by its index where there is one. Raises ModelError."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        names = set(read_json(index).get("weight_map", {}).values())
-        paths = tuple(folder / str(name) for name in sorted(names))
+        shards = read_json(index).get("weight_map")
+        names = {str(name) for name in shards.values()} if isinstance(shards, dict) else set()
+        paths = tuple(folder / name for name in sorted(names))
         # A name that leads out of the folder would read what the index has no business with.
         bad = [path.name for path in paths if path.parent != folder or not path.is_file()]
         if bad or not paths:

@@ -1,0 +1,139 @@
+"""What a model folder may hold, and what is refused without running any of it."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tests.make_model import make_model
+
+from branchwork.runtime.models.loader import LoadedModel, load_model, model_folder
+from branchwork.runtime.models.weights import checksum
+from branchwork.runtime.wire.config import RuntimeConfig
+from branchwork.runtime.wire.errors import ConfigError, ModelError
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("made")
+    make_model(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path) -> Path:
+    """A copy that the test may spoil."""
+    return Path(shutil.copytree(made, tmp_path / "model"))
+
+
+def load(folder: Path, **options: Any) -> LoadedModel:
+    return load_model(RuntimeConfig(model=str(folder), **options))
+
+
+def rewrite(folder: Path, **tensors: torch.Tensor | None) -> None:
+    """Replace or, by None, drop tensors of the folder."""
+    path = folder / "model.safetensors"
+    kept = {**load_file(path), **tensors}
+    save_file({name: t for name, t in kept.items() if t is not None}, path)
+
+
+def test_a_sharded_folder_gives_the_tensors_of_a_whole_one(made: Path, tmp_path: Path) -> None:
+    make_model(tmp_path, shard_size="10KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 2
+    whole, sharded = load(made).decoder.weights, load(tmp_path).decoder.weights
+    assert torch.equal(whole.embedding, sharded.embedding)
+    assert torch.equal(whole.final_norm, sharded.final_norm)
+
+
+def test_weights_that_only_pickle_could_read_are_refused(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"pickle files, which could run code"):
+        load(folder)
+
+
+def test_a_folder_without_weights_is_refused(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"has no \*.safetensors weights"):
+        load(folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff" * 8, b"\x80\x04K\x01."])
+def test_a_file_that_is_no_safetensors_is_refused(folder: Path, content: bytes) -> None:
+    (folder / "model.safetensors").write_bytes(content)
+    with pytest.raises(ModelError, match="is not a safetensors file"):
+        load(folder)
+
+
+def test_a_missing_tensor_is_named(folder: Path) -> None:
+    rewrite(folder, **{"model.layers.1.mlp.up_proj.weight": None})
+    with pytest.raises(ModelError, match=r"has no tensor model.layers.1.mlp.up_proj.weight"):
+        load(folder)
+
+
+def test_a_tensor_of_another_shape_is_named_with_both(folder: Path) -> None:
+    rewrite(folder, **{"model.norm.weight": torch.ones(31)})
+    with pytest.raises(ModelError, match=r"model.norm.weight must have shape \[32\], found \[31\]"):
+        load(folder)
+
+
+def test_a_tensor_that_is_no_float_is_refused(folder: Path) -> None:
+    rewrite(folder, **{"model.norm.weight": torch.ones(32, dtype=torch.int32)})
+    with pytest.raises(ModelError, match="must be of a float type"):
+        load(folder)
+
+
+def test_a_tensor_without_a_place_is_refused(folder: Path) -> None:
+    rewrite(folder, **{"model.layers.2.extra": torch.ones(1)})
+    with pytest.raises(ModelError, match=r"no place for tensor model.layers.2.extra"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        {"weight_map": {"model.norm.weight": "missing.safetensors"}},
+        {"weight_map": {"model.norm.weight": "../outside.safetensors"}},
+        {"weight_map": {}},
+        {"weight_map": ["model.safetensors"]},
+        {},
+    ],
+)
+def test_an_index_that_names_no_file_of_the_folder_is_refused(
+    folder: Path, index: dict[str, Any]
+) -> None:
+    (folder.parent / "outside.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelError, match=r"model.safetensors.index.json of .* names"):
+        load(folder)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "\xff"])
+def test_a_config_that_is_no_object_is_refused(folder: Path, text: str) -> None:
+    (folder / "config.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(ModelError, match=r"config.json"):
+        load(folder)
+
+
+@pytest.mark.parametrize("name", ["no/such/folder", "../nowhere", "nowhere", "~nobody/x"])
+def test_a_name_that_is_neither_folder_nor_hub_name_is_refused(name: str) -> None:
+    with pytest.raises(ModelError, match="no such model folder"):
+        model_folder(name)
+
+
+def test_a_folder_without_a_config_is_no_model(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"has no config.json"):
+        model_folder(str(tmp_path))
+
+
+def test_a_device_that_this_version_lacks_is_refused(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="--device cuda"):
+        load(folder, device="cuda")
+
+
+def test_the_checksum_follows_the_weights_and_not_the_place(made: Path, folder: Path) -> None:
+    assert checksum(folder) == checksum(made)
+    rewrite(folder, **{"model.norm.weight": torch.zeros(32)})
+    assert checksum(folder) != checksum(made)

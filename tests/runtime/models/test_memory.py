@@ -1,0 +1,58 @@
+"""The size of the KV pool: as asked, or as much as is useful and fits."""
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import torch
+
+from branchwork.runtime.models import memory
+from branchwork.runtime.models.loader import LoadedModel
+from branchwork.runtime.models.memory import available_bytes, kv_slots_for
+from branchwork.runtime.wire.config import RuntimeConfig
+from branchwork.runtime.wire.errors import ConfigError
+
+KIB, MIB = 1 << 10, 1 << 20
+
+
+def slots(monkeypatch: pytest.MonkeyPatch, free: int, max_len: int = 100, **options: Any) -> int:
+    """Slots of 1 KiB each, with `free` bytes on the machine."""
+    monkeypatch.setattr(memory, "available_bytes", lambda: free)
+    model = SimpleNamespace(
+        decoder=SimpleNamespace(dtype=torch.bfloat16),
+        config=SimpleNamespace(kv_bytes_per_slot=lambda itemsize: KIB * itemsize // 2),
+    )
+    return kv_slots_for(RuntimeConfig(**options), cast(LoadedModel, model), max_len)
+
+
+def test_the_pool_holds_every_row_at_its_longest_where_memory_allows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert slots(monkeypatch, free=1 << 40, max_len=100, max_rows=8) == 800
+
+
+def test_else_it_takes_half_of_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert slots(monkeypatch, free=MIB, max_len=4096, max_rows=8) == 512
+
+
+def test_a_number_of_slots_or_mebibytes_is_taken_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert slots(monkeypatch, free=MIB, kv_slots=700) == 700
+    assert slots(monkeypatch, free=4 * MIB, kv_memory=3) == 3072
+
+
+def test_more_than_there_is_names_both_numbers_and_the_option(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(ConfigError, match=r"--kv-slots 2000: .* at most --kv-slots 1024"):
+        slots(monkeypatch, free=MIB, kv_slots=2000)
+    with pytest.raises(ConfigError, match=r"--kv-memory 3: .* has 0.0 GiB free"):
+        slots(monkeypatch, free=MIB, kv_memory=3)
+
+
+def test_a_pool_too_small_to_use_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="at least 64 are needed"):
+        slots(monkeypatch, free=100 * KIB)
+
+
+def test_this_machine_has_memory() -> None:
+    assert available_bytes() > MIB
