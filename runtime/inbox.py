@@ -103,7 +103,7 @@ class ClientGone:
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """ "stats" or "flush_cache": `reply` gets JSON text."""
+    """ "stats", "inspect" or "flush_cache": `reply` gets JSON text."""
 
     what: str
     reply: "Future[str]"

@@ -17,7 +17,7 @@ from branchwork.runtime.io.router import Router
 from branchwork.runtime.wire.config import RuntimeConfig
 from branchwork.runtime.wire.messages import Welcome
 
-ENGINE_REQUESTS = ("stats", "flush_cache")
+ENGINE_REQUESTS = ("stats", "inspect", "flush_cache")
 JOIN_S = 5.0
 
 

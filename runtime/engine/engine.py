@@ -5,12 +5,13 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from branchwork.runtime.engine.branches import Branches
 from branchwork.runtime.engine.cache import PrefixCache
 from branchwork.runtime.engine.capacity import Capacity
 from branchwork.runtime.engine.context import Context
+from branchwork.runtime.engine.inspection import report_requests, report_tree
 from branchwork.runtime.engine.scheduler import Scheduler
 from branchwork.runtime.grammar.interface import Vocabulary
 from branchwork.runtime.grammar.stops import StopScanner
@@ -136,10 +137,20 @@ class Engine:
             return
         if control.what == "stats":
             control.reply.set_result(json.dumps(self.stats()))
+        elif control.what == "inspect":
+            control.reply.set_result(json.dumps(self.inspect()))
         elif control.what == "flush_cache":
             control.reply.set_result(json.dumps({"flushed": self.cache.flush()}))
         else:
             control.reply.set_exception(ValueError(f"the engine knows no {control.what!r}"))
+
+    def inspect(self) -> dict[str, Any]:
+        """The requests and the prefix tree, as they are now; see `runtime.engine.inspection`."""
+        scheduler = self.scheduler
+        return {
+            "requests": report_requests(scheduler.running, scheduler.waiting),
+            "tree": report_tree(self.cache.tree),
+        }
 
     def stats(self) -> dict[str, int | float]:
         """Memory in slots, requests, tokens since the start, times in milliseconds."""

@@ -242,6 +242,15 @@ class RadixTree:
                     slots = np.concatenate([edge.slots for edge in edges])
                     yield space, tuple(tokens.tolist()), tuple(slots.tolist())
 
+    def roots(self) -> Iterator[Node]:
+        """The root of each namespace; for reports, which change nothing."""
+        yield from self._roots.values()
+
+    @property
+    def clock(self) -> int:
+        """How often the tree was used; `Node.last_used` is in its terms."""
+        return self._clock
+
     def check(self) -> None:
         """Assert that the counters equal a recount of the tree."""
         total = unlocked = 0

@@ -39,6 +39,12 @@ class DetokenizeBody(msgspec.Struct):
     token_ids: tuple[int, ...]
 
 
+class DetokenizeEachBody(msgspec.Struct):
+    """Several runs of ids."""
+
+    groups: tuple[tuple[int, ...], ...]
+
+
 class Desk:
     """Answers requests."""
 
@@ -48,6 +54,7 @@ class Desk:
         self._handlers: dict[str, Callable[[str], str]] = {
             "tokenize": self._tokenize,
             "detokenize": self._detokenize,
+            "detokenize_each": self._detokenize_each,
             "render": self._render,
             "tokenizer_info": self._tokenizer_info,
         }
@@ -74,6 +81,12 @@ class Desk:
         token_ids = _read(body, DetokenizeBody).token_ids
         check_token_ids("token_ids", token_ids, self._limits)
         return _write({"text": self._encoder.tokenizer.decode(token_ids)})
+
+    def _detokenize_each(self, body: str) -> str:
+        groups = _read(body, DetokenizeEachBody).groups
+        for token_ids in groups:
+            check_token_ids("groups", token_ids, self._limits)
+        return _write({"texts": [self._encoder.tokenizer.decode(group) for group in groups]})
 
     def _render(self, body: str) -> str:
         return _write(

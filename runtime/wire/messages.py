@@ -270,7 +270,7 @@ class Heartbeat(Message, frozen=True, tag="heartbeat"):
 class Request(Message, frozen=True, tag="request"):
     """Ask for something beside the branches; answered by exactly one `Reply` with the same number.
 
-    `what`: "stats", "flush_cache", "tokenize", "detokenize", "render", "shutdown"; `body` is JSON text.
+    `what`: "stats", "inspect", "flush_cache", "tokenize", "detokenize", "render", "shutdown"; `body` is JSON text.
     """
 
     number: int
