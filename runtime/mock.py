@@ -202,13 +202,19 @@ class MockRuntime:
     """An engine over `MockRunner` that is driven step by step, on a clock that only `run` moves (1 ms a pass)."""
 
     def __init__(
-        self, config: RuntimeConfig | None = None, num_slots: int = 4096, max_len: int = 4096
+        self,
+        config: RuntimeConfig | None = None,
+        num_slots: int = 4096,
+        max_len: int = 4096,
+        runner: MockRunner | None = None,
     ) -> None:
         config = config if config is not None else RuntimeConfig()
         self.now_s = 0.0
         self.vocabulary = mock_vocabulary()
         self.tokenizer = MockTokenizer(self.vocabulary)
-        self.runner = MockRunner(self.vocabulary, num_slots, config.max_rows, max_len)
+        if runner is None:
+            runner = MockRunner(self.vocabulary, num_slots, config.max_rows, max_len)
+        self.runner = runner
         self.inbox = MockInbox()
         self.outbox = MockOutbox()
         self.engine = Engine(

@@ -34,6 +34,10 @@ class Engine:
         rules = compile_schema(json.dumps(schema), "strict", "fixed", "any")
         return MachineGrammar(lower(rules), self.lexicon)
 
+    def compile_compact(self, schema: Any) -> MachineGrammar:
+        """A grammar from a schema as it is served by default: fixed separators, keys in their order."""
+        return MachineGrammar(lower(compile_schema(json.dumps(schema))), self.lexicon)
+
     def compile_regex(self, pattern: str) -> MachineGrammar:
         """A grammar from a regex."""
         return MachineGrammar(lower(to_rules(Regex(pattern))), self.lexicon)

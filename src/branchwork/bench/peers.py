@@ -6,6 +6,9 @@ from typing import Any
 
 import numpy as np
 
+SEPARATORS = (", ", ": ")
+"""What stands between members, and after a key, in compact texts: as `json.dumps` writes them."""
+
 
 class XGrammar:
     """xgrammar in its strict mode, any white space."""
@@ -28,6 +31,12 @@ class XGrammar:
             json.dumps(schema), any_whitespace=True, strict_mode=True
         )
 
+    def compile_compact(self, schema: Any) -> Any:
+        """A grammar from a schema, with the separators of `json.dumps`."""
+        return self._compiler.compile_json_schema(
+            json.dumps(schema), any_whitespace=False, separators=SEPARATORS, strict_mode=True
+        )
+
     def compile_regex(self, pattern: str) -> Any:
         """A grammar from a regex."""
         return self._compiler.compile_regex(pattern)
@@ -44,6 +53,11 @@ class XGrammar:
     def accept(self, matcher: Any, token_id: int) -> bool:
         """Advance."""
         return bool(matcher.accept_token(token_id))
+
+    def ff(self, matcher: Any) -> bytes:
+        """The forced bytes."""
+        run: str = matcher.find_jump_forward_string()
+        return run.encode()
 
 
 class LLGuidance:
@@ -69,6 +83,13 @@ class LLGuidance:
         """A grammar from a schema."""
         return self._make(self._json, self._matcher.grammar_from_json_schema(schema))
 
+    def compile_compact(self, schema: Any) -> Any:
+        """A grammar from a schema, with the separators of `json.dumps`."""
+        item, key = SEPARATORS
+        options = {"whitespace_flexible": False, "item_separator": item, "key_separator": key}
+        grammar = self._matcher.grammar_from_json_schema(schema, overrides=options)
+        return self._make(self._json, grammar)
+
     def compile_regex(self, pattern: str) -> Any:
         """A grammar from a regex."""
         return self._make(self._plain, self._matcher.grammar_from_regex(pattern))
@@ -84,6 +105,11 @@ class LLGuidance:
     def accept(self, matcher: Any, token_id: int) -> bool:
         """Advance."""
         return bool(matcher.consume_token(token_id))
+
+    def ff(self, matcher: Any) -> bytes:
+        """The forced bytes."""
+        run: bytes = matcher.compute_ff_bytes()
+        return run
 
 
 PEERS: dict[str, Any] = {"llguidance": LLGuidance, "xgrammar": XGrammar}
