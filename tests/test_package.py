@@ -35,6 +35,8 @@ def test_the_wheel_holds_code_model_and_page_as_real_files(built: Path) -> None:
         "branchwork/lang/state.py",
         "branchwork/runtime/wire/messages.py",
         "branchwork/kernels/api.py",
+        "branchwork/runtime/server/page/index.html",
+        "branchwork/runtime/server/page/main.js",
         "branchwork/runtime/models/sprout/config.json",
         "branchwork/runtime/models/sprout/tokenizer.json",
     ):

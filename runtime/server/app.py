@@ -24,6 +24,7 @@ from branchwork.runtime.server import (
     messages,
     native,
     responses,
+    static,
     status,
     tokenizing,
 )
@@ -65,6 +66,7 @@ ROUTES = (
     Route("GET", "/metrics", status.metrics),
     Route("GET", "/version", status.version),
     Route("GET", "/server/stats", status.stats),
+    Route("GET", "/server/inspect", status.inspect),
     Route("POST", "/server/flush_cache", status.flush_cache, admin=True),
     Route("POST", "/tokenize", tokenizing.tokenize, tokenizing.TokenizeRequest),
     Route("POST", "/detokenize", tokenizing.detokenize, tokenizing.DetokenizeRequest),
@@ -78,6 +80,8 @@ ROUTES = (
     Route("POST", "/flush_cache", native.flush_cache, admin=True),
     Route("GET", "/flush_cache", native.flush_cache, admin=True),
     Route("POST", "/abort_request", native.abort_request, native.AbortRequest),
+    Route("GET", "/", static.index),
+    Route("GET", "/page/{name}", static.part),
 )
 
 

@@ -93,6 +93,11 @@ class ServerConfig:
     def __post_init__(self) -> None:
         check_options(self)
 
+    @property
+    def shows_prompts(self) -> bool:
+        """Whether an administrator is shown what others asked: by the admin key, or on a machine of one's own."""
+        return bool(self.admin_key) or not (self.api_key or self.without_key)
+
     def with_keys(self) -> "ServerConfig":
         """The same options with both keys read from where they stand. Raises ConfigError.
 

@@ -59,7 +59,6 @@ class Gateway:
         self.config = config
         self.metrics = Metrics()
         self.responses = ResponseStore(config.max_stored, config.max_stored_bytes)
-        self.draining = False
         self.waiting_error: str | None = None
         self.pulse: Callable[[], str | None] = lambda: None
         self._attached: Attached | None = None
@@ -85,9 +84,7 @@ class Gateway:
 
     @property
     def attached(self) -> Attached:
-        """The runtime that answers. Raises ApiError (503) when there is none, or the gateway is draining."""
-        if self.draining:
-            raise unavailable("the server is shutting down")
+        """The runtime that answers. Raises ApiError (503) when there is none."""
         if self._attached is None:
             raise unavailable(self.waiting_error or "the runtime is starting; try again shortly")
         return self._attached
@@ -95,7 +92,7 @@ class Gateway:
     @property
     def ready(self) -> bool:
         """Whether new requests would be taken."""
-        return self._attached is not None and not self.draining
+        return self._attached is not None
 
     def trouble(self) -> str | None:
         """Why no good answer can be expected at the moment, or None; reads what is known, and asks nobody."""

@@ -23,6 +23,8 @@ from branchwork.runtime.server.gateway import Gateway
 log = logging.getLogger(__name__)
 
 LOOPBACK_NAMES = frozenset(("localhost", "127.0.0.1", "::1"))
+# What a browser says of a request that this server's own page made, or its user by hand.
+OWN_SITES = frozenset((b"same-origin", b"none"))
 
 
 class Guard:
@@ -85,7 +87,7 @@ class Guard:
     def _admit(self, scope: Scope) -> bool:
         """Whether the caller is an administrator. Raises ApiError for who may not come in."""
         headers: list[tuple[bytes, bytes]] = scope["headers"]
-        self._check_origin(headers)
+        self._check_origin(scope)
         admin = self._check_key(scope, headers)
         for value in _values(headers, b"content-length"):
             if not value.isdigit() or len(value) > 18 or int(value) > self._config.max_body:
@@ -108,14 +110,22 @@ class Guard:
             code="invalid_api_key",
         )
 
-    def _check_origin(self, headers: list[tuple[bytes, bytes]]) -> None:
-        """No other site's page may use this server through its visitor's browser."""
+    def _check_origin(self, scope: Scope) -> None:
+        """No other site's page may use this server through its visitor's browser, which may know the key.
+
+        What a page fetches in another's name carries an Origin, or (a picture, a link) only what the browser adds.
+        """
+        headers: list[tuple[bytes, bytes]] = scope["headers"]
         hosts = [value.decode("latin-1") for value in _values(headers, b"host")]
         host = hosts[0] if hosts else ""
         for origin in _values(headers, b"origin"):
             netloc = _netloc(origin.decode("latin-1"))
             if netloc != host.lower() and _name(netloc) not in self._named_hosts:
-                raise ApiError("requests of other sites are refused", 403, code="origin_refused")
+                raise _origin_refused()
+        is_visit = scope.get("raw_path") == b"/" and scope["method"] == "GET"
+        sites = set(_values(headers, b"sec-fetch-site"))
+        if not sites <= OWN_SITES and not is_visit and not _values(headers, b"origin"):
+            raise _origin_refused()
         keyless = self._key is None and not self._config.without_key
         if keyless and host and _name(host) not in self._own_hosts:
             # A name that an attacker points at this machine (DNS rebinding) has another Host.
@@ -135,6 +145,10 @@ async def _refuse(error: ApiError, scope: Scope, receive: Receive, send: Send) -
     # What was not read of the body is not waited for.
     response.headers["connection"] = "close"
     await response(scope, receive, send)
+
+
+def _origin_refused() -> ApiError:
+    return ApiError("requests of other sites are refused", 403, code="origin_refused")
 
 
 def _values(headers: Iterable[tuple[bytes, bytes]], wanted: bytes) -> list[bytes]:

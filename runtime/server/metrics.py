@@ -50,6 +50,10 @@ class Durations(Collector):
         self._counts[bisect_left(_SECONDS, seconds)] += 1
         self._sum += seconds
 
+    def counted(self) -> dict[str, list[float] | list[int]]:
+        """What was counted so far: `counts[i]` durations up to `bounds[i]` seconds, and a last count beyond them."""
+        return {"bounds": list(_SECONDS), "counts": list(self._counts)}
+
     def collect(self) -> Iterator[HistogramMetricFamily]:
         """The histogram, its buckets cumulative."""
         buckets, total = [], 0
@@ -99,6 +103,14 @@ class Metrics:
         self.tokens.labels("sampled").inc(usage.sampled)
         self.tokens.labels("jumped").inc(usage.jumped)
         self.tokens.labels("speculated").inc(usage.speculated)
+
+    def durations(self) -> dict[str, dict[str, list[float] | list[int]]]:
+        """The histograms as plain values; two looks at them give the durations in between."""
+        return {
+            "first_token": self.first_token.counted(),
+            "between_tokens": self.between_tokens.counted(),
+            "request": self.whole.counted(),
+        }
 
     def text(self, runtime_stats: dict[str, object]) -> bytes:
         """The page Prometheus reads; `runtime_stats` are the runtime's numbers, {} when it does not answer."""

@@ -253,6 +253,7 @@ async def server_info(gateway: Gateway, request: Request) -> Response:
             "context_length": welcome.context_len,
             "max_total_num_tokens": welcome.context_len,
             "limits": welcome.limits,
+            "chat_format": msgspec.structs.asdict(welcome.chat_format),
             "internal_states": [await gateway.ask("stats")],
         }
     )

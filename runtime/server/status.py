@@ -1,5 +1,6 @@
 """Routes about the server itself: which model, whether it lives, and its numbers."""
 
+import asyncio
 from importlib.metadata import version as installed_version
 from typing import Any
 
@@ -61,6 +62,23 @@ async def stats(gateway: Gateway, request: Request) -> Response:
     """The runtime's numbers: slots, requests, the cache."""
     numbers = await gateway.ask("stats")
     return json_response({**numbers, "requests_in_gateway": gateway.num_running})
+
+
+async def inspect(gateway: Gateway, request: Request) -> Response:
+    """What the runtime holds at this moment: its requests and its prefix tree, for the page.
+
+    The tree's texts are what others asked: without the admin key its nodes are counted in tokens only.
+    """
+    numbers, report = await asyncio.gather(gateway.ask("stats"), gateway.ask("inspect"))
+    nodes = report["tree"]["nodes"]
+    heads = [node.pop("head") for node in nodes]
+    if request.state.admin and gateway.config.shows_prompts:
+        texts = (await gateway.ask("detokenize_each", {"groups": heads}))["texts"]
+        for node, text in zip(nodes, texts, strict=True):
+            node["text"] = text
+    return json_response(
+        {"stats": numbers, "durations": gateway.metrics.durations(), **report},
+    )
 
 
 async def flush_cache(gateway: Gateway, request: Request) -> Response:

@@ -51,7 +51,10 @@ async def tokenize(gateway: Gateway, request: Request) -> Response:
     else:
         body = _chat(ask, gateway).rendering()
     ids = (await gateway.ask("tokenize", body))["token_ids"]
-    strings = [await _text(gateway, [each]) for each in ids] if ask.return_token_strs else None
+    strings = None
+    if ask.return_token_strs:
+        groups = [[each] for each in ids]
+        strings = (await gateway.ask("detokenize_each", {"groups": groups}))["texts"]
     return json_response(
         {
             "tokens": ids,
@@ -77,12 +80,9 @@ async def detokenize(gateway: Gateway, request: Request) -> Response:
     ask = decode(await read_body(request, gateway.config), DetokenizeRequest)
     attached = gateway.attached
     attached.model.check(ask.model)
-    text = await _text(gateway, attached.limits.token_ids(ask.tokens, "tokens"))
+    token_ids = attached.limits.token_ids(ask.tokens, "tokens")
+    text = (await gateway.ask("detokenize", {"token_ids": token_ids}))["text"]
     return json_response({"prompt": text, "text": text})
-
-
-async def _text(gateway: Gateway, token_ids: list[int] | tuple[int, ...]) -> str:
-    return str((await gateway.ask("detokenize", {"token_ids": token_ids}))["text"])
 
 
 async def tokenizer_info(gateway: Gateway, request: Request) -> Response:

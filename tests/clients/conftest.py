@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 KEY = "clients-key"
+ADMIN_KEY = "clients-admin-key"
 
 
 def free_port() -> int:
@@ -33,7 +34,8 @@ def url() -> Iterator[str]:
     model = os.environ.get("BRANCHWORK_TEST_MODEL", "sprout")
     command = [sys.executable, "-m", "branchwork", "serve", "--port", str(port), "--model", model]
     names = ["--served-model-name", "sprout"]
-    environment = {**os.environ, "BRANCHWORK_API_KEY": KEY}
+    keys = {"BRANCHWORK_API_KEY": KEY, "BRANCHWORK_ADMIN_KEY": ADMIN_KEY}
+    environment = {**os.environ, **keys}
     process = subprocess.Popen([*command, *names], env=environment, stderr=subprocess.DEVNULL)
     address = f"http://127.0.0.1:{port}"
     try:

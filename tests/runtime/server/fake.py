@@ -45,6 +45,7 @@ WELCOME = Welcome(
     heartbeat_s=2.0,
     pid=0,
 )
+TREE_NODE = {"parent": None, "space": 0, "tokens": 2, "end": 2, "head": [104, 105]}
 TEMPLATE = "{% for m in messages %}…{% endfor %}<tool_call>"
 
 
@@ -133,8 +134,12 @@ class FakeBackend:
             return json.dumps({"token_ids": list(text.encode())})
         if what == "detokenize":
             return json.dumps({"text": bytes(ask["token_ids"]).decode(errors="replace")})
+        if what == "detokenize_each":
+            return json.dumps({"texts": [bytes(each).decode() for each in ask["groups"]]})
         if what == "stats":
             return json.dumps({"slots_total": 100, "slots_free": 90, "running": 0, "waiting": 0})
+        if what == "inspect":
+            return json.dumps({"requests": [], "tree": {"nodes": [TREE_NODE], "tokens": 2}})
         return json.dumps({"flushed": 3})
 
     def _work(self) -> None:

@@ -126,6 +126,17 @@ def test_pages_of_other_sites_are_refused(serving: Any, origin: str) -> None:
     assert serving().get("/v1/models", headers={"origin": "http://localhost"}).status_code == 200
 
 
+@pytest.mark.parametrize("site", ["cross-site", "same-site", "same-origin, cross-site"])
+def test_what_other_sites_fetch_in_a_visitors_name_is_refused(serving: Any, site: str) -> None:
+    headers = {**KEY, "sec-fetch-site": site}
+    server = serving(api_key="secret")
+    for path in ("/flush_cache", "/metrics", "/page/main.js"):
+        assert server.get(path, headers=headers).status_code == 403
+    assert server.get("/", headers=headers).status_code == 200
+    for own in ("same-origin", "none"):
+        assert server.get("/metrics", headers={**KEY, "sec-fetch-site": own}).status_code == 200
+
+
 def test_without_a_key_only_names_of_this_machine_are_served(serving: Any) -> None:
     for host, status in [("localhost:8000", 200), ("[::1]:8000", 200), ("evil.example", 403)]:
         assert serving().get("/health", headers={"host": host}).status_code == status
