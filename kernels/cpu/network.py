@@ -22,12 +22,14 @@ from branchwork.kernels.cpu.attention import (
     take_rows,
 )
 from branchwork.kernels.cpu.cached import entry_point
-from branchwork.kernels.cpu.team import Team, meet, sleep, wake
+from branchwork.kernels.cpu.team import Team, meet, sleep, take, wake
 from branchwork.kernels.cpu.tile import PANEL, Tiles, product
 from branchwork.kernels.cpu.vector import exp, inlined, kernel, narrow, widen
 
 PRODUCT_ROWS = 48
 """Rows whose products wait for what follows them (a sum, SiLU) in the first-level cache."""
+SOME_TOKENS = 8
+"""Tokens of which a thread takes the small work (norms, rotation) at a time."""
 
 
 class Shape(NamedTuple):
@@ -138,13 +140,6 @@ class Thread(NamedTuple):
     products: npt.NDArray[np.float32]  # [PRODUCT_ROWS, PANEL]
 
 
-@inlined
-def share(count: Any, thread: Any) -> Any:
-    """The thread's range of `count` pieces of work."""
-    first = count * thread.part // thread.team.size
-    return range(first, count * (thread.part + 1) // thread.team.size)
-
-
 @kernel
 def norm_row(x: Any, weight: Any, eps: Any, out: Any) -> None:
     """out = x / rms(x) · weight, for one row."""
@@ -158,33 +153,42 @@ def norm_row(x: Any, weight: Any, eps: Any, out: Any) -> None:
 
 @kernel
 def _embed(tokens: Any, embedding: Any, hidden: Any, thread: Any) -> None:
-    for t in share(len(tokens.ids), thread):
-        row = embedding[tokens.ids[t]]
-        for i in range(hidden.shape[1]):
-            hidden[t, i] = widen(row[i])
+    first, count = take(thread.team, SOME_TOKENS), len(tokens.ids)
+    while first < count:
+        for t in range(first, min(first + SOME_TOKENS, count)):
+            row = embedding[tokens.ids[t]]
+            for i in range(hidden.shape[1]):
+                hidden[t, i] = widen(row[i])
+        first = take(thread.team, SOME_TOKENS)
 
 
 @kernel
 def _norms(x: Any, weight: Any, eps: Any, num_tokens: Any, out: Any, thread: Any) -> None:
-    for t in share(num_tokens, thread):
-        norm_row(x[t], weight, eps, out[t])
+    first = take(thread.team, SOME_TOKENS)
+    while first < num_tokens:
+        for t in range(first, min(first + SOME_TOKENS, num_tokens)):
+            norm_row(x[t], weight, eps, out[t])
+        first = take(thread.team, SOME_TOKENS)
 
 
 @kernel
 def _project(x: Any, num_rows: Any, weight: Any, out: Any, thread: Any) -> None:
     """out = x Wᵀ; the threads take columns, so that each weight is read once."""
-    for panel in share(out.shape[1] // PANEL, thread):
+    panel = take(thread.team, 1)
+    while panel < out.shape[1] // PANEL:
         first = panel * PANEL
         product(
             thread.tiles, x, num_rows, weight[first // 16 :], weight.shape[1], out[:, first:], PANEL
         )
+        panel = take(thread.team, 1)
 
 
 @kernel
 def _project_add(x: Any, num_rows: Any, weight: Any, bias: Any, out: Any, thread: Any) -> None:
     """out += x Wᵀ + b."""
     scratch = thread.products
-    for panel in share(weight.shape[0] * 16 // PANEL, thread):
+    panel = take(thread.team, 1)
+    while panel < weight.shape[0] * 16 // PANEL:
         first = panel * PANEL
         for row in range(0, num_rows, PRODUCT_ROWS):
             n = min(num_rows - row, PRODUCT_ROWS)
@@ -193,13 +197,15 @@ def _project_add(x: Any, num_rows: Any, weight: Any, bias: Any, out: Any, thread
             )
             for r in range(n):
                 _add(scratch[r], bias[first:], out[row + r, first : first + PANEL])
+        panel = take(thread.team, 1)
 
 
 @kernel
 def _gate(x: Any, num_rows: Any, weight: Any, bias: Any, out: Any, thread: Any) -> None:
     """out = silu(x Gᵀ + b) · (x Uᵀ + c), with the columns of G and U 32 by 32."""
     scratch, half = thread.products, PANEL // 2
-    for panel in share(weight.shape[0] * 16 // PANEL, thread):
+    panel = take(thread.team, 1)
+    while panel < weight.shape[0] * 16 // PANEL:
         first = panel * PANEL
         for row in range(0, num_rows, PRODUCT_ROWS):
             n = min(num_rows - row, PRODUCT_ROWS)
@@ -212,6 +218,7 @@ def _gate(x: Any, num_rows: Any, weight: Any, bias: Any, out: Any, thread: Any) 
                     scratch[r, half:], bias[first + half : first + PANEL],
                     out[row + r, panel * half : (panel + 1) * half],
                 )  # fmt: skip
+        panel = take(thread.team, 1)
 
 
 @kernel
@@ -242,26 +249,36 @@ def _rope_store(
     shape: Any, weights: Any, layer: Any, work: Any, cache: Any, tokens: Any, thread: Any
 ) -> None:
     """Biases and norms of q and k, then rotation; q to its buffer, k and v to their slots."""
+    first, count = take(thread.team, SOME_TOKENS), len(tokens.ids)
+    while first < count:
+        for t in range(first, min(first + SOME_TOKENS, count)):
+            _rope_store_token(shape, weights, layer, work, cache, tokens, t)
+        first = take(thread.team, SOME_TOKENS)
+
+
+@kernel
+def _rope_store_token(
+    shape: Any, weights: Any, layer: Any, work: Any, cache: Any, tokens: Any, t: Any
+) -> None:
     dim, num_heads, num_kv = shape.head_dim, shape.num_heads, shape.num_kv_heads
-    for t in share(len(tokens.ids), thread):
-        row, slot = work.qkv[t], tokens.slots[t]
-        cos, sin = cache.cos[tokens.positions[t]], cache.sin[tokens.positions[t]]
-        for i in range((num_heads + 2 * num_kv) * dim):
-            row[i] += weights.qkv_bias[layer, i]
-        for h in range(num_heads + num_kv):
-            head = row[h * dim : (h + 1) * dim]
-            if shape.qk_norm:
-                norm = weights.q_norm[layer] if h < num_heads else weights.k_norm[layer]
-                norm_row(head, norm, shape.eps, head)
-            if h < num_heads:
-                rotate(head, cos, sin, work.q[t, h * dim : (h + 1) * dim])
-            elif slot >= 0:
-                rotate(head, cos, sin, cache.k[layer, slot, h - num_heads])
-        if slot >= 0:
-            values = row[(num_heads + num_kv) * dim :]
-            for h in range(num_kv):
-                for d in range(dim):
-                    cache.v[layer, slot, h, d] = narrow(values[h * dim + d], cache.v)
+    row, slot = work.qkv[t], tokens.slots[t]
+    cos, sin = cache.cos[tokens.positions[t]], cache.sin[tokens.positions[t]]
+    for i in range((num_heads + 2 * num_kv) * dim):
+        row[i] += weights.qkv_bias[layer, i]
+    for h in range(num_heads + num_kv):
+        head = row[h * dim : (h + 1) * dim]
+        if shape.qk_norm:
+            norm = weights.q_norm[layer] if h < num_heads else weights.k_norm[layer]
+            norm_row(head, norm, shape.eps, head)
+        if h < num_heads:
+            rotate(head, cos, sin, work.q[t, h * dim : (h + 1) * dim])
+        elif slot >= 0:
+            rotate(head, cos, sin, cache.k[layer, slot, h - num_heads])
+    if slot >= 0:
+        values = row[(num_heads + num_kv) * dim :]
+        for h in range(num_kv):
+            for d in range(dim):
+                cache.v[layer, slot, h, d] = narrow(values[h * dim + d], cache.v)
 
 
 @kernel
@@ -276,7 +293,7 @@ def _attend_shared(
     group, scratch = shape.num_heads // shape.num_kv_heads, thread.attention
     at_once = max(QUERY_ROWS // group, 1)
     scale = np.float32(1.0 / np.sqrt(shape.head_dim))
-    piece = 0
+    piece, mine = -1, take(thread.team, 1)
     for g in range(len(shared.length)):
         first, last = shared.start[g], shared.start[g + 1]
         slots = cache.slot_table[tokens.rows[shared.members[first]]]
@@ -285,8 +302,9 @@ def _attend_shared(
             heads = Heads(head, np.int64(1), group, shape.head_dim, scale)
             for member in range(first, last, at_once):
                 piece += 1
-                if piece % thread.team.size != thread.part:
+                if piece != mine:
                     continue
+                mine = take(thread.team, 1)
                 num_tokens = min(last - member, at_once)
                 for i in range(num_tokens):
                     scratch.tokens[i] = tokens.query_start[shared.members[member + i]]
@@ -311,11 +329,11 @@ def _attend(
     shared: Any,
     thread: Any,
 ) -> None:
-    """Attention of every request. Pieces of work go round the threads: some key heads of some tokens."""
+    """Attention of every request. A piece of work is some key heads of some tokens."""
     num_kv, scratch, size = shape.num_kv_heads, thread.attention, thread.team.size
     group = shape.num_heads // num_kv
     scale = np.float32(1.0 / np.sqrt(shape.head_dim))
-    piece = 0
+    piece, mine = -1, take(thread.team, 1)
     for i in range(len(tokens.rows)):
         first, last = tokens.query_start[i], tokens.query_start[i + 1]
         start = tokens.kv_len[i] - (last - first)
@@ -328,8 +346,9 @@ def _attend(
             heads = Heads(head, min(heads_at_once, num_kv - head), group, shape.head_dim, scale)
             for token in range(first, last, at_once):
                 piece += 1
-                if piece % size != thread.part:
+                if piece != mine:
                     continue
+                mine = take(thread.team, 1)
                 num_tokens, position = min(last - token, at_once), start + token - first
                 for t in range(num_tokens):
                     scratch.tokens[t] = token + t
@@ -352,6 +371,7 @@ def _layers(
     """Compute the new tokens: their K and V go to their slots, their last hidden states to `work.hidden`."""
     num_tokens, hidden, team = len(tokens.ids), work.hidden, thread.team
     _embed(tokens, weights.embedding, hidden, thread)
+    meet(team)
     for layer in range(weights.attention_norm.shape[0]):
         _norms(hidden, weights.attention_norm[layer], shape.eps, num_tokens, work.normed, thread)
         meet(team)
@@ -390,8 +410,10 @@ def _layers(
 def _head(shape: Any, weights: Any, work: Any, of_tokens: Any, thread: Any) -> None:
     """Logits of what follows some tokens, from `work.hidden`."""
     num_rows = len(of_tokens)
-    for r in share(num_rows, thread):
-        norm_row(work.hidden[of_tokens[r]], weights.final_norm, shape.eps, work.normed[r])
+    row = take(thread.team, 1)
+    while row < num_rows:
+        norm_row(work.hidden[of_tokens[row]], weights.final_norm, shape.eps, work.normed[row])
+        row = take(thread.team, 1)
     meet(thread.team)
     _project(work.normed, num_rows, weights.head, work.logits, thread)
     meet(thread.team)

@@ -13,7 +13,7 @@ from branchwork.kernels.cpu import network
 from branchwork.kernels.cpu.attention import make_scratch, make_sums
 from branchwork.kernels.cpu.host import array_of
 from branchwork.kernels.cpu.network import Cache, Shape, Shared, Thread, Tokens, Workspace
-from branchwork.kernels.cpu.team import make_team
+from branchwork.kernels.cpu.team import make_team, meet
 from branchwork.kernels.cpu.tile import compiled_tiles
 
 NUM_SLOTS, MAX_LEN = 2000, 400
@@ -28,6 +28,7 @@ def attend_layer(
     """What the compiled network does for attention in a layer."""
     if len(shared.length) > 0:
         network._attend_shared(shape, 0, work, cache, tokens, shared, thread)
+        meet(thread.team)
     network._attend(shape, 0, window, work, cache, tokens, shared, thread)
 
 
