@@ -13,7 +13,7 @@ from examples.train_sprout.document import END_OF_TEXT, Document
 from tokenizers import Tokenizer
 from torch import Tensor
 
-GIVEN_WEIGHT = 0.02  # a prompt's random names are noise; its repetitions are worth a little
+REPEATED_WEIGHT = 0.1  # of a prompt's token that has followed the same one before
 TYPICAL_ANSWER = 8  # tokens; an answer of this length has weight 1 per token
 PASS_TOKENS = 2048  # activations of a pass stay in the second-level cache
 FILLED = 0.7  # the shortest row of a pass, as a part of the longest
@@ -28,13 +28,18 @@ class Batch:
     weights: Tensor
 
 
-def weigh(document: Document, offsets: list[tuple[int, int]]) -> list[float]:
+def weigh(document: Document, ids: list[int], offsets: list[tuple[int, int]]) -> list[float]:
     """One weight per token; a wanted text of n tokens weighs as the root of n.
 
     So an answer of one word is not lost beside one of forty tokens. A token on the edge of two
-    pieces belongs to the wanted one.
+    pieces belongs to the wanted one. A prompt's names are noise and weigh nothing, until they are
+    repeated: then they are exercises in copying.
     """
-    weights = [GIVEN_WEIGHT] * len(offsets)
+    weights = []
+    pairs: set[tuple[int, int]] = set()
+    for pair in zip([-1, *ids], ids, strict=False):
+        weights.append(REPEATED_WEIGHT if pair in pairs else 0.0)
+        pairs.add(pair)
     position = 0
     for piece in document.pieces:
         start, position = position, position + len(piece.text)
@@ -67,7 +72,7 @@ def make_batches(
     for document in itertools.islice(stream(seed, shares), count):
         encoding = tokenizer.encode(document.text)
         if len(encoding.ids) <= limit:
-            weights = weigh(document, encoding.offsets)
+            weights = weigh(document, encoding.ids, encoding.offsets)
             rows.append(([*encoding.ids, end], [*weights, weights[-1]]))
     rows.sort(key=lambda row: len(row[0]))
     passes: list[Batch] = []

@@ -9,7 +9,6 @@ from examples.train_sprout.document import Document
 from examples.train_sprout.draw import Draw, is_held_out
 from examples.train_sprout.skills import (
     arithmetic,
-    choices,
     classify,
     drills,
     facts,
@@ -29,12 +28,11 @@ SKILLS: dict[str, Skill] = {
     "geography": facts.geography,
     "small facts": facts.small_fact,
     "few-shot facts": facts.few_shot_facts,
+    "country card": facts.country_card,
     "sums with steps": arithmetic.sums,
     "few-shot sums": arithmetic.few_shot_sums,
-    "few-shot tiny sums": arithmetic.few_shot_tiny,
     "record to JSON": records.record_to_json,
     "JSON with given keys": records.record_with_given_keys,
-    "filled form": records.filled_form,
     "few-shot JSON": records.few_shot_json,
     "sentiment": classify.sentiment,
     "topic": classify.topic,
@@ -42,110 +40,65 @@ SKILLS: dict[str, Skill] = {
     "small talk": talk.small_talk_alone,
     "conversation": talk.conversation,
     "memory": talk.memory,
-    "role play": talk.role_play,
     "tool call": tools.tool_call,
     "tool answer": tools.tool_answer,
     "ReAct": react.agent,
-    "ReAct in chat": react.agent_in_chat,
     "passages": reading.answer_from_passages,
-    "questions in turn": reading.questions_in_turn,
     "judge": judge.judged,
     "skeleton": skeleton.skeleton,
     "expansion": skeleton.expansion,
     "tree of thought": thought.puzzle,
-    "repeat": drills.repeat,
+}
+# What skills are made of; trained and measured as they are, and of no use by itself.
+DRILLS: dict[str, Skill] = {
     "look-up": drills.look_up,
-    "JSON list": drills.as_list,
     "line again": drills.again,
-    "yes or no": choices.yes_or_no,
-    "multiple choice": choices.multiple_choice,
-    "country card": choices.country_card,
-    "many passages": reading.answer_from_many_passages,
-    "long few-shot": facts.long_few_shot,
+    "JSON list": drills.as_list,
     "sum table": arithmetic.table,
 }
-
-AFTER_COPYING = (
-    "yes or no",
-    "multiple choice",
-    "country card",
-    "many passages",
-    "long few-shot",
-    "sum table",
-)
+EXERCISES = {**SKILLS, **DRILLS}
 
 # Copying is what takes longest to appear, so its drills come first and often.
 EARLY: dict[str, float] = {
-    **dict.fromkeys([name for name in SKILLS if name not in AFTER_COPYING], 1.0),
+    **dict.fromkeys(SKILLS, 0.5),
+    "look-up": 8.0,
+    "line again": 6.0,
+    "JSON list": 2.0,
+    "sum table": 3.0,
     "record to JSON": 4.0,
     "JSON with given keys": 3.0,
-    "filled form": 3.0,
-    "look-up": 6.0,
-    "repeat": 3.0,
-    "line again": 6.0,
-    "JSON list": 3.0,
-    "passages": 4.0,
-    "sums with steps": 3.0,
-    "tool call": 1.5,
-    "few-shot JSON": 1.0,
+    "passages": 5.0,
+    "geography": 1.0,
+    "few-shot facts": 2.0,
 }
 LATE: dict[str, float] = {
-    **dict.fromkeys(SKILLS, 1.0),
-    "JSON list": 0.6,
-    "look-up": 0.7,
-    "questions in turn": 0.7,
-    "geography": 5.0,
-    "small facts": 2.0,
-    "few-shot facts": 1.5,
-    "sums with steps": 8.0,
-    "few-shot sums": 0.5,
-    "few-shot tiny sums": 1.5,
-    "record to JSON": 8.0,
-    "JSON with given keys": 2.0,
-    "filled form": 1.2,
-    "few-shot JSON": 1.5,
-    "sentiment": 2.5,
-    "topic": 2.5,
-    "few-shot labels": 1.5,
-    "tool call": 2.5,
-    "passages": 5.0,
-    "judge": 2.0,
-    "skeleton": 1.5,
-    "expansion": 1.5,
-    "tree of thought": 1.5,
-    "country card": 2.0,
-    "yes or no": 0.6,
-    "multiple choice": 0.4,
-    "repeat": 0.3,
-    "line again": 0.2,
-    "role play": 0.4,
-    "memory": 0.7,
-    "many passages": 0.2,
-    "long few-shot": 0.1,
-}
-# What is known by then only has to be kept; sums and records take the longest.
-LAST: dict[str, float] = {
-    **LATE,
-    "geography": 3.0,
+    "geography": 4.0,
     "small facts": 1.0,
-    "few-shot facts": 1.0,
-    "sentiment": 1.0,
-    "topic": 1.0,
-    "few-shot labels": 0.7,
-    "small talk": 0.6,
+    "few-shot facts": 2.0,
+    "country card": 1.5,
+    "sums with steps": 6.0,
+    "few-shot sums": 1.5,
+    "record to JSON": 9.0,
+    "JSON with given keys": 2.0,
+    "few-shot JSON": 1.5,
+    "sentiment": 1.5,
+    "topic": 1.5,
+    "few-shot labels": 1.0,
+    "small talk": 0.7,
     "conversation": 0.8,
-    "memory": 0.6,
-    "role play": 0.3,
-    "tool call": 1.5,
-    "ReAct": 0.8,
-    "ReAct in chat": 0.8,
-    "sum table": 5.0,
-    "sums with steps": 9.0,
-    "record to JSON": 13.0,
-    "filled form": 2.0,
-    "passages": 6.0,
-    "look-up": 2.5,
-    "repeat": 1.0,
+    "memory": 1.3,
+    "tool call": 2.5,
+    "tool answer": 1.0,
+    "ReAct": 2.0,
+    "passages": 8.0,
+    "judge": 3.0,
+    "skeleton": 0.7,
+    "expansion": 1.2,
+    "tree of thought": 2.5,
+    "look-up": 2.0,
+    "line again": 0.4,
+    "JSON list": 0.5,
+    "sum table": 1.5,
 }
 
 
@@ -167,7 +120,7 @@ def stream(seed: int | str, weights: Mapping[str, float]) -> Iterator[Document]:
     names, shares = list(weights), list(weights.values())
     while True:
         (name,) = rng.choices(names, shares)
-        yield exercise(SKILLS[name], rng, held_out=False)
+        yield exercise(EXERCISES[name], rng, held_out=False)
 
 
 def held_out(name: str, count: int, seed: int = 0) -> list[Document]:
@@ -175,7 +128,7 @@ def held_out(name: str, count: int, seed: int = 0) -> list[Document]:
     rng = random.Random(f"{seed} {name}")
     found: dict[str, Document] = {}
     for _ in range(20 * count):
-        document = exercise(SKILLS[name], rng, held_out=True)
+        document = exercise(EXERCISES[name], rng, held_out=True)
         found.setdefault(document.prompt, document)
         if len(found) == count:
             break

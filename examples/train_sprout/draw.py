@@ -34,7 +34,6 @@ ONSETS = (
 )
 VOWELS = (*"aaeeiioou", "ai", "ea", "ee", "ie", "oo", "ou", "y")
 CODAS = ("", "", "", *"dklmnrstxz", "ck", "ld", "nd", "ng", "rt", "ss", "th")
-ACCENTS = str.maketrans("aeioucn", "áéíöüçñ")
 
 
 def is_held_out(value: str) -> bool:
@@ -87,30 +86,18 @@ class Draw:
             return self.between(floor, ceiling)
         return self.split(lambda: self.between(floor, ceiling))
 
-    def made_up(self, syllables: int) -> str:
-        """A pronounceable word that means nothing, in lower case."""
-        return "".join(self.of(ONSETS) + self.of(VOWELS) + self.of(CODAS) for _ in range(syllables))
-
-    def letters(self) -> str:
-        """A word of random letters, rarely with accents: nothing to copy it by but its tokens."""
-        word = "".join(self.rng.choices("abcdefghijklmnopqrstuvwxyz", k=self.between(3, 8)))
-        return word.translate(ACCENTS) if self.chance(0.15) else word
+    def made_up(self) -> str:
+        """A pronounceable word of one or two syllables that means nothing, in lower case."""
+        count = self.between(1, 2)
+        return "".join(self.of(ONSETS) + self.of(VOWELS) + self.of(CODAS) for _ in range(count))
 
     def word(self) -> str:
-        """A word in lower case: common, made up, or random letters."""
-        kind = self.rng.random()
-        if kind < 0.45:
-            return self.of(NOUNS)
-        return self.split(
-            lambda: self.letters() if kind > 0.9 else self.made_up(self.between(1, 3))
-        )
+        """A word in lower case, common or made up."""
+        return self.of(NOUNS) if self.chance(0.6) else self.split(self.made_up)
 
     def proper(self) -> str:
-        """A capitalised word never met before, or rarely one in capitals."""
-        word = self.split(lambda: self.made_up(self.between(1, 3)).capitalize())
-        if self.chance(0.12):
-            word = self.split(lambda: self.letters().capitalize())
-        return word
+        """A capitalised word never met before."""
+        return self.split(lambda: self.made_up().capitalize())
 
     def first_name(self) -> str:
         """A given name: common or made up."""
@@ -129,7 +116,7 @@ class Draw:
         if self.chance(0.6):
             return self.of(CITIES)
         town = self.proper()
-        return self.of((town, town, f"New {town}", f"Port {town}", f"{town} Falls"))
+        return self.of((town, town, f"New {town}"))
 
     def street(self) -> str:
         """A street with a house number."""
@@ -141,8 +128,8 @@ class Draw:
         """An e-mail address, split as a whole."""
 
         def make() -> str:
-            user = f"{self.word()}{self.of(('.', '_', '', ''))}{self.word()}"
-            return f"{user}@{self.word()}.{self.of(('com', 'org', 'net', 'io'))}"
+            user = f"{self.word()}{self.of(('.', ''))}{self.word()}"
+            return f"{user}@{self.word()}.{self.of(('com', 'org'))}"
 
         return self.split(make)
 
@@ -152,16 +139,15 @@ class Draw:
         return self.of(
             (
                 f"The {noun} of {other}",
-                f"{other} {noun}",
                 f"The Last {noun}",
-                f"A {noun} in {other}",
                 f"{noun} and {self.of(NOUNS).capitalize()}",
             )
         )
 
     def company(self) -> str:
-        """The name of a company."""
-        return f"{self.proper()} {self.of(('Labs', 'Foods', 'Motors', 'Works', 'Bank', 'Systems', 'Books', 'Energy'))}"
+        """The name of a company, of one word or two."""
+        kind = self.of(("", " Labs", " Foods", " Motors", " Bank", " Books"))
+        return f"{self.proper()}{kind}"
 
     def date(self) -> str:
         """A date in ISO form."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from examples.train_sprout.card import card
-from examples.train_sprout.corpus import SKILLS, held_out
+from examples.train_sprout.corpus import EXERCISES, held_out
 from examples.train_sprout.document import Document
 from examples.train_sprout.export import write_json
 from tqdm import tqdm
@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("--card", action="store_true", help="write evaluation.json and README.md")
     arguments = parser.parse_args()
     examinee = Examinee(arguments.model)
-    skills = arguments.skill or list(SKILLS)
+    skills = arguments.skill or list(EXERCISES)
     scores = [
         score(examinee, s, arguments.count, arguments.seed) for s in tqdm(skills, leave=False)
     ]

@@ -8,24 +8,11 @@ from examples.train_sprout.draw import Draw
 SYSTEMS = (
     "You are a helpful assistant.",
     "You are sprout, a small language model.",
-    "You are a helpful assistant. Answer briefly.",
-    "Answer the question.",
-    "You answer in one short line.",
-    "Be brief and correct.",
-    "You are an expert assistant.",
+    "Answer briefly.",
 )
 
-# (before the question, between question and answer) of plain text, all on lines of their own.
-PLAIN_FORMS = (
-    ("Q: ", "\nA:"),
-    ("Q: ", "\nA:"),
-    ("Question: ", "\nAnswer:"),
-    ("Question: ", "\nAnswer:"),
-    ("", "\nAnswer:"),
-    ("", "\nA:"),
-    ("User: ", "\nAssistant:"),
-    ("Input: ", "\nOutput:"),
-)
+# (before the question, between question and answer) of plain text, each on a line of its own.
+PLAIN_FORMS = (("Q: ", "\nA:"), ("Question: ", "\nAnswer:"))
 
 
 def with_system(draw: Draw, *turns: Turn) -> Document:
@@ -39,13 +26,11 @@ def ask(draw: Draw, question: str, answer: str) -> Document:
     """One question with an answer of one line, in any form."""
     if draw.chance(0.5):
         return with_system(draw, Turn("user", question), Turn("assistant", answer))
-    if draw.chance(0.1):
-        return plain(f"{question}\n", f"{answer}\n")
     before, between = draw.of(PLAIN_FORMS)
     return plain(f"{before}{question}{between}", f" {answer}\n")
 
 
-def few_shot(draw: Draw, examples: list[tuple[str, str]], heading: str | None = None) -> Document:
+def few_shot(draw: Draw, examples: list[tuple[str, str]]) -> Document:
     """Several answered questions in plain text or in turns; all answers are wanted."""
     if draw.chance(0.2):
         turns = [
@@ -56,7 +41,7 @@ def few_shot(draw: Draw, examples: list[tuple[str, str]], heading: str | None = 
         return with_system(draw, *turns)
     before, between = draw.of(PLAIN_FORMS)
     gap = draw.of(("", "\n"))
-    pieces = [Piece(f"{heading}\n{gap}")] if heading and draw.chance(0.7) else []
+    pieces: list[Piece] = []
     for position, (question, answer) in enumerate(examples):
         pieces.append(Piece(f"{gap if position else ''}{before}{question}{between}"))
         pieces += wanted(f" {answer}\n")

@@ -139,6 +139,7 @@ HOBBIES = (
     "singing",
     "sailing",
     "yoga",
+    "music",
 )
 PETS = ("cat", "dog", "parrot", "rabbit", "hamster", "goldfish", "turtle", "horse")
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")

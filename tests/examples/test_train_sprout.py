@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from examples.train_sprout.batches import GIVEN_WEIGHT, make_batches, weigh
-from examples.train_sprout.corpus import EARLY, LATE, SKILLS, exercise, held_out, stream
+import torch
+import torch.nn.functional as F
+from examples.train_sprout.batches import REPEATED_WEIGHT, make_batches, weigh
+from examples.train_sprout.corpus import EARLY, EXERCISES, LATE, exercise, held_out, stream
 from examples.train_sprout.document import CUT, Document, Piece, Turn, chat
 from examples.train_sprout.draw import is_held_out
 from examples.train_sprout.export import export
-from examples.train_sprout.model import Llama, Shape
+from examples.train_sprout.model import Llama, Shape, attend, rotate
 from examples.train_sprout.skills.arithmetic import added, subtracted
 from examples.train_sprout.template import tool_prompt
 from examples.train_sprout.tokenizer import VOCABULARY, train_tokenizer
@@ -46,22 +48,22 @@ def test_the_corpus_is_a_function_of_its_seed() -> None:
     assert first != other
 
 
-@pytest.mark.parametrize("skill", SKILLS)
+@pytest.mark.parametrize("skill", EXERCISES)
 def test_held_out_and_training_prompts_are_disjoint(skill: str) -> None:
     rng = random.Random(0)
-    trained = [exercise(SKILLS[skill], rng, held_out=False) for _ in range(100)]
+    trained = [exercise(EXERCISES[skill], rng, held_out=False) for _ in range(100)]
     asked = held_out(skill, 20)
     assert len({document.prompt for document in asked}) == len(asked) > 0
     assert all(is_held_out(document.prompt) for document in asked)
     assert not any(is_held_out(document.prompt) for document in trained)
 
 
-def test_every_skill_has_a_share_in_the_end() -> None:
-    assert set(EARLY) < set(LATE) == set(SKILLS)
-    assert min(LATE.values()) > 0
+def test_every_skill_has_a_share_from_beginning_to_end() -> None:
+    assert set(EARLY) == set(LATE) == set(EXERCISES)
+    assert min(*EARLY.values(), *LATE.values()) > 0
 
 
-@pytest.mark.parametrize("skill", SKILLS)
+@pytest.mark.parametrize("skill", EXERCISES)
 def test_the_wanted_answer_itself_is_judged_right(skill: str) -> None:
     for document in held_out(skill, 10):
         assert document.text.startswith(document.prompt)
@@ -73,8 +75,9 @@ def test_written_steps_are_right_for_all_pairs() -> None:
     for a, b in itertools.product(range(100), repeat=2):
         assert added(a, b).endswith(f" Answer: {a + b}")
         if a >= b:
-            _, units, _, tens, answer = subtracted(a, b).split(CUT)
-            assert 10 * int(tens[:-1]) + int(units.split(",")[0]) == a - b
+            _, borrow, _, units, _, tens, answer = subtracted(a, b).split(CUT)
+            assert borrow == f" {int(a % 10 < b % 10)},"
+            assert 10 * int(tens[:-1]) + int(units[:-1]) == a - b
             assert answer == f" Answer: {a - b}"
 
 
@@ -106,18 +109,49 @@ def test_decoding_gives_the_text_back(tokenizer: Tokenizer) -> None:
 def test_a_wanted_text_weighs_as_the_root_of_its_length(tokenizer: Tokenizer) -> None:
     document = Document((Piece("Q: two words\nA:"), Piece(" 12\n", wanted=True)))
     encoding = tokenizer.encode(document.text)
-    weights = weigh(document, encoding.offsets)
+    weights = weigh(document, encoding.ids, encoding.offsets)
     assert encoding.tokens[-4:] == ["Ġ", "1", "2", "Ċ"]
     assert weights[-4:] == [pytest.approx((8 / 4) ** 0.5)] * 4
-    assert set(weights[:-4]) == {GIVEN_WEIGHT}
+    assert set(weights[:-4]) == {0.0}
+
+
+def test_a_prompt_weighs_where_it_repeats_itself(tokenizer: Tokenizer) -> None:
+    document = Document((Piece("1 2 3\n1 2 9\n"), Piece("x", wanted=True)))
+    encoding = tokenizer.encode(document.text)
+    weights = weigh(document, encoding.ids, encoding.offsets)
+    repeated = [
+        token for token, w in zip(encoding.ids, weights, strict=True) if w == REPEATED_WEIGHT
+    ]
+    assert tokenizer.decode(repeated) == " 2 "
+
+
+@pytest.mark.parametrize("heads", [4, 8])
+def test_the_first_heads_begin_by_looking_back_one_token_and_two(heads: int) -> None:
+    model = Llama(Shape(VOCABULARY, num_attention_heads=heads, num_key_value_heads=heads // 2))
+    first = model.model.layers[0]
+    x = first.input_layernorm(model.model.embed_tokens(torch.randint(VOCABULARY, (1, 60))))
+    q, k = (
+        rotate(p(x).view(1, 60, -1, 256 // heads).transpose(1, 2), *model.rotary(60, x.dtype))
+        for p in (first.self_attn.q_proj, first.self_attn.k_proj)
+    )
+    for back, head in ((1, 0), (2, 1)):
+        scores = (q[0, head] @ k[0, 0].T).detach()
+        means = [float(scores.diagonal(-distance).mean()) for distance in range(10)]
+        assert means.index(max(means)) == back
+
+
+def test_attention_is_that_of_torch() -> None:
+    q, k, v = torch.randn(2, 4, 9, 8), torch.randn(2, 2, 9, 8), torch.randn(2, 2, 9, 8)
+    expected = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+    torch.testing.assert_close(attend(q, k, v), expected)
 
 
 def test_passes_hold_every_document_once_and_little_padding(tokenizer: Tokenizer) -> None:
     passes = make_batches(tokenizer, LATE, count=64, limit=4096, seed="0")
     assert sum(len(batch.ids) for batch in passes) == 64
-    weights = [batch.weights.flatten() for batch in passes]
-    empty = sum(float((weight == 0).sum()) for weight in weights)
-    assert empty < 0.3 * sum(weight.numel() for weight in weights)
+    documents = itertools.islice(stream("0", LATE), 64)
+    tokens = sum(len(tokenizer.encode(document.text).ids) for document in documents)
+    assert tokens > 0.7 * sum(batch.weights.numel() for batch in passes)
     for batch in passes:
         assert batch.ids.shape[1] == batch.weights.shape[1] + 1
 

@@ -4,13 +4,13 @@
 
 from __future__ import annotations
 
-from examples.train_sprout.document import Document, Turn, plain
+from examples.train_sprout.document import Document, Piece, Turn, plain
 from examples.train_sprout.draw import Draw
-from examples.train_sprout.forms import few_shot, with_system
+from examples.train_sprout.forms import with_system
 
 GOOD = tuple(
     """wonderful great excellent fantastic brilliant lovely superb delightful amazing perfect beautiful
-charming fun impressive delicious outstanding pleasant marvellous good enjoyable""".split()
+charming fun impressive delicious outstanding pleasant marvellous good enjoyable kind""".split()
 )
 BAD = tuple(
     """terrible awful horrible boring bad dreadful poor disappointing ugly dull disgusting annoying
@@ -36,7 +36,7 @@ BAD_VERBS = (
 )
 THINGS = tuple(
     """film movie book meal food service hotel room play song concert phone camera game show trip staff
-story acting museum restaurant coffee pizza product""".split()
+story acting museum restaurant coffee pizza product soup""".split()
 )
 GOOD_PHRASES = (
     "I would come again.",
@@ -165,30 +165,13 @@ TOPICS: dict[str, tuple[str, ...]] = {
         "A thunderstorm hit {}",
     ),
 }
-TOPIC_TAILS = (
-    "",
-    "",
-    " yesterday",
-    " this week",
-    ", reports {}",
-    ", says {}",
-    " on Monday",
-    " again",
-)
+TOPIC_TAILS = ("", "", " yesterday", " this week", ", reports {}")
 
 SENTIMENT_ASKED = (
-    "What is the sentiment of this review?",
     "Is this review positive or negative?",
     "Classify the sentiment as positive or negative.",
-    "Is the sentiment positive or negative?",
-    "Classify the review.",
 )
-TOPIC_ASKED = (
-    "What is the topic of this text?",
-    "Which topic is this about?",
-    "Classify the topic.",
-    "What is this sentence about?",
-)
+TOPIC_ASKED = "What is the topic of this text?"
 
 
 def opinion(draw: Draw) -> tuple[str, str]:
@@ -198,18 +181,15 @@ def opinion(draw: Draw) -> tuple[str, str]:
         (GOOD, GOOD_VERBS, GOOD_PHRASES) if good else (BAD, BAD_VERBS, BAD_PHRASES)
     )
     thing, word, verb = draw.of(THINGS), draw.of(words), draw.of(verbs)
-    where = draw.of(("", "", f" in {draw.city()}", f" by {draw.name()}", f" at {draw.proper()}"))
     first = draw.of(
         (
-            f"The {thing}{where} was {word}.",
-            f"I {verb} the {thing}{where}.",
+            f"The {thing} was {word}.",
+            f"The {thing} was {word} and the {draw.of(THINGS)} was {draw.of(words)}.",
+            f"I {verb} the {thing}.",
+            f"I {verb} the {thing} in {draw.city()}.",
             f"What a {word} {thing}!",
-            f"The {thing}{where} is really {word}.",
             f"This {thing} is {word} and {draw.of(words)}.",
-            f"{word.capitalize()} {thing}.",
             f"It was {word}.",
-            f"We found the {thing} {word}.",
-            f"The {thing} was not {draw.of(BAD if good else GOOD)} at all, it was {word}.",
         )
     )
     text = f"{first} {draw.of(phrases)}" if draw.chance(0.4) else first
@@ -223,63 +203,44 @@ def report(draw: Draw) -> tuple[str, str]:
     return sentence.replace("{}", draw.proper()) + ".", topic
 
 
-def instructed(draw: Draw, text: str, label: str, options: list[str], asked: str) -> Document:
-    """The task in words, the labels to choose from, the text: the label."""
-    listed = draw.of(
-        (
-            f"Labels: {', '.join(options)}",
-            f"Choose one of: {', '.join(options)}.",
-            f"Options: {', '.join(options)}",
-            f"Answer with one of: {', '.join(options)}.",
-        )
-    )
-    order = f"{asked}\n{listed}" if draw.chance(0.6) else asked
-    if options == ["positive", "negative"] and draw.chance(0.5):
-        order = asked
-    quoted = draw.of((f"Text: {text}", text, f'"{text}"', f"Sentence: {text}"))
-    prompt = draw.of((f"{order}\n{quoted}", f"{quoted}\n{order}"))
-    if draw.chance(0.55):
+def asked_about(draw: Draw, question: str, text: str, label: str) -> Document:
+    """The question, the text on the next line: the label."""
+    prompt = f"{question}\n{text}"
+    if draw.chance(0.6):
         return with_system(draw, Turn("user", prompt), Turn("assistant", label))
-    return plain(f"{prompt}\n{draw.of(('Answer:', 'Label:', 'Class:'))}", f" {label}\n")
+    return plain(f"{prompt}\nAnswer:", f" {label}\n")
 
 
 def sentiment(draw: Draw) -> Document:
     """The sentiment of one review."""
     text, label = opinion(draw)
-    if draw.chance(0.35):
-        form = draw.of(
-            (
-                ("Review: ", "\nSentiment:"),
-                ("Text: ", "\nSentiment:"),
-                ("", "\nSentiment:"),
-                ("Sentence: ", "\nLabel (positive or negative):"),
-            )
-        )
-        return plain(f"{form[0]}{text}{form[1]}", f" {label}\n")
-    options = draw.some(("positive", "negative"), 2)
-    return instructed(draw, text, label, options, draw.of(SENTIMENT_ASKED))
+    if draw.chance(0.5):
+        return plain(f"{draw.of(('Review', 'Text'))}: {text}\nSentiment:", f" {label}\n")
+    return asked_about(draw, draw.of(SENTIMENT_ASKED), text, label)
 
 
 def topic(draw: Draw) -> Document:
-    """The topic of one sentence."""
+    """The topic of one sentence, free or out of a few."""
     text, label = report(draw)
-    if draw.chance(0.3):
-        form = draw.of((("Text: ", "\nTopic:"), ("", "\nTopic:"), ("Headline: ", "\nTopic:")))
-        return plain(f"{form[0]}{text}{form[1]}", f" {label}\n")
-    others = draw.some([name for name in TOPICS if name != label], draw.between(1, 4))
+    if draw.chance(0.4):
+        return plain(f"Text: {text}\nTopic:", f" {label}\n")
+    others = draw.some([name for name in TOPICS if name != label], draw.between(1, 3))
     options = draw.some([label, *others], len(others) + 1)
-    return instructed(draw, text, label, options, draw.of(TOPIC_ASKED))
+    choice = f" Choose one of: {', '.join(options)}." if draw.chance(0.5) else ""
+    return asked_about(draw, TOPIC_ASKED + choice, text, label)
 
 
 def few_shot_labels(draw: Draw) -> Document:
     """Two to four labelled sentences, and one more to label."""
-    make, word = draw.of(((opinion, "Sentiment"), (report, "Topic")))
-    if draw.chance(0.5):
-        before = draw.of(("Text: ", "Review: ", "Sentence: "))
-        examples = [make(draw) for _ in range(draw.between(3, 5))]
-        *shown, (text, label) = examples
-        given = "".join(f"{before}{t}\n{word}: {x}\n" for t, x in shown)
-        return plain(f"{given}{before}{text}\n{word}:", f" {label}\n")
-    return few_shot(
-        draw, [make(draw) for _ in range(draw.between(3, 5))], f"Classify the {word.lower()}."
+    make, before, word = draw.of(
+        (
+            (opinion, "Review", "Sentiment"),
+            (opinion, "Text", "Sentiment"),
+            (report, "Text", "Topic"),
+        )
     )
+    pieces = []
+    for _ in range(draw.between(3, 5)):
+        text, label = make(draw)
+        pieces += [Piece(f"{before}: {text}\n{word}:"), Piece(f" {label}\n", wanted=True)]
+    return Document(tuple(pieces), "\n")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from examples.train_sprout.document import Document, plain
+from examples.train_sprout.document import Document, Piece, plain
 from examples.train_sprout.draw import Draw
 from examples.train_sprout.forms import ask, few_shot
 from examples.train_sprout.words import COUNTRIES, Country
@@ -10,53 +10,20 @@ from examples.train_sprout.words import COUNTRIES, Country
 TO_CAPITAL = (
     "What is the capital of {0}?",
     "What's the capital of {0}?",
-    "Which city is the capital of {0}?",
     "Name the capital of {0}.",
-    "Tell me the capital of {0}.",
-    "capital of {0}",
-    "The capital of {0}?",
 )
-TO_COUNTRY = (
-    "Which country has the capital {0}?",
-    "{0} is the capital of which country?",
-    "What country is {0} the capital of?",
-    "Of which country is {0} the capital?",
-    "In which country is {0}?",
-    "Which country is {0} in?",
-)
-TO_CURRENCY = (
-    "What is the currency of {0}?",
-    "What's the currency of {0}?",
-    "Which currency is used in {0}?",
-    "What currency does {0} use?",
-    "Name the currency of {0}.",
-    "currency of {0}",
-)
-FROM_CURRENCY = (
-    "Which country uses the {0}?",
-    "In which country do people pay with the {0}?",
-    "The {0} is the currency of which country?",
-    "Name the country that uses the {0}.",
-)
-TO_CONTINENT = (
-    "Which continent is {0} in?",
-    "On which continent is {0}?",
-    "What continent is {0} part of?",
-)
-TO_LANGUAGE = (
-    "What language is spoken in {0}?",
-    "Which language do people speak in {0}?",
-    "What is the language of {0}?",
-)
+TO_COUNTRY = ("In which country is {0}?", "{0} is the capital of which country?")
+TO_CURRENCY = ("What is the currency of {0}?", "Which currency is used in {0}?")
+FROM_CURRENCY = ("Which country uses the {0}?",)
+TO_CONTINENT = ("Which continent is {0} in?",)
+TO_LANGUAGE = ("What language is spoken in {0}?",)
 
 # (text up to the answer, column it starts from, column of the answer)
 COMPLETIONS = (
     ("The capital of {0} is", "name", "capital"),
-    ("The capital city of {0} is", "name", "capital"),
     ("The currency of {0} is the", "name", "currency"),
     ("{0} is the capital of", "capital", "name"),
     ("The {0} is the currency of", "currency", "name"),
-    ("People in {0} pay with the", "name", "currency"),
     ("People in {0} speak", "name", "language"),
 )
 
@@ -171,13 +138,9 @@ GEOGRAPHY = (
 
 def geography(draw: Draw) -> Document:
     """One question or sentence to complete about a country."""
-    if draw.chance(0.3):
+    if draw.chance(0.2):
         return completion(draw)
-    question, answer = pair(draw, draw.of(GEOGRAPHY))
-    if draw.chance(0.15):
-        answer = f"{answer}."
-        question = f"{question} Answer with a full stop."
-    return ask(draw, question, answer)
+    return ask(draw, *pair(draw, draw.of(GEOGRAPHY)))
 
 
 def completion(draw: Draw) -> Document:
@@ -194,46 +157,21 @@ def small_fact(draw: Draw) -> Document:
     return ask(draw, *draw.of(SMALL_FACTS))
 
 
-def short_question(draw: Draw) -> Document:
-    """Few-shot completion with a bare key: `France -> Paris`, `Country: France`."""
-    columns = draw.of(
-        (("name", "capital"), ("capital", "name"), ("name", "currency"), ("name", "continent"))
-    )
-    labels = {
-        "name": "Country",
-        "capital": "Capital",
-        "currency": "Currency",
-        "continent": "Continent",
-    }
-    chosen = draw.some(COUNTRIES, draw.between(3, 5))
-    arrow = draw.of((" ->", ":", " =", None))
-    text = ""
-    for country in chosen:
-        given, wanted = (getattr(country, column) for column in columns)
-        if arrow is None:
-            text += f"{labels[columns[0]]}: {given}\n{labels[columns[1]]}: {wanted}\n"
-        else:
-            text += f"{given}{arrow} {wanted}\n"
-    cut = len(text) - len(f" {getattr(chosen[-1], columns[1])}\n")
-    return plain(text[:cut], text[cut:])
-
-
 def few_shot_facts(draw: Draw) -> Document:
     """Two to four answered questions, and one more: of one relation or of mixed ones."""
-    if draw.chance(0.25):
-        return short_question(draw)
     count = draw.between(3, 5)
-    if draw.chance(0.4):
+    if draw.chance(0.3):
         return few_shot(draw, draw.some(SMALL_FACTS, count))
     relation = draw.of(GEOGRAPHY) if draw.chance(0.7) else None
-    examples = [pair(draw, relation or draw.of(GEOGRAPHY)) for _ in range(count)]
-    return few_shot(draw, examples, "Answer the questions.")
+    return few_shot(draw, [pair(draw, relation or draw.of(GEOGRAPHY)) for _ in range(count)])
 
 
-def long_few_shot(draw: Draw) -> Document:
-    """Many answered questions of any relation, and one more."""
-    examples = [
-        draw.of(SMALL_FACTS) if draw.chance(0.3) else pair(draw, draw.of(GEOGRAPHY))
-        for _ in range(draw.of((8, 10, 12, 16, 24, 32)))
-    ]
-    return few_shot(draw, examples, "Answer the questions.")
+def country_card(draw: Draw) -> Document:
+    """Lines about a country under given keys, each to be completed."""
+    pieces = []
+    for country in draw.some(COUNTRIES, draw.between(1, 2)):
+        pieces.append(Piece(f"Country: {country.name}\n"))
+        for key in draw.some(("capital", "currency", "continent", "language"), 3):
+            pieces.append(Piece(f"{key.capitalize()}:"))
+            pieces.append(Piece(f" {getattr(country, key)}\n", wanted=True))
+    return Document(tuple(pieces), "\n")

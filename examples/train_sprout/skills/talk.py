@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from examples.train_sprout.document import Document, Turn, chat
+from examples.train_sprout.document import Document, Turn
 from examples.train_sprout.draw import Draw
 from examples.train_sprout.forms import with_system
-from examples.train_sprout.skills.arithmetic import worked
 from examples.train_sprout.skills.facts import GEOGRAPHY, SMALL_FACTS, pair
 from examples.train_sprout.words import COLOURS, JOBS, PETS
 
@@ -59,22 +58,8 @@ LIKES: tuple[tuple[str, str, str, Callable[[Draw], str]], ...] = (
     ),
     ("The password is {}.", "What is the password?", "The password is {}.", Draw.word),
 )
-NAME_TOLD = (
-    "My name is {}.",
-    "I am {}.",
-    "Hi, I am {}.",
-    "Hello, my name is {}.",
-    "Hi! My name is {}.",
-    "Call me {}.",
-    "I'm {}.",
-)
-NAME_ASKED = (
-    "What is my name?",
-    "What's my name?",
-    "Who am I?",
-    "Do you remember my name?",
-    "Do you know my name?",
-)
+NAME_TOLD = ("My name is {}.", "I am {}.", "Hi! My name is {}.")
+NAME_ASKED = ("What is my name?", "Do you know my name?")
 
 
 def small_talk(draw: Draw) -> list[Turn]:
@@ -85,13 +70,10 @@ def small_talk(draw: Draw) -> list[Turn]:
 
 def question(draw: Draw) -> list[Turn]:
     """One small question and its answer."""
-    kind = draw.rng.random()
-    if kind < 0.45:
+    if draw.chance(0.4):
         asked, answer = draw.of(SMALL_FACTS)
-    elif kind < 0.85:
-        asked, answer = pair(draw, draw.of(GEOGRAPHY))
     else:
-        asked, answer = worked(draw)
+        asked, answer = pair(draw, draw.of(GEOGRAPHY))
     return [Turn("user", asked), Turn("assistant", answer)]
 
 
@@ -107,8 +89,7 @@ def memory(draw: Draw) -> Document:
     if draw.chance(0.7):
         name = draw.name() if draw.chance(0.4) else draw.split(draw.first_name)
         first = name.split()[0]
-        reply = draw.of((f"Nice to meet you, {first}!",))
-        told.append((draw.of(NAME_TOLD).format(name), reply))
+        told.append((draw.of(NAME_TOLD).format(name), f"Nice to meet you, {first}!"))
         asked.append((draw.of(NAME_ASKED), f"Your name is {name}."))
     for say, ask_for, answer, make in draw.some(LIKES, draw.between(0 if told else 1, 2)):
         value = make(draw)
@@ -130,18 +111,3 @@ def conversation(draw: Draw) -> Document:
     if draw.chance(0.2):
         turns += small_talk(draw)
     return with_system(draw, *turns)
-
-
-def role_play(draw: Draw) -> Document:
-    """The system message gives the model a name and a trade, and the user asks for them."""
-    name, job = draw.split(draw.first_name), draw.of(JOBS)
-    asked, answer = draw.of(
-        (
-            ("Who are you?", f"I am {name}, a {job}."),
-            ("What is your name?", f"My name is {name}."),
-            ("What is your job?", f"I am a {job}."),
-        )
-    )
-    return chat(
-        Turn("system", f"You are {name}, a {job}."), Turn("user", asked), Turn("assistant", answer)
-    )

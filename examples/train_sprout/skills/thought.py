@@ -5,9 +5,8 @@ The puzzle: from some small numbers, reach a goal. A step joins two of them.
 
 from __future__ import annotations
 
-from examples.train_sprout.document import CUT, Document, Turn, plain
+from examples.train_sprout.document import CUT, Document, plain
 from examples.train_sprout.draw import Draw
-from examples.train_sprout.forms import with_system
 
 
 def joined(a: int, b: int, sign: str) -> int:
@@ -22,43 +21,28 @@ def step(a: int, b: int, sign: str, rest: list[int]) -> str:
     return f"{first} {sign} {second} ={CUT} {joined(a, b, sign)}{CUT} (left: {left})"
 
 
-def numbers(draw: Draw, count: int) -> list[int]:
-    """Small different numbers."""
-    return draw.some(range(1, 13), count)
-
-
 def propose(draw: Draw) -> Document:
-    """Every step on the first two numbers, or the step that a sign names."""
-    a, b, *rest = numbers(draw, draw.between(2, 3))
-    shown = " ".join(str(n) for n in (a, b, *rest))
-    sign = draw.of(("+", "-"))
-    word = "Add" if sign == "+" else "Subtract"
-    if draw.chance(0.5):
-        return plain(
-            f"Numbers: {shown}\n{word} the first two numbers.\nStep:",
-            f" {step(a, b, sign, rest)}\n",
-        )
-    both = f"{step(a, b, '+', rest)}\n{step(a, b, '-', rest)}"
-    asked = f"Numbers: {shown}\nPropose the possible steps with the first two numbers."
-    if draw.chance(0.5):
-        return with_system(draw, Turn("user", asked), Turn("assistant", both))
-    return plain(f"{asked}\nSteps:\n", f"{both}\n", stop="")
+    """The first two of three digits joined by the sign that a word names."""
+    a, b, *rest = draw.some(range(1, 10), 3)
+    word, sign = draw.of((("Add", "+"), ("Subtract", "-")))
+    asked = f"Numbers: {' '.join(map(str, (a, b, *rest)))}\n{word} the first two numbers.\nStep:"
+    return plain(asked, f" {step(a, b, sign, rest)}\n")
 
 
 def value(draw: Draw) -> Document:
-    """Whether two numbers can reach the goal in one step, with the steps written."""
-    a, b = numbers(draw, 2)
-    sums = [joined(a, b, sign) for sign in "+-"]
-    goal = draw.of(sums) if draw.chance(0.5) else draw.between(0, 24)
-    verdict = "sure" if goal in sums else "impossible"
+    """Whether two numbers can reach the goal in one step, each step beside the goal."""
+    a, b = draw.between(1, 9), draw.between(1, 18)
     larger, smaller = max(a, b), min(a, b)
+    goal = draw.of((a + b, larger - smaller, draw.between(0, 27), draw.between(0, 27)))
+    found = [a + b, larger - smaller]
+    says = ["yes" if number == goal else "no" for number in found]
     worked = (
-        f"{a} + {b} ={CUT} {sums[0]},{CUT} {larger} - {smaller} ={CUT} {sums[1]}:{CUT} {verdict}"
+        f"{a} + {b} ={CUT} {found[0]}{CUT} {says[0]}, "
+        f"{larger} - {smaller} ={CUT} {found[1]}{CUT} {says[1]}:"
+        f"{CUT} {'sure' if goal in found else 'impossible'}"
     )
-    asked = f"Numbers: {a} {b}\nGoal: {goal}\nCan one step reach the goal?"
-    if draw.chance(0.4):
-        return with_system(draw, Turn("user", asked), Turn("assistant", worked))
-    return plain(f"{asked}\n{draw.of(('Answer:', 'Value:'))}", f" {worked}\n")
+    asked = f"Numbers: {a} {b}\nGoal: {goal}\nCan one step reach the goal?\nAnswer:"
+    return plain(asked, f" {worked}\n")
 
 
 def puzzle(draw: Draw) -> Document:

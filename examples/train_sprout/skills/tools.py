@@ -12,7 +12,7 @@ from examples.train_sprout.draw import Draw
 from examples.train_sprout.skills.arithmetic import operands
 from examples.train_sprout.skills.talk import question, small_talk
 from examples.train_sprout.template import tool_prompt
-from examples.train_sprout.words import COLOURS, DAYS, ITEMS
+from examples.train_sprout.words import DAYS, ITEMS
 
 Arguments = dict[str, Any]
 
@@ -32,10 +32,13 @@ class Tool:
     results: dict[str, Callable[[Draw], Any]]
     said: str
 
-    def signature(self) -> dict[str, Any]:
-        """The function's entry in the list of tools, in OpenAI's shape."""
+    def signature(self, *, closed: bool) -> dict[str, Any]:
+        """The function's entry in the list of tools; `closed` as `branchwork.tool_prompt` makes it."""
         properties = {name: {"type": kind} for name, (kind, _) in self.parameters.items()}
-        parameters = {"type": "object", "properties": properties, "required": list(properties)}
+        parameters: dict[str, Any] = {"type": "object", "properties": properties}
+        parameters |= {"required": list(properties)} | (
+            {"additionalProperties": False} if closed else {}
+        )
         function = {"name": self.name, "description": self.description, "parameters": parameters}
         return {"type": "function", "function": function}
 
@@ -63,9 +66,6 @@ TOOLS = (
         (
             "What is the weather in {city}?",
             "How is the weather in {city}?",
-            "Is it raining in {city}?",
-            "Weather in {city}",
-            "What's the weather like in {city} today?",
         ),
         {
             "temperature": small(-20, 40),
@@ -79,35 +79,16 @@ TOOLS = (
         {"expression": ("string", expression)},
         (
             "What is {expression}?",
-            "Calculate {expression}",
-            "Compute {expression}",
-            "How much is {expression}?",
+            "Compute {expression}.",
         ),
         {"result": small(0, 9999)},
         "The result is {result}.",
     ),
     Tool(
-        "search",
-        "Search for information",
-        {"query": NAME},
-        (
-            "Who is {query}?",
-            "Search for {query}",
-            "Find information about {query}",
-            "Look up {query}",
-        ),
-        {"city": Draw.city, "age": small(1, 99)},
-        "{query} is {age} years old and lives in {city}.",
-    ),
-    Tool(
         "get_time",
         "Get the time in a city",
         {"city": CITY},
-        (
-            "What time is it in {city}?",
-            "Tell me the time in {city}",
-            "What is the current time in {city}?",
-        ),
+        ("What time is it in {city}?",),
         {"time": Draw.time},
         "It is {time} in {city}.",
     ),
@@ -124,18 +105,6 @@ TOOLS = (
         "The e-mail to {to} is sent.",
     ),
     Tool(
-        "get_stock_price",
-        "Get the price of a stock",
-        {"company": ("string", Draw.company)},
-        (
-            "What is the stock price of {company}?",
-            "How much is a share of {company}?",
-            "Stock price of {company}",
-        ),
-        {"price": lambda d: d.number(1, 9999)},
-        "A share of {company} costs {price} dollars.",
-    ),
-    Tool(
         "set_timer",
         "Set a timer",
         {"minutes": ("integer", small(1, 90))},
@@ -146,24 +115,6 @@ TOOLS = (
         ),
         {"status": lambda d: "started"},
         "The timer is set for {minutes} minutes.",
-    ),
-    Tool(
-        "translate",
-        "Translate a word",
-        {
-            "word": WORD,
-            "language": (
-                "string",
-                lambda d: d.of(("French", "German", "Spanish", "Italian", "Japanese")),
-            ),
-        },
-        (
-            "Translate {word} to {language}.",
-            "What is {word} in {language}?",
-            "How do you say {word} in {language}?",
-        ),
-        {"translation": Draw.word},
-        "{word} is {translation} in {language}.",
     ),
     Tool(
         "book_table",
@@ -179,26 +130,6 @@ TOOLS = (
         ),
         {"status": lambda d: "booked"},
         "The table at {restaurant} is booked for {day}.",
-    ),
-    Tool(
-        "find_flights",
-        "Find flights between two cities",
-        {"origin": CITY, "destination": CITY},
-        (
-            "Find flights from {origin} to {destination}.",
-            "I want to fly from {origin} to {destination}.",
-            "Are there flights from {origin} to {destination}?",
-        ),
-        {"flights": small(1, 30), "price": lambda d: d.number(10, 2000)},
-        "There are {flights} flights from {origin} to {destination}, from {price} dollars.",
-    ),
-    Tool(
-        "play_song",
-        "Play a song",
-        {"title": ("string", Draw.title)},
-        ("Play {title}", "Play the song {title}.", "I want to hear {title}."),
-        {"status": lambda d: "playing"},
-        "Now playing {title}.",
     ),
     Tool(
         "add_to_cart",
@@ -227,18 +158,6 @@ TOOLS = (
         {"name": Draw.name},
         "User {user_id} is {name}.",
     ),
-    Tool(
-        "set_light",
-        "Set the colour of a light",
-        {"room": WORD, "colour": ("string", lambda d: d.of(COLOURS))},
-        (
-            "Make the light in the {room} {colour}.",
-            "Set the {room} light to {colour}.",
-            "Turn the light in the {room} {colour}.",
-        ),
-        {"status": lambda d: "done"},
-        "The light in the {room} is {colour}.",
-    ),
 )
 
 
@@ -265,18 +184,14 @@ def exchange(draw: Draw, tool: Tool) -> list[Turn]:
 
 def system(draw: Draw, tools: list[Tool]) -> Turn:
     """The system message that lists the tools, as the chat template writes it."""
-    signatures = [tool.signature() for tool in tools]
-    if draw.chance(0.25):
-        signatures = [signature["function"] for signature in signatures]
-    own = draw.of(
-        (None, None, "You are a helpful assistant.", "You are sprout, a small language model.")
-    )
-    return Turn("system", tool_prompt(signatures, own))
+    closed = draw.chance(0.5)
+    own = draw.of((None, None, "You are a helpful assistant."))
+    return Turn("system", tool_prompt([tool.signature(closed=closed) for tool in tools], own))
 
 
 def tool_call(draw: Draw) -> Document:
-    """Up to three tools and a request: the call; rarely a request that needs none."""
-    tools = draw.some(TOOLS, draw.of((1, 1, 1, 2, 2, 3)))
+    """One or two tools and a request: the call; rarely a request that needs none."""
+    tools = draw.some(TOOLS, draw.between(1, 2))
     turns = exchange(draw, draw.of(tools)) if draw.chance(0.1) else []
     if draw.chance(0.1):
         without = small_talk(draw) if draw.chance(0.5) else question(draw)
@@ -287,5 +202,5 @@ def tool_call(draw: Draw) -> Document:
 
 def tool_answer(draw: Draw) -> Document:
     """A call with its response: the final answer."""
-    tools = draw.some(TOOLS, draw.of((1, 1, 2)))
+    tools = draw.some(TOOLS, draw.between(1, 2))
     return chat(system(draw, tools), *exchange(draw, draw.of(tools)))
