@@ -1,6 +1,7 @@
 """The runtime put together: the engine on its thread, the io loop on this one, and the way between them."""
 
 import gc
+import json
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -85,7 +86,7 @@ class Service:
             return self._ask_others(what, body)
         reply: Future[str] = Future()
         self._mailbox.put([Control(what, reply)])
-        return reply
+        return reply if what != "stats" else _joined(reply, self._loop.stats)
 
     def _run_engine(self) -> None:
         try:
@@ -93,3 +94,18 @@ class Service:
         except BaseException as error:
             self._failure = error
             self._loop.stop(drain_s=0.0)
+
+
+def _joined(reply: "Future[str]", more: Callable[[], dict[str, int]]) -> "Future[str]":
+    """The engine's numbers and those of the io loop in one object."""
+    joined: Future[str] = Future()
+
+    def join(done: "Future[str]") -> None:
+        error = done.exception()
+        if error is not None:
+            joined.set_exception(error)
+        else:
+            joined.set_result(json.dumps(json.loads(done.result()) | more()))
+
+    reply.add_done_callback(join)
+    return joined

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -66,7 +66,7 @@ class IoLoop:
         self._outlet = outlet
         self._limits = Limits.of(host.welcome)
         self._intakes: dict[bytes, Intake] = {}
-        self._counts: Counter[str] = Counter()
+        self._num_bad_frames = self._num_failed_messages = self._num_ignored = 0
         self._encoders = ThreadPoolExecutor(NUM_ENCODERS, "encoder")
         self._encoded: deque[tuple[bytes, int]] = deque()
         self._deadline: float | None = None
@@ -81,6 +81,19 @@ class IoLoop:
             for client in self._router.tend(_encode([Heartbeat(self._host.steps())])):
                 self._forget(client)
         self._encoders.shutdown(wait=False, cancel_futures=True)
+
+    def stats(self) -> dict[str, int]:
+        """Clients, and since the start: frames that were no messages, messages that met a bug of ours, messages
+        for branches that had ended, clients that could not be sent what was theirs.
+        """
+        intakes = list(self._intakes.values())
+        return {
+            "clients": len(intakes),
+            "bad_frames": self._num_bad_frames,
+            "failed_messages": self._num_failed_messages,
+            "ignored_messages": self._num_ignored + sum(intake.ignored for intake in intakes),
+            "clients_given_up": self._outlet.num_given_up,
+        }
 
     def stop(self, drain_s: float) -> None:
         """End when no slot is open, and after `drain_s` seconds in any case. Any thread; signal handlers, too."""
@@ -107,37 +120,43 @@ class IoLoop:
             try:
                 messages = _decode(frame)
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                self._counts["bad_frames"] += 1
+                self._num_bad_frames += 1
                 continue
-            try:
-                self._take(client, messages)
-            except Exception:
-                self._counts["errors"] += 1
-                logger.exception("a frame was not taken")
+            taken = Taken()
+            for message in messages:
+                try:
+                    self._take(client, message, taken)
+                except (
+                    Exception
+                ):  # what this leaves unsaid nobody knows, so the client must not wait for it
+                    self._num_failed_messages += 1
+                    logger.exception(
+                        "%s was not taken; its client is given up", type(message).__name__
+                    )
+                    self._router.give_up(client)
+                    break
+            self._pass_on(client, taken)
 
-    def _take(self, client: bytes, messages: Sequence[ClientMessage]) -> None:
-        taken = Taken()
+    def _take(self, client: bytes, message: ClientMessage, taken: Taken) -> None:
         answers = taken.answers
-        for message in messages:
-            intake = self._intakes.get(client)
-            if isinstance(message, Hello):
-                answers.append(self._greet(client, message))
-            elif intake is None:
+        intake = self._intakes.get(client)
+        if isinstance(message, Hello):
+            answers.append(self._greet(client, message))
+        elif intake is None:
+            if not answers:  # once is enough for a frame
                 answers.append(Refused("transport", "the runtime does not know this connection"))
-                break
-            elif isinstance(message, Heartbeat):
-                answers.append(Heartbeat(self._host.steps()))
-            elif isinstance(message, Request):
-                self._request(client, message)
-            else:
-                intake.take(message, taken)
-        self._pass_on(client, taken)
+        elif isinstance(message, Heartbeat):
+            answers.append(Heartbeat(self._host.steps()))
+        elif isinstance(message, Request):
+            self._request(client, message)
+        else:
+            intake.take(message, taken)
 
     def _pass_on(self, client: bytes, taken: Taken) -> None:
         if taken.operations:
             self._host.put(taken.operations)
         if taken.answers:
-            self._router.send(client, _encode(taken.answers))
+            self._outlet.answer(client, taken.answers)
 
     def _resume(self) -> None:
         """Go on where a long text has been tokenised."""
@@ -215,4 +234,5 @@ class IoLoop:
     def _forget(self, client: bytes) -> None:
         intake = self._intakes.pop(client, None)
         if intake is not None:
+            self._num_ignored += intake.ignored
             self._host.put([intake.leave()])

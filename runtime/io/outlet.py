@@ -26,6 +26,7 @@ class Outlet:
     def __init__(self, router: Router) -> None:
         self._router = router
         self._endings: deque[tuple[bytes, Ending]] = deque()
+        self.num_given_up = 0
 
     def send(self, events: Sequence[tuple[bytes, RuntimeMessage]]) -> None:
         """Send (client, message) pairs, those of one client as one frame; never blocks."""
@@ -36,7 +37,18 @@ class Outlet:
                 # Before it is sent: what the client sends in answer finds the branch as it is.
                 self._endings.append((client, message))
         for client, batch in frames.items():
-            self._router.send(client, encode_events(batch))
+            self.answer(client, batch)
+
+    def answer(self, client: bytes, messages: Sequence[RuntimeMessage]) -> None:
+        """Send one client its messages as one frame. A client that cannot be sent what is its due is given up:
+        the answer to its next word tells it so.
+        """
+        try:
+            self._router.send(client, encode_events(messages))
+        except Exception:  # the boundary of one client
+            logger.exception("a client is given up")
+            self.num_given_up += 1
+            self._router.give_up(client)
 
     def take_endings(self) -> list[tuple[bytes, Ending]]:
         """What has ended since the last call; for the io thread."""

@@ -159,6 +159,14 @@ class Router:
         if must_wake:
             self.wake()
 
+    def give_up(self, client: bytes) -> None:
+        """Treat a client as gone; any thread."""
+        with self._lock:
+            peer = self._peers.get(client)
+            if peer is not None:
+                self._forget(peer)
+        self.wake()
+
     def tend(self, probe: bytes) -> list[bytes]:
         """Do what is due: send what waits, find out who has left (by sending `probe`). Returns who is gone."""
         if self._probe_at is None and not self._lagging and not self._gone:
