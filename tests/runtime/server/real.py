@@ -1,0 +1,68 @@
+"""`branchwork serve` as its users start it: a process, a port, a runtime of its own."""
+
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO
+
+import httpx
+
+KEY = "real-key"
+HEADERS = {"authorization": f"Bearer {KEY}"}
+
+
+class RealServer:
+    """A server over the embedded model; `runtime_pid` is its first runtime's."""
+
+    def __init__(self, *flags: str, key: str = KEY) -> None:
+        command = [sys.executable, "-m", "branchwork", "serve", "--port", "0", "--threads", "1"]
+        environment = {**os.environ, "BRANCHWORK_API_KEY": key}
+        self.process = subprocess.Popen(
+            [*command, *flags], env=environment, stderr=subprocess.PIPE, text=True
+        )
+        assert self.process.stderr is not None
+        self.runtime_pid = int(_wait_for(self.process.stderr, r"runtime +pid (\d+)"))
+        self.url = _wait_for(self.process.stderr, r"listening +(http://\S+)")
+        # What is not read would one day block the server.
+        self._reader = threading.Thread(target=self.process.stderr.read, daemon=True)
+        self._reader.start()
+        self.wait_for("/ready", 200)
+
+    def wait_for(self, path: str, status: int) -> None:
+        """Until `path` answers so."""
+        end = time.monotonic() + 60
+        while httpx.get(self.url + path, headers=HEADERS, timeout=10).status_code != status:
+            assert time.monotonic() < end, f"{path} never answered {status}"
+            time.sleep(0.05)
+
+    def close(self) -> None:
+        """End it, if it has not ended yet."""
+        self.process.terminate()
+        self.process.wait(30)
+        self._reader.join(30)
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+
+
+def _wait_for(lines: IO[str], pattern: str) -> str:
+    seen = []
+    for line in lines:
+        seen.append(line)
+        if found := re.search(pattern, line):
+            return found[1]
+    raise AssertionError(f"the server ended during its start: {''.join(seen)}")
+
+
+@contextmanager
+def real_server(*flags: str) -> Iterator[RealServer]:
+    """A server for a while."""
+    server = RealServer(*flags)
+    try:
+        yield server
+    finally:
+        server.close()
