@@ -102,9 +102,7 @@ class Branch:
             assert isinstance(part, Media)
             model = self.program.backends[0].welcome.model
             kind = "an image" if part.frames is None else "a video"
-            raise ProgramError(
-                f"{kind} cannot be shown to {model}, which reads text only ({part.path})"
-            )
+            raise ProgramError(f"{kind} cannot be shown to {model}: it is sent text only")
         return False
 
     def _add(self, piece: Piece) -> None:

@@ -62,6 +62,14 @@ register_chat_template(
 )
 register_chat_template(
     ChatTemplate(
+        "qwen",
+        _same("<|im_start|>{role}\n", "<|im_end|>\n"),
+        "You are a helpful assistant.",
+        ("<|im_end|>",),
+    )
+)
+register_chat_template(
+    ChatTemplate(
         "llama-2-chat",
         {
             "system": ("<<SYS>>\n", "\n<</SYS>>\n\n"),

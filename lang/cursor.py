@@ -16,7 +16,6 @@ from branchwork.runtime.wire import messages as wire
 from branchwork.runtime.wire.backend import Backend
 from branchwork.runtime.wire.errors import (
     Aborted,
-    BranchFailed,
     BranchworkError,
     ProgramError,
     error_from,
@@ -238,11 +237,8 @@ class Cursor:
         elif isinstance(event, wire.Done):
             self._finish(slot, event)
         else:
-            error = error_from(event.code, event.message, event.param)
-            if isinstance(error, BranchFailed) and self._broken is not None:
-                error = self._broken  # what the author needs to hear is the first cause
-            slot.fail(error)
-            self._broken = error
+            # The slots behind it fail with the first cause, also those that are not asked for yet.
+            self.fail(error_from(event.code, event.message, event.param))
 
     def _finish(self, slot: Slot, result: wire.Done) -> None:
         expr = slot.expr

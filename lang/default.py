@@ -18,10 +18,15 @@ if TYPE_CHECKING:
 
 
 class GlobalConfig:
-    """What holds for all programs of this process; `default_backend` is what `set_default_backend` has set."""
+    """What holds for all programs of this process.
+
+    `default_backend` is what `set_default_backend` has set, or `embedded`: the runtime that the first program without
+    a backend has started.
+    """
 
     def __init__(self) -> None:
         self.default_backend: Backend | None = None
+        self.embedded: Runtime | None = None
         self.lock = Lock()
 
 
@@ -59,6 +64,20 @@ class Runtime:
     def pid(self) -> int:
         """The process id of the runtime."""
         return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process.alive
+
+    @property
+    def endpoint(self) -> Self:
+        """The runtime itself, where SGLang's programs ask a Runtime for what it talks to."""
+        return self
+
+    def get_model_name(self) -> str:
+        """The model, as it was named when the runtime was started."""
+        return self._process.config.model
 
     @property
     def welcome(self) -> Welcome:
@@ -153,16 +172,18 @@ def set_default_backend(backend: Backend | None) -> None:
 
 
 def default_backend() -> Backend:
-    """The backend that was set; the first call without one starts the embedded runtime, once in this process."""
-    if global_config.default_backend is None:
-        with global_config.lock:
-            if global_config.default_backend is None:
-                global_config.default_backend = Runtime()
-    return global_config.default_backend
+    """The backend that was set; without one the embedded runtime, which is started when there is none that lives."""
+    with global_config.lock:
+        backend, embedded = global_config.default_backend, global_config.embedded
+        if backend is not None and (backend is not embedded or embedded.alive):
+            return backend
+        started = Runtime()
+        global_config.default_backend = global_config.embedded = started
+        return started
 
 
 def resolve(backend: Any) -> Backend:
-    """The backend to use for what the caller gave: None is the default; SGLang's runtimes hold theirs in `endpoint`."""
+    """The backend to use for what the caller gave: None is the default; what wraps one holds it in `endpoint`."""
     if backend is None:
         return default_backend()
     chosen = getattr(backend, "endpoint", backend)

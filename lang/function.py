@@ -26,7 +26,7 @@ _STATE_TYPES = ("State", "AsyncState")
 
 
 class Function:
-    """A program. Its body appends to its first parameter, `s`, or returns an expression.
+    """A program. Its body, `func`, appends to its first parameter, `s`, or returns an expression.
 
     An argument of `run` is the body's own where the body has a parameter of that name, and else an option of
     `gen` (`temperature=0`), which holds for every slot that says nothing else.
@@ -39,7 +39,7 @@ class Function:
         bound: Mapping[str, Any] | None = None,
     ) -> None:
         code = body.__code__
-        self.body = body
+        self.func = body
         self.num_api_spec_tokens = num_api_spec_tokens
         self.bound = dict(bound or {})
         self.is_async = bool(code.co_flags & _IS_COROUTINE)
@@ -110,8 +110,8 @@ class Function:
 
     def _inline(self, state: Appending, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self.takes_state:
-            return self.body(state, *args, **kwargs)
-        result = self.body(*args, **kwargs)
+            return self.func(state, *args, **kwargs)
+        result = self.func(*args, **kwargs)
         state.append(result)
         return result
 
@@ -237,11 +237,11 @@ class Function:
             warm.run(backend=backend)
 
     def _defaults(self) -> dict[str, Any]:
-        values = self.body.__defaults__ or ()
+        values = self.func.__defaults__ or ()
         defaults = dict(
             zip(self._positional[len(self._positional) - len(values) :], values, strict=True)
         )
-        return {**defaults, **(self.body.__kwdefaults__ or {})}
+        return {**defaults, **(self.func.__kwdefaults__ or {})}
 
     def _fixed_defaults(self) -> dict[str, Any]:
         """Defaults that are no text: what the body does with them cannot wait until they are known."""
@@ -256,7 +256,7 @@ class Function:
         for name in kwargs:
             if name not in self.parameters and not self._takes_any:
                 raise unknown_option(name, self.parameters)
-        return Function(self.body, self.num_api_spec_tokens, {**self.bound, **kwargs})
+        return Function(self.func, self.num_api_spec_tokens, {**self.bound, **kwargs})
 
     def _call(
         self,
@@ -270,7 +270,7 @@ class Function:
         arguments, options = self._divide(kwargs)
         return Call(
             self.__name__,
-            self.body,
+            self.func,
             self.takes_state,
             self.is_async,
             args,
@@ -291,16 +291,15 @@ class Function:
     ) -> list[Call]:
         arguments, options = self._divide(kwargs)
         defaults = Defaults(options)
-        chosen = self._backend(backend)
         return [
             Call(
                 self.__name__,
-                self.body,
+                self.func,
                 self.takes_state,
                 self.is_async,
                 (),
                 {**arguments, **self._item(item)},
-                lambda: chosen,
+                lambda: self._backend(backend),
                 defaults,
                 timeout,
                 retries,

@@ -36,6 +36,20 @@ def meta_info(slot: Slot, with_text: bool = False) -> dict[str, Any]:
     return meta | _logprobs(slot, slot.expr.options.get("return_text_in_logprobs", with_text))
 
 
+def news(slot: Slot, num_known: int, with_text: bool = False) -> dict[str, Any]:
+    """As `meta_info`, of a slot that is being read while it is written: of its output tokens only those that are new.
+
+    `num_known` output tokens have been told of before; "output_token_logprobs_length" is how many there are by now.
+    """
+    meta = meta_info(slot, with_text)
+    num_tokens = len(slot.logprobs) or sum(len(run.token_ids) for run in slot.runs)
+    meta |= {"completion_tokens": num_tokens, "output_token_logprobs_length": num_tokens}
+    for key in ("output_token_logprobs", "output_top_logprobs"):
+        if key in meta:
+            meta[key] = meta[key][num_known:]
+    return meta
+
+
 def _finish_reason(result: wire.Done) -> dict[str, Any]:
     if result.reason == "length":
         return {"type": "length", "length": result.usage.completion}

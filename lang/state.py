@@ -136,8 +136,11 @@ class Appending:
         return variable
 
     def _meta_info(self, slot: Slot) -> dict[str, Any]:
-        with_text = self.branch.program.defaults.options.get("return_text_in_logprobs", False)
-        return meta.meta_info(slot, with_text)
+        return meta.meta_info(slot, self._with_text)
+
+    @property
+    def _with_text(self) -> bool:
+        return bool(self.branch.program.defaults.options.get("return_text_in_logprobs", False))
 
     def _probs(self, slot: Slot) -> dict[Any, float]:
         self._raise_failure(slot)
@@ -275,7 +278,10 @@ class State(Appending):
     async def text_async_iter(
         self, var_name: str | None = None, return_meta_data: bool = False
     ) -> AsyncIterator[Any]:
-        """As `text_iter`, for `async for`; with `return_meta_data`, pairs of text and the slot's numbers so far."""
+        """As `text_iter`, for `async for`; with `return_meta_data`, pairs of text and what is new in `get_meta_info`.
+
+        Of the tokens' log-probabilities a pair holds those that came with its text; the counts are of all so far.
+        """
         program = self.branch.program
         stream = TextStream(self.branch, var_name)
         while (text := self._take(stream)) is not None:
@@ -283,13 +289,23 @@ class State(Appending):
                 program.share()
                 await _loop_driver().wait_async(program, stream.has_more, program.when_changed)
             elif return_meta_data:
-                yield text, {} if stream.slot is None else self._meta_info(stream.slot)
+                yield text, self._news(stream)
             else:
                 yield text
 
     def _take(self, stream: TextStream) -> str | None:
         with self.branch.program.lock:
             return stream.take()
+
+    def _news(self, stream: TextStream) -> dict[str, Any]:
+        slot = stream.slot
+        if slot is None:
+            return {}
+        with self.branch.program.lock:
+            known = stream.num_told.get(slot, 0)
+            told = meta.news(slot, known, self._with_text)
+            stream.num_told[slot] = told["output_token_logprobs_length"]
+            return told
 
     # ------------------------------------------------------------------ how it looks
 

@@ -11,7 +11,10 @@ from branchwork.lang.variable import render, slots_of
 
 
 class TextStream:
-    """The text of a branch, or of its variable `name`, as it grows. Its methods are called under the program's lock."""
+    """The text of a branch, or of its variable `name`, as it grows. Its methods are called under the program's lock.
+
+    `slot` is the one that the last text came from; `num_told` how many tokens of each the reader has been told of.
+    """
 
     def __init__(self, branch: Branch, name: str | None) -> None:
         self._branch = branch
@@ -19,6 +22,7 @@ class TextStream:
         self._next = 0
         self._shown_len = 0
         self.slot: Slot | None = None
+        self.num_told: dict[Slot, int] = {}
 
     def take(self) -> str | None:
         """What is new; "" where nothing is, and None when nothing will be.

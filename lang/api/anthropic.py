@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from branchwork.lang.api.constraint import check
+from branchwork.lang.api.constraint import held
 from branchwork.lang.api.http import Http
 from branchwork.lang.api.provider import Completion, Emit
 from branchwork.lang.api.remote import Remote
@@ -12,6 +12,7 @@ from branchwork.lang.api.transcript import CHAT_FORMAT, Transcript
 from branchwork.runtime.wire import messages as wire
 from branchwork.runtime.wire.errors import RequestError
 
+_ADDRESS = "https://api.anthropic.com"
 _VERSION = "2023-06-01"
 
 
@@ -46,10 +47,9 @@ class AnthropicProvider:
         completion = (
             self._stream(body, emit)
             if gen.stream
-            else _completion(self._http.post("/messages", body))
+            else _completion(self._http.post("/v1/messages", body))
         )
-        check(completion.text, gen.constraint, self.name)
-        return completion
+        return held(completion, gen.constraint, self.name)
 
     def select(self, transcript: Transcript, select: wire.Select) -> Sequence[wire.ChoiceScore]:
         """Refused: the API tells no log-probabilities, and cannot be held to choices."""
@@ -61,7 +61,7 @@ class AnthropicProvider:
         text = ""
         usage: Mapping[str, Any] = {}
         stop: Mapping[str, Any] = {}
-        for event in self._http.events("/messages", {**body, "stream": True}):
+        for event in self._http.events("/v1/messages", {**body, "stream": True}):
             kind = event.get("type")
             if kind == "content_block_delta" and event["delta"].get("text"):
                 text += event["delta"]["text"]
@@ -108,13 +108,16 @@ def _completion(answer: Mapping[str, Any]) -> Completion:
 
 
 class Anthropic(Remote):
-    """Anthropic's models. The key is `api_key`, or ANTHROPIC_API_KEY of the environment."""
+    """Anthropic's models.
+
+    Key and address come from ANTHROPIC_API_KEY and ANTHROPIC_BASE_URL of the environment where they are not given.
+    """
 
     def __init__(
         self,
         model_name: str,
         *,
-        base_url: str = "https://api.anthropic.com/v1",
+        base_url: str | None = None,
         api_key: str | None = None,
         extra: Mapping[str, Any] | None = None,
         timeout_s: float = 600.0,
@@ -122,5 +125,6 @@ class Anthropic(Remote):
     ) -> None:
         key = api_key if api_key is not None else os.environ.get("ANTHROPIC_API_KEY", "")
         headers = {"x-api-key": key, "anthropic-version": _VERSION}
+        base_url = base_url or os.environ.get("ANTHROPIC_BASE_URL") or _ADDRESS
         http = Http(model_name, base_url, headers, timeout_s=timeout_s, max_retries=max_retries)
         super().__init__(AnthropicProvider(model_name, http, extra or {}))

@@ -1,10 +1,13 @@
-"""What an API that knows no constraints can still be held to: the answer is checked, and refused when it is wrong."""
+"""What an API that knows no constraints can still be held to: its answer is cut to what meets one, or refused."""
 
 import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
+from branchwork.lang.api.provider import Completion
 from branchwork.runtime.wire import messages as wire
 from branchwork.runtime.wire.errors import ConstraintError
 
@@ -47,27 +50,33 @@ def choice_of(text: str) -> str:
         return text.strip()
 
 
-def check(text: str, constraint: wire.Constraint | None, api: str) -> None:
-    """Raises ConstraintError where the answer does not meet the constraint, or nobody could tell."""
+def held(completion: Completion, constraint: wire.Constraint | None, api: str) -> Completion:
+    """The completion up to where it meets the constraint: an API does not know where to stop.
+
+    Raises ConstraintError where it does not begin with what meets it, or nobody could tell.
+    """
     if constraint is None or isinstance(constraint, wire.FreeText):
-        return
+        return completion
+    text = completion.text.lstrip()
     if isinstance(constraint, wire.Regex):
-        met = re.fullmatch(constraint.pattern, text) is not None
+        found = re.match(constraint.pattern, completion.text) or re.match(constraint.pattern, text)
+        met = found and found.group()
     elif isinstance(constraint, wire.Choices):
-        met = text in constraint.values
+        met = next((each for each in constraint.values if text.strip() == each.strip()), None)
     elif isinstance(constraint, wire.JsonSchema | wire.JsonValue):
-        met = _is_json(text)
+        met = _first_value(text)
     else:
         raise ConstraintError(f"{api} cannot be held to a constraint of this kind")
-    if not met:
+    if met is None:
         raise ConstraintError(
-            f"{api} cannot be held to this constraint, and answered {text[:60]!r}"
+            f"{api} cannot be held to this constraint, and answered {completion.text[:60]!r}"
         )
+    return msgspec.structs.replace(completion, text=met)
 
 
-def _is_json(text: str) -> bool:
+def _first_value(text: str) -> str | None:
+    """The JSON value that the text begins with."""
     try:
-        json.loads(text)
+        return text[: json.JSONDecoder().raw_decode(text)[1]]
     except ValueError:
-        return False
-    return True
+        return None

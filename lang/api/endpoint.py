@@ -1,12 +1,16 @@
 """A server's own text interface, `POST /generate`: `branchwork serve`, and SGLang's servers."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import msgspec
 
 from branchwork.lang.api.http import Http
 from branchwork.lang.api.provider import Completion, Emit
 from branchwork.lang.api.remote import Remote
 from branchwork.lang.api.transcript import CHAT_FORMAT, Transcript
+from branchwork.lang.chat_template import get_chat_template
 from branchwork.runtime.wire import messages as wire
 from branchwork.runtime.wire.errors import BranchworkError, ConstraintError
 
@@ -36,15 +40,22 @@ class EndpointProvider:
                 body["logprob_start_len"] = gen.prompt_logprobs_from
         if not gen.stream:
             return _completion(self._http.post("/generate", body))
+        return self._stream(body, emit)
+
+    def _stream(self, body: dict[str, Any], emit: Emit) -> Completion:
         last: Mapping[str, Any] = {"text": "", "meta_info": {}}
         shown = 0
-        for event in self._http.events("/generate", {**body, "stream": True}):
-            last = event
-            text = event["text"]
+        logprobs: tuple[wire.TokenLogprob, ...] = ()
+        num_told = 0
+        for last in self._http.events("/generate", {**body, "stream": True}):
+            text, meta = last["text"], last["meta_info"]
+            found = _output_logprobs(meta)
+            # Servers that tell how many there are in all send each only once.
+            logprobs = logprobs + found if "output_token_logprobs_length" in meta else found
             if len(text) > shown and not text.endswith("\ufffd"):
-                emit(text[shown:])
-                shown = len(text)
-        return _completion(last)
+                emit(text[shown:], logprobs[num_told:])
+                shown, num_told = len(text), len(logprobs)
+        return msgspec.structs.replace(_completion(last), logprobs=logprobs)
 
     def select(self, transcript: Transcript, select: wire.Select) -> Sequence[wire.ChoiceScore]:
         """Each choice's log-probability after the prompt."""
@@ -126,9 +137,13 @@ def _completion(answer: Mapping[str, Any]) -> Completion:
         meta.get("completion_tokens", 0),
         meta.get("cached_tokens", 0),
         finish.get("matched"),
-        _logprobs(meta.get("output_token_logprobs"), meta.get("output_top_logprobs")),
+        _output_logprobs(meta),
         _logprobs(meta.get("input_token_logprobs"), meta.get("input_top_logprobs")),
     )
+
+
+def _output_logprobs(meta: Mapping[str, Any]) -> tuple[wire.TokenLogprob, ...]:
+    return _logprobs(meta.get("output_token_logprobs"), meta.get("output_top_logprobs"))
 
 
 def _logprobs(
@@ -148,21 +163,38 @@ def _bytes(entry: Sequence[Any]) -> bytes:
 
 
 class RuntimeEndpoint(Remote):
-    """A server, by its address: `RuntimeEndpoint("http://localhost:8000")`."""
+    """A server, by its address: `RuntimeEndpoint("http://localhost:8000")`.
+
+    Messages are written as the server says its model wants them, or as the chat template of that name does.
+    """
 
     def __init__(
         self,
         base_url: str,
         api_key: str | None = None,
         *,
-        chat_format: wire.ChatFormat | None = None,
+        chat_template_name: str | None = None,
         timeout_s: float = 600.0,
         max_retries: int = 3,
     ) -> None:
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         http = Http("the server", base_url, headers, timeout_s=timeout_s, max_retries=max_retries)
         name = str(http.get("/get_model_info").get("model_path", "server"))
-        super().__init__(EndpointProvider(name, http, chat_format or _chat_format(http)))
+        super().__init__(EndpointProvider(name, http, _chat_format(http)))
+        self._http = http
+        if chat_template_name is not None:
+            self.chat_template = get_chat_template(chat_template_name)
+
+    def get_model_name(self) -> str:
+        """The model, as the server names it."""
+        return self.provider.name
+
+    def request(self, what: str, body: str = "{}", timeout_s: float | None = 60.0) -> str:
+        """What the server has a route for: "flush_cache", and "stats"."""
+        if what == "flush_cache":
+            self._http.send("/flush_cache")
+            return "{}"
+        return json.dumps(self._http.get("/get_server_info"))
 
 
 def _chat_format(http: Http) -> wire.ChatFormat:
@@ -171,8 +203,4 @@ def _chat_format(http: Http) -> wire.ChatFormat:
         told = http.get("/get_server_info").get("chat_format")
     except BranchworkError:
         told = None
-    return (
-        CHAT_FORMAT
-        if not told
-        else wire.ChatFormat(told["begin"], told["end"], told.get("prefix", ""))
-    )
+    return msgspec.convert(told, wire.ChatFormat) if told else CHAT_FORMAT

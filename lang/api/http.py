@@ -20,7 +20,10 @@ _RETRIED = (408, 409, 429, 500, 502, 503, 504, 529)
 
 
 class Http:
-    """One API's address, headers and patience. A call that fails in passing is tried again, ever later."""
+    """One API's address, headers and patience. A call that fails in passing is tried again, ever later.
+
+    `query` follows every path.
+    """
 
     def __init__(
         self,
@@ -28,6 +31,7 @@ class Http:
         base_url: str,
         headers: Mapping[str, str],
         *,
+        query: str = "",
         timeout_s: float = 600.0,
         max_retries: int = 3,
         retry_after_s: float = 0.5,
@@ -35,6 +39,7 @@ class Http:
         self._name = name
         self._base_url = base_url.rstrip("/")
         self._headers = {"Content-Type": "application/json", **headers}
+        self._query = query
         self._timeout_s = timeout_s
         self._max_retries = max_retries
         self._retry_after_s = retry_after_s
@@ -49,6 +54,11 @@ class Http:
         with self._open(path, None) as response:
             return json.load(response)
 
+    def send(self, path: str) -> None:
+        """A POST whose answer says nothing."""
+        with self._open(path, {}) as response:
+            response.read()
+
     def events(self, path: str, body: Mapping[str, Any]) -> Iterator[Any]:
         """The JSON of each server-sent event, until the last or "[DONE]"."""
         with self._open(path, body) as response:
@@ -62,7 +72,7 @@ class Http:
 
     def _open(self, path: str, body: Mapping[str, Any] | None) -> Any:
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self._base_url + path, data, self._headers)
+        request = urllib.request.Request(self._base_url + path + self._query, data, self._headers)
         for attempt in range(self._max_retries + 1):
             try:
                 return urllib.request.urlopen(request, timeout=self._timeout_s)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from branchwork.lang.api.constraint import check, response_format
+from branchwork.lang.api.constraint import held, response_format
 from branchwork.lang.api.provider import Completion, Emit
 from branchwork.lang.api.remote import Remote
 from branchwork.lang.api.transcript import CHAT_FORMAT, Transcript
@@ -43,10 +43,10 @@ class LiteLLMProvider:
         text = answer.choices[0].message.content or ""
         if gen.stream:
             emit(text)
-        check(text, gen.constraint, self.name)
         reason = "length" if answer.choices[0].finish_reason == "length" else "stop"
         usage = answer.usage
-        return Completion(text, reason, usage.prompt_tokens, usage.completion_tokens)
+        completion = Completion(text, reason, usage.prompt_tokens, usage.completion_tokens)
+        return held(completion, gen.constraint, self.name)
 
     def select(self, transcript: Transcript, select: wire.Select) -> Sequence[wire.ChoiceScore]:
         """Refused: what lies behind litellm may tell no log-probabilities."""

@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from branchwork.lang.api.constraint import check, choice_format, choice_of, response_format
+from branchwork.lang.api.constraint import choice_format, choice_of, held, response_format
 from branchwork.lang.api.http import Http
 from branchwork.lang.api.provider import Completion, Emit
 from branchwork.lang.api.remote import Remote
@@ -13,6 +13,7 @@ from branchwork.lang.api.transcript import CHAT_FORMAT, Transcript
 from branchwork.runtime.wire import messages as wire
 from branchwork.runtime.wire.errors import RequestError
 
+_ADDRESS = "https://api.openai.com/v1"
 _COMPLETES = ("gpt-3.5-turbo-instruct", "davinci-002", "babbage-002")
 _REASONS = (
     "o1",
@@ -47,8 +48,7 @@ class OpenAIProvider:
         completion = self._stream(body, emit) if gen.stream else self._whole(body)
         if isinstance(gen.constraint, wire.Choices) and self._is_chat:
             completion = Completion(choice_of(completion.text), "stop", completion.prompt_tokens)
-        check(completion.text, gen.constraint, self.name)
-        return completion
+        return held(completion, gen.constraint, self.name)
 
     def select(self, transcript: Transcript, select: wire.Select) -> Sequence[wire.ChoiceScore]:
         """A chat model names its choice; of other models each choice's log-probability is asked for."""
@@ -181,7 +181,8 @@ def _certain(choice: str, chosen: bool) -> wire.ChoiceScore:
 class OpenAI(Remote):
     """OpenAI's models, or those of any server that speaks its API (`base_url`).
 
-    `is_chat_model` None: told by the model's name. The key is `api_key`, or OPENAI_API_KEY of the environment.
+    `is_chat_model` None: told by the model's name. Key and address come from OPENAI_API_KEY and OPENAI_BASE_URL of
+    the environment where they are not given. `is_azure`: a deployment of that name at `azure_endpoint`.
     `extra` goes into every request as it is.
     """
 
@@ -190,14 +191,32 @@ class OpenAI(Remote):
         model_name: str,
         is_chat_model: bool | None = None,
         *,
-        base_url: str = "https://api.openai.com/v1",
+        base_url: str | None = None,
         api_key: str | None = None,
+        is_azure: bool = False,
+        azure_endpoint: str = "",
+        api_version: str = "2024-10-21",
         extra: Mapping[str, Any] | None = None,
         timeout_s: float = 600.0,
         max_retries: int = 3,
     ) -> None:
-        key = api_key if api_key is not None else os.environ.get("OPENAI_API_KEY", "")
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        http = Http(model_name, base_url, headers, timeout_s=timeout_s, max_retries=max_retries)
+        query = ""
+        if is_azure:
+            key = api_key if api_key is not None else os.environ.get("AZURE_OPENAI_API_KEY", "")
+            headers = {"api-key": key}
+            base_url = f"{azure_endpoint.rstrip('/')}/openai/deployments/{model_name}"
+            query = f"?api-version={api_version}"
+        else:
+            key = api_key if api_key is not None else os.environ.get("OPENAI_API_KEY", "")
+            headers = {"Authorization": f"Bearer {key}"} if key else {}
+            base_url = base_url or os.environ.get("OPENAI_BASE_URL") or _ADDRESS
+        http = Http(
+            model_name,
+            base_url,
+            headers,
+            query=query,
+            timeout_s=timeout_s,
+            max_retries=max_retries,
+        )
         is_chat = model_name not in _COMPLETES if is_chat_model is None else is_chat_model
         super().__init__(OpenAIProvider(model_name, http, is_chat, extra or {}))

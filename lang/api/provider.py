@@ -1,6 +1,6 @@
 """What an API has to be able to do to serve programs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import msgspec
@@ -22,7 +22,11 @@ class Completion(msgspec.Struct, frozen=True):
     prompt_logprobs: tuple[wire.TokenLogprob, ...] = ()
 
 
-Emit = Callable[[str], None]
+class Emit(Protocol):
+    """Takes the text of an answer piece by piece, with the log-probabilities of its tokens where they are known."""
+
+    def __call__(self, text: str, logprobs: Sequence[wire.TokenLogprob] = ()) -> None:
+        """More of the answer has come."""
 
 
 class Provider(Protocol):

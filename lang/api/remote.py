@@ -198,16 +198,17 @@ class Remote:
             failed = wire.Failed(
                 asked.branch, asked.slot, "branch_failed", "an earlier slot failed"
             )
-            return branch.listener(failed)
+            self._outbox.append((branch.listener, failed))
+            return
         if isinstance(asked, wire.Gen) and self._spec_tokens:
             text = branch.ahead.answer(asked)
             if text is not None:
                 self.token_usage.save(branch.ahead.prompt_tokens)
                 branch.transcript.say(text)
-                branch.listener(wire.Tokens(asked.branch, asked.slot, text.encode()))
-                return branch.listener(
-                    wire.Done(asked.branch, asked.slot, "stop", text, wire.Usage())
-                )
+                tokens = wire.Tokens(asked.branch, asked.slot, text.encode())
+                done = wire.Done(asked.branch, asked.slot, "stop", text, wire.Usage())
+                self._outbox += [(branch.listener, tokens), (branch.listener, done)]
+                return
         branch.busy = True
         self._pool.submit(self._call, branch, asked)
 
@@ -254,10 +255,15 @@ class Remote:
             )
         sent = gen if ahead is None else ahead.widened(gen, self._spec_tokens)
 
-        def emit(text: str) -> None:
+        num_told = 0
+
+        def emit(text: str, logprobs: Sequence[wire.TokenLogprob] = ()) -> None:
+            nonlocal num_told
+            num_told += len(logprobs)
             with self._changed:
                 if gen.branch in self._branches:
-                    tokens = wire.Tokens(gen.branch, gen.slot, text.encode())
+                    data = text.encode()
+                    tokens = wire.Tokens(gen.branch, gen.slot, data, logprobs=tuple(logprobs))
                     self._outbox.append((branch.listener, tokens))
             self._deliver()
 
@@ -270,9 +276,10 @@ class Remote:
         )
         branch.transcript.say(text)
         events: list[wire.Event] = []
-        if not gen.stream or completion.logprobs:
+        rest = completion.logprobs[num_told:]
+        if not gen.stream or rest:
             data = b"" if gen.stream else text.encode()
-            events.append(wire.Tokens(gen.branch, gen.slot, data, logprobs=completion.logprobs))
+            events.append(wire.Tokens(gen.branch, gen.slot, data, logprobs=rest))
         return [*events, _done(gen, text, completion)]
 
     def _select(self, branch: _Branch, select: wire.Select) -> wire.Event:

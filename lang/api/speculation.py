@@ -33,6 +33,10 @@ class TokenUsage:
         self.completion_tokens += completion.completion_tokens
         self.calls += 1
 
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{name}={count}" for name, count in vars(self).items())
+        return f"TokenUsage({counts})"
+
     def save(self, prompt_tokens: int) -> None:
         """A call was not made; it would have sent at least as much as the one before."""
         self.saved_prompt_tokens += prompt_tokens

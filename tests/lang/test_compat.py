@@ -13,7 +13,9 @@ from branchwork.compat.lang import ir
 from branchwork.compat.lang.backend.base_backend import BaseBackend
 from branchwork.compat.lang.chat_template import get_chat_template
 from branchwork.compat.srt.constrained.outlines_backend import build_regex_from_object
-from branchwork.compat.srt.reasoning_parser import ReasoningParser
+from branchwork.compat.srt.parser.reasoning_parser import ReasoningParser
+from branchwork.compat.srt.utils import load_image
+from branchwork.compat.test.test_utils import dump_bench_raw_result
 from branchwork.lang.choices import (
     greedy_token_selection,
     token_length_normalized,
@@ -53,6 +55,11 @@ from sglang.utils import read_jsonl, dump_state_text, http_request, wait_for_ser
 from sglang.test.test_utils import add_common_sglang_args_and_parse, select_sglang_backend, CustomTestCase
 from sglang.srt.constrained.outlines_backend import build_regex_from_object
 from sglang.srt.hf_transformers_utils import get_tokenizer
+from sglang.srt.utils import is_hip, load_image
+from sglang.srt.utils.hf_transformers_utils import get_tokenizer
+from sglang.srt.parser.reasoning_parser import ReasoningParser
+from sglang.lang.interpreter import StreamExecutor
+from sglang.test.test_utils import dump_bench_raw_result
 import sys
 assert "torch" not in sys.modules
 """
@@ -141,8 +148,44 @@ def test_a_pattern_is_built_from_a_pydantic_model() -> None:
 def test_json_lines_are_read_and_states_are_dumped(tmp_path: Path) -> None:
     data = tmp_path / "data.jsonl"
     data.write_text('# a comment\n{"a": 1}\n{"a": 2}\n')
-    assert [row["a"] for row in utils.read_jsonl(str(data))] == [1, 2]
+    assert [row["a"] for row in utils.read_jsonl(str(data))[:5]] == [1, 2]
     state = bw.function(lambda s: s.append("said")).run(backend=Scripted())
     utils.dump_state_text(str(tmp_path / "out.txt"), [state, "plain"])
     assert "said" in (tmp_path / "out.txt").read_text()
     assert str(state) == "ProgramState(said)"
+
+
+def test_results_of_a_benchmark_are_dumped_line_by_line(tmp_path: Path) -> None:
+    program = bw.function(lambda s: s.append("Q" + bw.gen("answer")))
+    states = program.run_batch([{}, {}], backend=Scripted({"answer": "A"}))
+    dump_bench_raw_result(str(tmp_path / "raw.jsonl"), states, ["A", "B"], ["A", "A"])
+    rows = utils.read_jsonl(str(tmp_path / "raw.jsonl"))
+    assert rows[0] == {"prompt_id": 0, "prompt": "Q", "output": "A", "correct": True}
+    assert [row["correct"] for row in rows] == [True, False]
+    dump_bench_raw_result(None, states, [], [])
+
+
+def test_an_image_is_loaded_as_its_bytes(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"png")
+    assert load_image(str(tmp_path / "a.png")) == load_image(b"png") == (b"png", None)
+
+
+def test_an_image_is_refused_at_the_authors_line_by_a_model_that_reads_text() -> None:
+    @bw.function
+    def look(s: bw.State) -> None:
+        s += bw.user(bw.image("cat.png") + "What is this?")
+
+    with pytest.raises(ProgramError, match="an image cannot be shown to scripted") as raised:
+        look.run(backend=Scripted())
+    assert "look" in [frame.name for frame in raised.traceback]
+
+
+def test_a_video_is_refused_likewise() -> None:
+    with pytest.raises(ProgramError, match="a video cannot be shown to scripted"):
+        bw.function(lambda s: s.append(bw.video("cat.mp4", 4))).run(backend=Scripted())
+
+
+def test_the_decorated_function_is_func() -> None:
+    def named(s: bw.State) -> None: ...
+
+    assert bw.function(num_api_spec_tokens=64)(named).func.__name__ == "named"

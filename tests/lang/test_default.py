@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 import branchwork as bw
-from branchwork.lang import default
-from branchwork.runtime.wire.errors import ProgramError, UnknownOption
+from branchwork.lang import default, run
+from branchwork.runtime.wire.errors import ProgramError, RuntimeDied, UnknownOption
 from branchwork.testing import Scripted
 
 
@@ -21,6 +21,24 @@ def no_default() -> Iterator[None]:
     bw.set_default_backend(before)
 
 
+class Embedded(Scripted):
+    """A script in the place of the embedded runtime."""
+
+    alive = True
+
+
+def started_runtimes(monkeypatch: pytest.MonkeyPatch) -> list[Embedded]:
+    """The runtimes that are started from here on."""
+    started: list[Embedded] = []
+
+    def start() -> Embedded:
+        started.append(Embedded())
+        return started[-1]
+
+    monkeypatch.setattr(default, "Runtime", start)
+    return started
+
+
 @bw.function
 def ask(s: bw.State) -> None:
     s += bw.gen("a")
@@ -29,19 +47,50 @@ def ask(s: bw.State) -> None:
 def test_the_first_program_starts_the_embedded_runtime_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    started: list[Scripted] = []
-
-    def start() -> Scripted:
-        started.append(Scripted())
-        return started[-1]
-
-    monkeypatch.setattr(default, "Runtime", start)
+    started = started_runtimes(monkeypatch)
     threads = [threading.Thread(target=ask.run) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert len(started) == 1
+
+
+def test_a_program_after_the_death_of_the_embedded_runtime_starts_a_fresh_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    started = started_runtimes(monkeypatch)
+    assert ask.run()["a"] == "ok"
+    started[0].alive = False
+    started[0].die(RuntimeDied("killed by SIGKILL"))
+    assert ask.run()["a"] == "ok"
+    assert len(started) == 2
+
+
+def test_a_retry_after_the_death_of_the_embedded_runtime_runs_on_a_fresh_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    started = started_runtimes(monkeypatch)
+    monkeypatch.setattr(run, "RETRY_AFTER_S", 0.0)
+
+    @bw.function
+    def killing(s: bw.State) -> None:
+        if len(started) == 1:
+            started[0].alive = False
+            started[0].die(RuntimeDied("killed by SIGKILL"))
+        s += bw.gen("a")
+
+    states = killing.run_batch([{}, {}], retries=1)
+    assert [state["a"] for state in states] == ["ok", "ok"]
+    assert len(started) == 2
+
+
+def test_a_backend_that_was_set_is_not_replaced_when_it_dies() -> None:
+    backend = Scripted()
+    bw.set_default_backend(backend)
+    backend.die(RuntimeDied("killed by SIGKILL"))
+    with pytest.raises(RuntimeDied, match="killed by SIGKILL"):
+        ask.run()
 
 
 def test_an_endpoint_inside_a_runtime_is_the_backend() -> None:

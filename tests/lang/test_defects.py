@@ -46,6 +46,21 @@ def test_a_backend_error_ends_the_program_and_never_hangs(script: MakeScript) ->
         ask_twice.run()
 
 
+def test_a_slot_behind_another_branchs_answer_fails_with_its_own_branch(script: MakeScript) -> None:
+    script(slow=Answer("x", delay_s=0.05), bad=InvalidParameter("no"))
+
+    @bw.function
+    def body(s: bw.State) -> None:
+        forks = s.fork(1)
+        forks += bw.gen("slow")
+        s += bw.gen("bad")
+        forks.join("concate_and_append")
+        s += bw.gen("after")  # not asked for when "bad" fails
+
+    with pytest.raises(InvalidParameter, match='gen\\("bad"\\) - no'):
+        body.run(timeout=5)
+
+
 def test_a_backend_error_reaches_every_mode(script: MakeScript) -> None:
     script(first=InvalidParameter("no"))
     with pytest.raises(InvalidParameter):

@@ -74,7 +74,9 @@ def test_an_async_stream_yields_text_and_numbers(script: MakeScript) -> None:
     pairs = asyncio.run(main())
     assert [text for text, _ in pairs] == ["upon", " a", " time"]
     counts = [len(meta["output_token_logprobs"]) for _, meta in pairs]  # type: ignore[arg-type]
-    assert counts == [1, 2, 3]
+    assert counts == [1, 1, 1]  # each pair tells of the tokens that came with its text
+    assert [meta["completion_tokens"] for _, meta in pairs] == [1, 2, 3]
+    assert [meta["output_token_logprobs_length"] for _, meta in pairs] == [1, 2, 3]
 
 
 def test_an_async_body_can_be_streamed(script: MakeScript) -> None:

@@ -10,19 +10,17 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
 from branchwork.runtime.wire.errors import RuntimeUnreachable
 
 
-def read_jsonl(filename: str) -> Iterator[Any]:
+def read_jsonl(filename: str) -> list[Any]:
     """The values of a file with one JSON value a line; lines that begin with # are skipped."""
     with open(filename, encoding="utf-8") as lines:
-        for line in lines:
-            if line.strip() and not line.startswith("#"):
-                yield json.loads(line)
+        return [json.loads(line) for line in lines if line.strip() and not line.startswith("#")]
 
 
 def dump_state_text(filename: str, states: Sequence[Any], mode: str = "w") -> None:

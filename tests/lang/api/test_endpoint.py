@@ -1,5 +1,6 @@
 """Programs over a server's own text interface, and Anthropic's."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -94,7 +95,7 @@ def test_anthropics_api_continues_a_begun_message(fake_api: MakeApi) -> None:
             "usage": {"input_tokens": 9, "output_tokens": 2},
         }
     )
-    backend = Anthropic("claude", base_url=api.url + "/v1", api_key="key")
+    backend = Anthropic("claude", base_url=api.url, api_key="key")
 
     @bw.function
     def ask(s: bw.State) -> None:
@@ -151,3 +152,57 @@ def test_an_api_without_scores_refuses_to_select(fake_api: MakeApi) -> None:
 def test_a_missing_package_says_what_to_install() -> None:
     with pytest.raises(SetupError, match="pip install litellm"):
         LiteLLM("gemini/gemini-2.5-flash")
+
+
+@pytest.mark.parametrize("cumulative", [True, False])
+def test_a_servers_stream_tells_each_tokens_logprob_once(
+    fake_api: MakeApi, cumulative: bool
+) -> None:
+    tokens = [[-0.5, 1, "a"], [-0.25, 2, " b"], [-0.125, 3, " c"]]
+
+    def event(i: int) -> dict[str, Any]:
+        meta: dict[str, Any] = {"output_token_logprobs": tokens[: i + 1]}
+        if not cumulative:
+            meta = {"output_token_logprobs": [tokens[i]], "output_token_logprobs_length": i + 1}
+        return {"text": "".join(str(token[2]) for token in tokens[: i + 1]), "meta_info": meta}
+
+    api = fake_api(lambda path, body: [event(i) for i in range(3)] if "text" in body else {})
+    backend = RuntimeEndpoint(api.url)
+
+    async def main() -> list[tuple[str, dict[str, Any]]]:
+        program = bw.function(lambda s: s.append("?" + bw.gen("a", return_logprob=True)))
+        state = await program.arun(backend=backend, stream=True)
+        return [pair async for pair in state.text_async_iter("a", return_meta_data=True)]
+
+    pairs = asyncio.run(main())
+    backend.close()
+    assert [entry[0] for _, meta in pairs for entry in meta["output_token_logprobs"]] == [
+        -0.5,
+        -0.25,
+        -0.125,
+    ]
+    assert pairs[-1][1]["completion_tokens"] == 3
+
+
+def test_messages_are_written_by_the_chat_template_that_is_named(fake_api: MakeApi) -> None:
+    api = fake_api(
+        lambda path, body: (
+            {"text": "Hi", "meta_info": {}} if path == "/generate" else {"model_path": "tiny"}
+        )
+    )
+    backend = RuntimeEndpoint(api.url, chat_template_name="llama-2-chat")
+    assert backend.get_model_name() == "tiny"
+    bw.function(lambda: bw.user("Who?") + bw.assistant(bw.gen("a"))).run(backend=backend)
+    backend.close()
+    assert api.requests[-1][1]["text"] == "[INST] Who? [/INST]"
+
+
+def test_a_servers_cache_is_flushed_and_its_numbers_are_told(fake_api: MakeApi) -> None:
+    api = fake_api(lambda path, body: {"version": "1"} if path == "/get_server_info" else {})
+    backend = RuntimeEndpoint(api.url)
+    assert bw.flush_cache(backend)
+    assert api.requests[-1][0] == "/flush_cache"
+    info = bw.get_server_info(backend)
+    backend.close()
+    assert info is not None
+    assert info["version"] == "1"

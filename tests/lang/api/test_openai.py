@@ -283,3 +283,58 @@ def test_forks_call_together_and_share_what_was_said(
         "root  b",
         "root  c",
     ]
+
+
+def test_key_and_address_come_from_the_environment(
+    fake_api: MakeApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api = fake_api(lambda path, body: chat("hello"))
+    monkeypatch.setenv("OPENAI_BASE_URL", api.url + "/v1")
+    monkeypatch.setenv("OPENAI_API_KEY", "from the environment")
+    backend = OpenAI("gpt-4o-mini")
+    two_turns.run(question="Why?", backend=backend)
+    backend.close()
+    assert api.requests[0][2]["Authorization"] == "Bearer from the environment"
+
+
+def test_an_azure_deployment_is_addressed_by_its_name(fake_api: MakeApi) -> None:
+    api = fake_api(lambda path, body: chat("hello"))
+    backend = OpenAI(
+        "mine", is_azure=True, azure_endpoint=api.url + "/", api_version="v", api_key="key"
+    )
+    two_turns.run(question="Why?", backend=backend)
+    backend.close()
+    path, _, headers = api.requests[0]
+    assert path == "/openai/deployments/mine/chat/completions?api-version=v"
+    assert {name.lower(): value for name, value in headers.items()}["api-key"] == "key"
+
+
+@pytest.mark.parametrize(
+    ("hole", "written", "kept"),
+    [
+        ({"dtype": int}, " 24 hours", "24 "),
+        ({"dtype": str}, ' "Paris",\n  "population": 2', '"Paris"'),
+        ({"json_schema": {"type": "object"}}, ' {"a": 1}\nIs that all?', '{"a": 1}'),
+        ({"regex": "[a-z]+"}, "word. More", "word"),
+    ],
+)
+def test_what_an_api_writes_beyond_a_constraint_is_cut(
+    hole: dict[str, Any],
+    written: str,
+    kept: str,
+    fake_api: MakeApi,
+    connect: Callable[..., OpenAI],
+) -> None:
+    backend = connect(fake_api(lambda path, body: plain(written)), "gpt-3.5-turbo-instruct")
+    program = bw.function(lambda: "Q" + bw.gen("a", **hole))
+    assert program.run(backend=backend)["a"] == kept
+
+
+def test_what_was_used_is_printed_by_name(
+    fake_api: MakeApi, connect: Callable[..., OpenAI]
+) -> None:
+    backend = connect(fake_api(lambda path, body: chat("hello")))
+    two_turns.run(question="Why?", backend=backend)
+    assert repr(backend.token_usage) == (
+        "TokenUsage(prompt_tokens=20, completion_tokens=6, saved_prompt_tokens=0, calls=2)"
+    )

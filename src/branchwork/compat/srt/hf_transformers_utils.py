@@ -1,11 +1,5 @@
-"""As `sglang.srt.hf_transformers_utils`."""
+"""As `sglang.srt.hf_transformers_utils`, which newer programs find in `srt.utils`."""
 
-from typing import Any
+from branchwork.compat.srt.utils.hf_transformers_utils import get_tokenizer
 
-
-def get_tokenizer(model_path: str) -> Any:
-    """The tokenizer of a model folder or hub name."""
-    # transformers is part of branchwork[runtime], and 2 s to import.
-    from transformers import AutoTokenizer  # noqa: PLC0415
-
-    return AutoTokenizer.from_pretrained(model_path)
+__all__ = ["get_tokenizer"]

@@ -1,8 +1,10 @@
 """As `sglang.test.test_utils`: the command line of benchmark programs, and the base of test cases."""
 
 import argparse
+import json
 import os
 import unittest
+from collections.abc import Sequence
 from typing import Any
 
 from branchwork.lang.api.endpoint import RuntimeEndpoint
@@ -46,6 +48,24 @@ def select_sglang_backend(args: Any) -> Backend:
     if args.backend.startswith("gpt-"):
         return OpenAI(args.backend)
     raise ProgramError(f"backend {args.backend!r} is none of srt, embedded, or an OpenAI model")
+
+
+def dump_bench_raw_result(
+    path: str | None, states: Sequence[Any], preds: Sequence[Any], labels: Sequence[Any]
+) -> None:
+    """Write prompt, answer and whether it is right, a line for each state; nothing without a path."""
+    if not path:
+        return
+    with open(path, "w", encoding="utf-8") as out:
+        for i, state in enumerate(states):
+            answer = state["answer"]
+            row = {
+                "prompt_id": i,
+                "prompt": state.text().removesuffix(answer),
+                "output": answer,
+                "correct": bool(preds[i] == labels[i]),
+            }
+            out.write(json.dumps(row) + "\n")
 
 
 class CustomTestCase(unittest.TestCase):

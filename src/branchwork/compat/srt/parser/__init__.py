@@ -1,0 +1,1 @@
+"""As `sglang.srt.parser`."""
