@@ -203,4 +203,4 @@ def _chat_format(http: Http) -> wire.ChatFormat:
         told = http.get("/get_server_info").get("chat_format")
     except BranchworkError:
         told = None
-    return msgspec.convert(told, wire.ChatFormat) if told else CHAT_FORMAT
+    return wire.ChatFormat(**told) if told else CHAT_FORMAT

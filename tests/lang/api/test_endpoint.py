@@ -184,6 +184,20 @@ def test_a_servers_stream_tells_each_tokens_logprob_once(
     assert pairs[-1][1]["completion_tokens"] == 3
 
 
+def test_messages_are_written_as_the_server_says(fake_api: MakeApi) -> None:
+    told = {"begin": {"user": "<u>", "assistant": "<a>"}, "end": {"user": "", "assistant": ""}}
+    answers: dict[str, Any] = {
+        "/generate": {"text": "Hi", "meta_info": {}},
+        "/get_model_info": {"model_path": "tiny"},
+        "/get_server_info": {"chat_format": {**told, "prefix": "<s>", "default_system": ""}},
+    }
+    api = fake_api(lambda path, body: answers[path])
+    backend = RuntimeEndpoint(api.url)
+    bw.function(lambda: bw.user("Who?") + bw.assistant(bw.gen("a"))).run(backend=backend)
+    backend.close()
+    assert api.requests[-1][1]["text"] == "<s><u>Who?<a>"
+
+
 def test_messages_are_written_by_the_chat_template_that_is_named(fake_api: MakeApi) -> None:
     api = fake_api(
         lambda path, body: (
