@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
 from branchwork.runtime.grammar.interface import Grammar
+from branchwork.runtime.grammar.stops import StopTable
 from branchwork.runtime.inbox import (
     Choose,
     CloseBranch,
@@ -54,6 +55,10 @@ class NoCompiler:
 
     def submit(self, constraint: Constraint) -> "Future[Grammar]":
         """A future that is never done."""
+        return Future()
+
+    def submit_stop(self, pattern: str) -> "Future[StopTable]":
+        """Likewise."""
         return Future()
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from branchwork.runtime.grammar.interface import Grammar
+from branchwork.runtime.grammar.stops import StopTable
 from branchwork.runtime.wire.messages import Embed, Event, Gen, Select
 
 
@@ -42,16 +43,24 @@ class Append:
 
 @dataclass(frozen=True, slots=True)
 class Generate:
-    """A slot to fill. `grammar` may still be compiling; a `GrammarReady` follows when it is not."""
+    """A slot to fill. `grammar` and `stops` may still be compiling; a `GrammarReady` follows for each that is.
+
+    `stops` are the slot's stop patterns (`Sampling.stop_regex`), in their order.
+    """
 
     key: BranchKey
     gen: Gen
     grammar: "Future[Grammar] | None" = None
+    stops: "tuple[Future[StopTable], ...]" = ()
+
+    def is_compiled(self) -> bool:
+        """Whether nothing is being compiled any more."""
+        return (self.grammar is None or self.grammar.done()) and all(s.done() for s in self.stops)
 
 
 @dataclass(frozen=True, slots=True)
 class GrammarReady:
-    """The grammar that this branch waits for is compiled, or has failed."""
+    """A grammar or stop pattern that this branch waits for is compiled, or has failed."""
 
     key: BranchKey
 

@@ -2,7 +2,8 @@
 
 from typing import Literal, NamedTuple
 
-from branchwork.runtime.engine.context import Context, StopScanner
+from branchwork.runtime.engine.context import Context
+from branchwork.runtime.grammar.stops import StopTable
 from branchwork.runtime.wire.messages import Gen, Run, TokenLogprob, Tokens
 
 Kind = Literal["sampled", "jumped", "speculated"]
@@ -22,7 +23,9 @@ class Answer:
     `hidden` bytes at the beginning (a healed boundary) belong to the prompt: the text begins after them.
     """
 
-    def __init__(self, context: Context, client: bytes, gen: Gen) -> None:
+    def __init__(
+        self, context: Context, client: bytes, gen: Gen, patterns: tuple[StopTable, ...] = ()
+    ) -> None:
         self.text = bytearray()
         self.num_tokens = 0
         self.num_of: dict[Kind, int] = {"sampled": 0, "jumped": 0, "speculated": 0}
@@ -33,10 +36,8 @@ class Answer:
         self._sent = 0
         self._runs: list[tuple[Kind, list[int]]] = []
         self._logprobs: list[TokenLogprob] = []
-        sampling = gen.sampling
-        self._scanner: StopScanner | None = None
-        if sampling.stop or sampling.stop_regex:
-            self._scanner = context.new_scanner(sampling.stop, sampling.stop_regex)
+        stop = gen.sampling.stop
+        self._scanner = context.new_scanner(stop, patterns) if stop or patterns else None
         self._scan_from = 0
 
     def hide(self, num_bytes: int) -> None:

@@ -275,9 +275,8 @@ class Branches:
                     self._begin(branch, operation, arrived_s)
 
     def _must_wait(self, branch: Branch, operation: Generate, arrived_s: float) -> bool:
-        """Whether the slot's grammar is still being compiled (and nothing else settles the slot)."""
-        grammar = operation.grammar
-        if grammar is None or grammar.done() or branch.failure is not None:
+        """Whether the slot's grammar or stops are being compiled (and nothing else settles the slot)."""
+        if operation.is_compiled() or branch.failure is not None:
             branch.waits_for_grammar = False
             return False
         if not branch.waits_for_grammar:
@@ -326,9 +325,10 @@ class Branches:
     def _activity(self, branch: Branch, operation: SlotOperation) -> Activity:
         context = self._context
         match operation:
-            case Generate(_, gen, grammar):
+            case Generate(_, gen, grammar, stops):
                 compiled = grammar.result() if grammar is not None else None
-                return Generation(context, branch, gen, compiled)
+                patterns = tuple(stop.result() for stop in stops)
+                return Generation(context, branch, gen, compiled, patterns)
             case Choose(_, select):
                 return Selection(context, branch, select)
             case EmbedBranch(_, embed):

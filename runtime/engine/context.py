@@ -7,6 +7,7 @@ from typing import Protocol
 from branchwork.runtime.engine.capacity import Capacity
 from branchwork.runtime.engine.healing import SortedTokens
 from branchwork.runtime.grammar.interface import Vocabulary
+from branchwork.runtime.grammar.stops import StopTable
 from branchwork.runtime.inbox import EngineTokenizer
 from branchwork.runtime.plan import Scored
 from branchwork.runtime.wire.messages import Event, TokenLogprob
@@ -52,7 +53,7 @@ class Context:
     tokenizer: EngineTokenizer
     capacity: Capacity
     clock: Callable[[], float]
-    new_scanner: Callable[[tuple[str, ...], tuple[str, ...]], StopScanner]
+    new_scanner: Callable[[tuple[str, ...], tuple[StopTable, ...]], StopScanner]
     events: list[tuple[bytes, Event]] = field(default_factory=list)
     num_sampled: int = 0
     num_jumped: int = 0

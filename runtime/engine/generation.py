@@ -13,6 +13,7 @@ from branchwork.runtime.engine.forcing import closes_within, find_jump
 from branchwork.runtime.engine.healing import HealedMatcher
 from branchwork.runtime.engine.request import Ask, Req
 from branchwork.runtime.grammar.interface import Grammar, MaskRow, Matcher
+from branchwork.runtime.grammar.stops import StopTable
 from branchwork.runtime.plan import Sample, Sampler, Score, Scored, SegmentResult
 from branchwork.runtime.wire.errors import ConstraintError, InternalError, InvalidParameter
 from branchwork.runtime.wire.messages import Done, Gen, Sampling, TokenLogprob, Usage
@@ -29,7 +30,14 @@ class Generation:
     None until the answer is complete. Tokens [_score_from, _score_until) still need their logprobs.
     """
 
-    def __init__(self, context: Context, branch: Branch, gen: Gen, grammar: Grammar | None) -> None:
+    def __init__(
+        self,
+        context: Context,
+        branch: Branch,
+        gen: Gen,
+        grammar: Grammar | None,
+        stops: tuple[StopTable, ...] = (),
+    ) -> None:
         self.slot = gen.slot
         self._context = context
         self._branch = branch
@@ -40,7 +48,7 @@ class Generation:
         self._matcher: Matcher | None = grammar.start() if grammar is not None else None
         self._length_safe = gen.length_safe and grammar is not None
         self._mask: MaskRow | None = None
-        self._answer = Answer(context, branch.key.client, gen)
+        self._answer = Answer(context, branch.key.client, gen, stops)
         self._sampler = _sampler(gen.sampling, context)
         self._ends = () if gen.sampling.ignore_eos else context.vocabulary.eos_ids
         # Ids past the logits would be a neighbour's: nobody can sample them, so nobody need ban them.

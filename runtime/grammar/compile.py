@@ -4,8 +4,8 @@ from branchwork.runtime.grammar import dfa, ir
 from branchwork.runtime.grammar.ebnf import ebnf_rules
 from branchwork.runtime.grammar.json_schema import compile_schema
 from branchwork.runtime.grammar.lower import lower
-from branchwork.runtime.grammar.program import Program
-from branchwork.runtime.grammar.regex import compile_regex
+from branchwork.runtime.grammar.regex import compile_regex, stop_dfa
+from branchwork.runtime.grammar.stops import DEAD, StopTable
 from branchwork.runtime.grammar.tags import any_of_rules, concat_rules, free_text, tags_rules
 from branchwork.runtime.wire.errors import ConstraintError
 from branchwork.runtime.wire.messages import (
@@ -21,6 +21,9 @@ from branchwork.runtime.wire.messages import (
     StructuralTags,
 )
 
+# States of a stop pattern's automaton: more would be megabytes of lists.
+MAX_STOP_STATES = 4096
+
 _JSON_SCHEMAS = {"value": "true", "object": '{"type": "object"}'}
 
 
@@ -29,10 +32,7 @@ def compile_constraint(constraint: Constraint) -> bytes:
 
     Raises ConstraintError for what cannot be read, enforced, satisfied or held within the limits.
     """
-    try:
-        return lower(to_rules(constraint)).to_bytes()
-    except RecursionError:
-        raise ConstraintError("the constraint is nested too deeply") from None
+    return lower(to_rules(constraint)).to_bytes()
 
 
 def to_rules(constraint: Constraint) -> ir.Rules:
@@ -61,6 +61,24 @@ def to_rules(constraint: Constraint) -> ir.Rules:
     raise ConstraintError(f"{type(constraint).__name__} is not a constraint")
 
 
-def load_program(data: bytes) -> Program:
-    """What `compile_constraint` has written."""
-    return Program.from_bytes(data)
+def compile_stop(pattern: str) -> StopTable:
+    """A stop pattern as a table. Raises ConstraintError if it is not regular, large, or matches the empty text."""
+    shown = f"the stop pattern {pattern[:60]!r}"
+    try:
+        language = stop_dfa(pattern)
+    except ConstraintError as error:
+        raise ConstraintError(str(error), "stop_regex") from None
+    if language.has_empty_string:
+        raise ConstraintError(f"{shown} matches the empty text", "stop_regex")
+    if language.num_states > MAX_STOP_STATES:
+        size = language.num_states
+        raise ConstraintError(f"{shown} needs {size} states of {MAX_STOP_STATES}", "stop_regex")
+    first = language.table[language.start][language.classes]
+    return StopTable(
+        pattern,
+        language.classes.tobytes(),
+        language.table.tolist(),
+        language.accepting.tolist(),
+        language.start,
+        (first != DEAD).tolist(),
+    )

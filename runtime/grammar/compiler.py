@@ -1,7 +1,8 @@
 """Constraints to grammars, out of the way: in killable child processes, with a cache by bytes in front.
 
-A constraint that takes too long or too much memory costs its child, which is killed and replaced; only who asked for
-it hears of it. Equal constraints are compiled once, also while they are being compiled.
+A constraint that takes too long is given up by its child; one that takes too much memory, or does not let itself be
+given up, costs the child, which is replaced. Only who asked for it hears of it. Equal constraints are compiled once,
+also while they are being compiled. Stop patterns go the same way.
 """
 
 import logging
@@ -22,6 +23,8 @@ from branchwork.runtime.grammar.masks import Lexicon, lexicon_of
 from branchwork.runtime.grammar.matcher import MachineGrammar
 from branchwork.runtime.grammar.outlines import OutlinesVocabulary
 from branchwork.runtime.grammar.program import Program
+from branchwork.runtime.grammar.reply import Reply
+from branchwork.runtime.grammar.stops import StopPattern, StopTable
 from branchwork.runtime.wire.config import RuntimeConfig
 from branchwork.runtime.wire.errors import ConstraintError, InternalError
 from branchwork.runtime.wire.messages import Constraint
@@ -29,6 +32,13 @@ from branchwork.runtime.wire.messages import Constraint
 # Two children: a constraint that needs its whole time does not keep the others waiting.
 NUM_CHILDREN = 2
 START_TIMEOUT_S = 30.0
+
+# The child counts seconds of CPU; on a busy machine one of them may take so many of the clock, and 2 ms a second.
+CLOCK_FACTOR, LEAST_CLOCK_S = 5, 10.0
+
+CLOSED = "the runtime is shutting down"
+
+Compiled = Grammar | StopTable
 
 _log = logging.getLogger(__name__)
 
@@ -46,8 +56,8 @@ class GrammarCompiler:
             OutlinesVocabulary(vocabulary) if options.grammar_backend == "outlines" else None
         )
         self._lock = threading.Lock()
-        self._cache: OrderedDict[bytes, Grammar] = OrderedDict()
-        self._in_flight: dict[bytes, Future[Grammar]] = {}
+        self._cache: OrderedDict[bytes, Compiled] = OrderedDict()
+        self._in_flight: dict[bytes, Future[Any]] = {}
         self._children: list[_Child] = []
         self._own = threading.local()
         self._threads = ThreadPoolExecutor(NUM_CHILDREN, "grammar-compiler")
@@ -58,17 +68,25 @@ class GrammarCompiler:
 
     def submit(self, constraint: Constraint) -> "Future[Grammar]":
         """The constraint's grammar; the future fails with ConstraintError where it is refused."""
-        key = msgspec.msgpack.encode(constraint)
-        done: Future[Grammar] = Future()
-        if len(key) > self._options.max_schema_bytes:
-            limit = self._options.max_schema_bytes
-            done.set_exception(
-                ConstraintError(
-                    f"the constraint has {len(key)} bytes, the limit is {limit} (--max-schema-bytes)"
-                )
-            )
-            return done
+        return self._submit(constraint)
+
+    def submit_stop(self, pattern: str) -> "Future[StopTable]":
+        """A stop pattern's automaton; the future fails with ConstraintError where it is refused."""
+        return self._submit(StopPattern(pattern))
+
+    def _submit(self, asked: Constraint | StopPattern) -> "Future[Any]":
+        try:
+            key = msgspec.msgpack.encode(asked)
+        except RecursionError:
+            return _failed(ConstraintError("the constraint is nested too deeply"))
+        limit = self._options.max_schema_bytes
+        if len(key) > limit:
+            message = f"the constraint has {len(key)} bytes, the limit is {limit}"
+            return _failed(ConstraintError(f"{message} (--max-schema-bytes)"))
+        done: Future[Any] = Future()
         with self._lock:
+            if self._closed:
+                return _failed(ConstraintError(CLOSED))
             known = self._cache.get(key)
             if known is not None:
                 self._cache.move_to_end(key)
@@ -77,40 +95,52 @@ class GrammarCompiler:
             if key in self._in_flight:
                 return self._in_flight[key]
             self._in_flight[key] = done
-        self._threads.submit(self._compile, key, constraint, done)
+            self._threads.submit(self._compile, key, asked, done)
         return done
+
+    def children(self) -> list[int]:
+        """The process ids of the compiling children."""
+        with self._lock:
+            return [child.pid for child in self._children if child.alive]
 
     def close(self) -> None:
         """End the children; what is still being compiled fails."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
         with self._lock:
             self._closed = True
             children, self._children = self._children, []
             waiting = list(self._in_flight.values())
             self._in_flight.clear()
+        self._threads.shutdown(wait=False, cancel_futures=True)
         for child in children:
             child.kill()
         for future in waiting:
-            if future.set_running_or_notify_cancel():
-                future.set_exception(ConstraintError("the runtime is shutting down"))
+            future.set_exception(ConstraintError(CLOSED))
 
-    def _compile(self, key: bytes, constraint: Constraint, done: "Future[Grammar]") -> None:
+    def _compile(self, key: bytes, asked: Constraint | StopPattern, done: "Future[Any]") -> None:
+        result: Compiled | Exception
         try:
-            if self._outlines is not None:
-                grammar: Grammar = self._outlines.grammar(constraint)
-            else:
-                data = self._child().ask(key, self._options.grammar_timeout)
-                grammar = MachineGrammar(Program.from_bytes(data), self._lexicon)
+            result = self._compiled(key, asked)
         except ConstraintError as error:
-            self._finish(key, done, error)
+            result = error
         except Exception as error:
             # A bug of ours or a full machine. Whoever waits must hear of it, and the compiler goes on.
-            _log.exception("a constraint of %d bytes failed to compile", len(key))
-            self._finish(key, done, InternalError(f"the grammar compiler failed: {error!r}"))
-        else:
-            self._finish(key, done, grammar)
+            if not self._closed:
+                _log.exception("a constraint of %d bytes failed to compile", len(key))
+            result = InternalError(f"the grammar compiler failed: {error!r}")
+        self._finish(key, done, result)
+        if self._outlines is None:
+            # One that has ended over its work is replaced before it is missed.
+            self._child()
 
-    def _finish(self, key: bytes, done: "Future[Grammar]", result: Grammar | Exception) -> None:
+    def _compiled(self, key: bytes, asked: Constraint | StopPattern) -> "Compiled":
+        if self._outlines is not None and not isinstance(asked, StopPattern):
+            return self._outlines.grammar(asked)
+        data = self._child().ask(key)
+        if isinstance(asked, StopPattern):
+            return msgspec.msgpack.decode(data, type=StopTable)
+        return MachineGrammar(Program.from_bytes(data), self._lexicon)
+
+    def _finish(self, key: bytes, done: "Future[Any]", result: "Compiled | Exception") -> None:
         with self._lock:
             waited = self._in_flight.pop(key, None) is not None
             if not isinstance(result, Exception):
@@ -124,32 +154,45 @@ class GrammarCompiler:
             done.set_result(result)
 
     def _shrink(self) -> None:
-        """Drop the least recently used grammars that are over the limit (never the newest)."""
-        held = sum(grammar.size_bytes for grammar in self._cache.values())
+        """Drop the least recently used results that are over the limit (never the newest)."""
+        held = sum(result.size_bytes for result in self._cache.values())
         while held > self._options.grammar_cache << 20 and len(self._cache) > 1:
             held -= self._cache.popitem(last=False)[1].size_bytes
 
     def _child(self) -> "_Child":
         """This thread's child, started when there is none (any more)."""
         child: _Child | None = getattr(self._own, "child", None)
-        if child is None or not child.alive:
-            child = _Child(self._options.grammar_memory, self._options.grammar_timeout)
-            self._own.child = child
-            with self._lock:
-                self._children = [c for c in self._children if c.alive] + [child]
-                closed = self._closed
-            if closed:
-                child.kill()
-                raise ConstraintError("the runtime is shutting down")
-        return child
+        if child is not None and child.alive:
+            return child
+        fresh = self._own.child = _Child(
+            self._options.grammar_memory, self._options.grammar_timeout
+        )
+        with self._lock:
+            closed = self._closed
+            if child is not None and not closed:
+                self._children.remove(child)
+            self._children.append(fresh)
+        if child is not None:
+            child.kill()
+        if closed:
+            fresh.kill()
+            raise ConstraintError(CLOSED)
+        return fresh
+
+
+def _failed(error: Exception) -> "Future[Any]":
+    future: Future[Any] = Future()
+    future.set_exception(error)
+    return future
 
 
 class _Child:
     """One compiling process and the pipes to it; used by one thread."""
 
-    def __init__(self, memory_mib: int, timeout_s: float) -> None:
+    def __init__(self, memory_mib: int, cpu_s: float) -> None:
+        self._clock_s = max(LEAST_CLOCK_S, CLOCK_FACTOR * cpu_s)
         module = "branchwork.runtime.grammar.compiler_child"
-        command = [sys.executable, "-m", module, str(memory_mib), str(timeout_s)]
+        command = [sys.executable, "-m", module, str(memory_mib), str(cpu_s), str(self._clock_s)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         self._process = subprocess.Popen(
             command,
@@ -163,31 +206,42 @@ class _Child:
         self._ready = False
 
     @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self._process.pid
+
+    @property
     def alive(self) -> bool:
         """Whether the process runs."""
         return self._process.poll() is None
 
-    def ask(self, constraint: bytes, timeout_s: float) -> bytes:
+    def ask(self, constraint: bytes) -> bytes:
         """The program of a constraint. Raises ConstraintError when it is refused or the child is lost over it."""
         assert self._process.stdin is not None
         if not self._ready:
-            self._receive(START_TIMEOUT_S)
+            self._receive(START_TIMEOUT_S, RuntimeError("the grammar compiler did not start"))
             self._ready = True
+        lost = ConstraintError(
+            "the grammar compiler was lost over the constraint: "
+            "it needs more memory than it may use (--grammar-memory), or nests too deeply"
+        )
         try:
             self._process.stdin.write(len(constraint).to_bytes(4, "little") + constraint)
             self._process.stdin.flush()
         except BrokenPipeError:
             self.kill()
-            raise ConstraintError("the grammar compiler ended unexpectedly") from None
-        reply: Any = msgspec.msgpack.decode(self._receive(timeout_s))
-        if reply[0] == b"ok":
-            return bytes(reply[1])
-        if reply[0] == b"failed":
-            raise RuntimeError(reply[1])
-        raise ConstraintError(reply[1], reply[2])
+            raise lost from None
+        reply = msgspec.msgpack.decode(self._receive(self._clock_s, lost), type=Reply)
+        if reply.is_last:
+            self.kill()
+        if reply.failure:
+            raise RuntimeError(reply.failure)
+        if reply.refusal:
+            raise ConstraintError(reply.refusal, reply.param)
+        return reply.result
 
-    def _receive(self, timeout_s: float) -> bytes:
-        """The next frame; the child is killed when it does not come in time."""
+    def _receive(self, timeout_s: float, lost: Exception) -> bytes:
+        """The next frame. The child is killed when it does not come in time; `lost` is raised when it has ended."""
         assert self._process.stdout is not None
         pipe = self._process.stdout.fileno()
         deadline = time.monotonic() + timeout_s
@@ -199,23 +253,15 @@ class _Child:
             left = deadline - time.monotonic()
             if left <= 0 or not select.select([pipe], [], [], left)[0]:
                 self.kill()
-                if not self._ready:
-                    raise RuntimeError("the grammar compiler did not start in time")
-                raise ConstraintError(
-                    f"the constraint takes longer than {timeout_s:g} s to compile"
-                )
+                raise ConstraintError(f"the grammar compiler gave no answer for {timeout_s:g} s")
             chunk = os.read(pipe, 1 << 20)
             if not chunk:
                 self.kill()
-                if not self._ready:
-                    raise RuntimeError("the grammar compiler did not start")
-                raise ConstraintError(
-                    "the constraint needs more memory than the compiler may use (--grammar-memory)"
-                )
+                raise lost
             self._buffer += chunk
 
     def kill(self) -> None:
-        """End the process now."""
+        """End the process now, and close the pipes to it."""
         self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):

@@ -1,41 +1,96 @@
 """The process that compiles constraints: it may be killed at any time, and holds nothing that is needed elsewhere.
 
-Frames on stdin and stdout are a length (4 bytes, little-endian) and msgpack: a constraint in; out (b"ok", program),
-(b"refused", message, param) or (b"failed", message).
-Started as `python -m branchwork.runtime.grammar.compiler_child MEMORY_MIB SECONDS`.
+Frames on stdin and stdout are a length (4 bytes, little-endian) and msgpack: a constraint or a stop pattern in, a
+`Reply` out (first of all one that says that it is ready).
+Started as `python -m branchwork.runtime.grammar.compiler_child MEMORY_MIB CPU_SECONDS CLOCK_SECONDS`.
 """
 
 import os
 import resource
 import signal
 import sys
+from types import FrameType, TracebackType
 from typing import BinaryIO
 
 import msgspec
 
-from branchwork.runtime.grammar.compile import compile_constraint
+from branchwork.runtime.grammar.compile import compile_constraint, compile_stop
+from branchwork.runtime.grammar.reply import Reply
+from branchwork.runtime.grammar.stops import StopPattern
 from branchwork.runtime.wire.errors import ConstraintError
 from branchwork.runtime.wire.messages import Constraint
 
 # Python frames of our recursive functions: a constraint nested some 5,000 deep is still read.
 RECURSION_LIMIT = 20_000
 
-_decoder: "msgspec.msgpack.Decoder[Constraint]" = msgspec.msgpack.Decoder(Constraint)
+# With so large a share of its memory in use the process ends after its answer: its caches have grown.
+FULL = 0.5
+
+_decoder: "msgspec.msgpack.Decoder[Constraint | StopPattern]" = msgspec.msgpack.Decoder(
+    Constraint | StopPattern
+)
 
 
-def answer(data: bytes) -> bytes:
+class OutOfTime(BaseException):
+    """The time for one constraint is over. No Exception: nobody on the way up may take it for an error of his own."""
+
+
+class Allowance:
+    """So many seconds of CPU for what is done inside the `with`; then `OutOfTime`.
+
+    Of CPU, since on a busy machine seconds of the clock would refuse what is cheap; the parent watches the clock.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._running = False
+        signal.signal(signal.SIGPROF, self._ring)
+
+    def __enter__(self) -> None:
+        self._running = True
+        # Again and again: one that falls into a callback of C code is lost.
+        signal.setitimer(signal.ITIMER_PROF, self.seconds, 0.05)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._running = False
+        signal.setitimer(signal.ITIMER_PROF, 0)
+
+    def _ring(self, signum: int, frame: FrameType | None) -> None:
+        if self._running:
+            raise OutOfTime
+
+
+def answer(data: bytes, allowance: Allowance) -> Reply:
     """The reply to one frame."""
     try:
-        return msgspec.msgpack.encode((b"ok", compile_constraint(_decoder.decode(data))))
+        with allowance:
+            return Reply(_compiled(data))
     except ConstraintError as error:
-        return msgspec.msgpack.encode((b"refused", str(error), error.param))
+        return Reply(refusal=str(error), param=error.param)
     except msgspec.ValidationError as error:
-        return msgspec.msgpack.encode((b"refused", f"this is no constraint: {error}", None))
+        return Reply(refusal=f"this is no constraint: {error}")
+    except OutOfTime:
+        seconds = allowance.seconds
+        return Reply(refusal=f"the constraint takes longer than {seconds:g} s to compile")
+    except RecursionError:
+        return Reply(refusal="the constraint is nested too deeply")
     except MemoryError:
-        return msgspec.msgpack.encode((b"refused", "the constraint needs too much memory", None))
+        return Reply(refusal="the constraint needs too much memory (--grammar-memory)")
     except Exception as error:
         # A bug of ours: it is told to the parent, and this process lives on.
-        return msgspec.msgpack.encode((b"failed", f"{type(error).__name__}: {error}"))
+        return Reply(failure=f"{type(error).__name__}: {error}")
+
+
+def _compiled(data: bytes) -> bytes:
+    asked = _decoder.decode(data)
+    if isinstance(asked, StopPattern):
+        return msgspec.msgpack.encode(compile_stop(asked.pattern))
+    return compile_constraint(asked)
 
 
 def read_frame(stream: BinaryIO) -> bytes | None:
@@ -54,24 +109,28 @@ def write_frame(stream: BinaryIO, data: bytes) -> None:
 
 def main() -> None:
     """Serve until stdin ends."""
-    memory_mib, seconds = int(sys.argv[1]), float(sys.argv[2])
+    memory_mib, cpu_s, clock_s = (float(argument) for argument in sys.argv[1:])
     os.nice(5)
     sys.setrecursionlimit(RECURSION_LIMIT)
-    _limit_memory(memory_mib << 20)
-    write_frame(sys.stdout.buffer, b"ready")
-    while (frame := read_frame(sys.stdin.buffer)) is not None:
-        # The parent kills us when time is up; should it be gone itself, the alarm does.
-        signal.setitimer(signal.ITIMER_REAL, 2 * seconds + 1)
-        reply = answer(frame)
+    allowance, at_first = Allowance(cpu_s), _address_space()
+    most = at_first + (int(memory_mib) << 20)
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    write_frame(sys.stdout.buffer, msgspec.msgpack.encode(Reply()))
+    is_full = False
+    while not is_full and (frame := read_frame(sys.stdin.buffer)) is not None:
+        # The parent kills us when we take too long; should it be gone itself, the alarm does.
+        signal.setitimer(signal.ITIMER_REAL, clock_s + 1)
+        reply = answer(frame, allowance)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        write_frame(sys.stdout.buffer, reply)
+        is_full = _address_space() - at_first > FULL * (most - at_first)
+        reply = msgspec.structs.replace(reply, is_last=is_full)
+        write_frame(sys.stdout.buffer, msgspec.msgpack.encode(reply))
 
 
-def _limit_memory(above: int) -> None:
-    """Bound the address space to what is in use and `above` bytes more."""
+def _address_space() -> int:
+    """Bytes in use."""
     with open("/proc/self/statm", encoding="ascii") as file:
-        used = int(file.read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + above, used + above))
+        return int(file.read().split()[0]) * resource.getpagesize()
 
 
 if __name__ == "__main__":

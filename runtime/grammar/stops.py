@@ -1,16 +1,48 @@
 """Stop strings and stop patterns as automata over bytes, fed as the text grows.
 
-Every byte may begin a stop, so each is a thread: a state and where it began. Threads in the same state have the same
-future, and the one that began first stands for all (as in a Thompson simulation); there are never more threads than
-states, and mostly there is none.
+A string is found as Knuth, Morris and Pratt do. Every byte may begin a match of a pattern, so each is a thread: a state
+and where it began. Threads in the same state have the same future, and the one that began first stands for all (as in
+a Thompson simulation); mostly there is none. Patterns are compiled out of the way, in the compiler's child.
 """
 
+import copy
+import functools
 from dataclasses import dataclass
 
-from branchwork.runtime.grammar import dfa
-from branchwork.runtime.grammar.dfa import Dfa
-from branchwork.runtime.grammar.regex import stop_dfa
+import msgspec
+
 from branchwork.runtime.wire.errors import ConstraintError
+from branchwork.runtime.wire.messages import Message
+
+# Threads of one pattern that are followed at a time: each costs 0.1 us a byte, on the engine's thread.
+MAX_THREADS = 256
+
+DEAD = 0
+
+
+class StopPattern(Message, frozen=True, tag="stop_pattern"):
+    """What the compiler is asked for: the automaton of a pattern that ends a slot."""
+
+    pattern: str
+
+
+class StopTable(msgspec.Struct, frozen=True):
+    """A stop pattern's automaton in plain lists, which Python reads fastest. State 0 is dead.
+
+    `classes` has a byte's column for each of the 256 bytes, `begins` whether a match can begin with it.
+    """
+
+    pattern: str
+    classes: bytes
+    rows: list[list[int]]
+    accepting: list[bool]
+    start: int
+    begins: list[bool]
+
+    @property
+    def size_bytes(self) -> int:
+        """About the memory held."""
+        return 8 * len(self.rows) * (len(self.rows[0]) + 8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,79 +57,112 @@ class StopHit:
 class StopScanner:
     """Finds the stop that ends first; among those that end together, the one that began first.
 
-    Raises ConstraintError for a pattern that cannot be compiled, or that matches the empty text.
+    Raises ConstraintError for an empty string; `feed` raises it where a pattern has too many readings of the text.
     """
 
-    def __init__(self, strings: tuple[str, ...], patterns: tuple[str, ...] = ()) -> None:
-        self._stops: list[tuple[str, _Table]] = []
-        if any(not text for text in strings):
-            raise ConstraintError("a stop string must not be empty", "stop")
-        for text in strings:
-            self._stops.append((text, _Table(dfa.literal(text.encode()))))
-        for pattern in patterns:
-            language = stop_dfa(pattern)
-            if language.has_empty_string:
-                raise ConstraintError(
-                    f"the stop pattern {pattern[:60]!r} matches the empty text", "stop_regex"
-                )
-            self._stops.append((pattern, _Table(language)))
-        self._threads: list[dict[int, int]] = [{} for _ in self._stops]
-        self._fed = 0
+    def __init__(self, strings: tuple[str, ...], patterns: tuple[StopTable, ...] = ()) -> None:
+        self._searches: list[_StringSearch | _PatternSearch] = [
+            *map(_StringSearch, strings),
+            *map(_PatternSearch, patterns),
+        ]
 
     @property
     def held(self) -> int:
         """How many of the last bytes may still turn out to begin a stop, and so must not be shown."""
-        starts = [start for threads in self._threads for start in threads.values()]
-        return self._fed - min(starts) if starts else 0
+        return max((search.held for search in self._searches), default=0)
 
     def feed(self, data: bytes) -> StopHit | None:
         """Read more of the text; the first stop in it, if there is one (the scanner is then done)."""
-        for byte in data:
-            hit: StopHit | None = None
-            for index, (name, table) in enumerate(self._stops):
-                threads = self._threads[index]
-                if not threads and not table.begins[byte]:
-                    continue
-                moved, start = table.move(threads, byte, self._fed)
-                self._threads[index] = moved
-                if start is not None and (hit is None or start < hit.start):
-                    hit = StopHit(start, self._fed + 1, name)
-            self._fed += 1
-            if hit is not None:
-                return hit
-        return None
+        hits = [hit for search in self._searches if (hit := search.feed(data)) is not None]
+        return min(hits, key=lambda hit: (hit.end, hit.start), default=None)
 
     def copy(self) -> "StopScanner":
         """An independent scanner at the same place."""
-        other = StopScanner.__new__(StopScanner)
-        other._stops = self._stops
-        other._threads = [dict(threads) for threads in self._threads]
-        other._fed = self._fed
+        other = StopScanner(())
+        other._searches = [copy.copy(search) for search in self._searches]
         return other
 
 
-class _Table:
-    """An automaton as lists, which plain Python reads fastest."""
+class _StringSearch:
+    """Knuth, Morris, Pratt (1977): `held` bytes of the string have been read, as many as can be."""
 
-    def __init__(self, language: Dfa) -> None:
-        self.classes = language.classes.tolist()
-        self.rows = language.table.tolist()
-        self.accepting = language.accepting.tolist()
-        self.start = language.start
-        self.begins = (language.table[language.start][language.classes] != dfa.DEAD).tolist()
+    def __init__(self, text: str) -> None:
+        if not text:
+            raise ConstraintError("a stop string must not be empty", "stop")
+        self._text = text
+        self._data = text.encode()
+        self._borders = _borders(text)
+        self._fed = 0
+        self.held = 0
 
-    def move(
-        self, threads: dict[int, int], byte: int, here: int
-    ) -> tuple[dict[int, int], int | None]:
-        """The threads after a byte, in order of their starts, and where a match that ends with it began."""
-        column = self.classes[byte]
-        moved: dict[int, int] = {}
-        found: int | None = None
-        for state, start in (*threads.items(), (self.start, here)):
-            target = self.rows[state][column]
-            if target == dfa.DEAD or target in moved:
+    def feed(self, data: bytes) -> StopHit | None:
+        """Read more; the string's first occurrence."""
+        wanted, borders, held = self._data, self._borders, self.held
+        if not held and wanted[0] not in data:
+            self._fed += len(data)
+            return None
+        for byte in data:
+            self._fed += 1
+            while held and wanted[held] != byte:
+                held = borders[held]
+            held += wanted[held] == byte
+            if held == len(wanted):
+                return StopHit(self._fed - held, self._fed, self._text)
+        self.held = held
+        return None
+
+
+@functools.lru_cache(maxsize=256)
+def _borders(text: str) -> list[int]:
+    """For each length of a beginning of the text, how long a shorter one it ends with (in bytes)."""
+    data = text.encode()
+    borders, border = [0, 0], 0
+    for byte in data[1:]:
+        while border and data[border] != byte:
+            border = borders[border]
+        border += data[border] == byte
+        borders.append(border)
+    return borders
+
+
+class _PatternSearch:
+    """Threads through a pattern's automaton: states, in the order of the places where they began."""
+
+    def __init__(self, table: StopTable) -> None:
+        self._table = table
+        self._threads: dict[int, int] = {}
+        self._fed = 0
+
+    @property
+    def held(self) -> int:
+        """Bytes since the first thread that lives began."""
+        return self._fed - min(self._threads.values(), default=self._fed)
+
+    def feed(self, data: bytes) -> StopHit | None:
+        """Read more; the pattern's first possible end."""
+        begins = self._table.begins
+        for byte in data:
+            start = self._move(byte) if self._threads or begins[byte] else None
+            self._fed += 1
+            if start is not None:
+                return StopHit(start, self._fed, self._table.pattern)
+        return None
+
+    def _move(self, byte: int) -> int | None:
+        """Follow all threads over a byte; where a match that ends with it began."""
+        table, moved = self._table, dict[int, int]()
+        column, found = table.classes[byte], None
+        for state, start in (*self._threads.items(), (table.start, self._fed)):
+            target = table.rows[state][column]
+            if target == DEAD or target in moved:
                 continue
             moved[target] = start
-            if self.accepting[target] and found is None:
+            if found is None and table.accepting[target]:
                 found = start
-        return moved, found
+        if len(moved) > MAX_THREADS:
+            raise ConstraintError(
+                f"the stop pattern {table.pattern[:60]!r} may have begun at too many places",
+                "stop_regex",
+            )
+        self._threads = moved
+        return found

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from branchwork.runtime.grammar.interface import Grammar
+from branchwork.runtime.grammar.stops import StopTable
 from branchwork.runtime.inbox import (
     Append,
     BranchKey,
@@ -78,6 +79,10 @@ class Compiler(Protocol):
 
     def submit(self, constraint: Constraint) -> "Future[Grammar]":
         """A future of the compiled grammar; done at once where it is cached."""
+        ...
+
+    def submit_stop(self, pattern: str) -> "Future[StopTable]":
+        """A future of the compiled stop pattern; done at once where it is cached."""
         ...
 
 
@@ -285,9 +290,12 @@ class Intake:
         self._flush(state, key, taken)
         operation: Operation
         match message:
-            case Gen(constraint=constraint):
-                grammar = None if constraint is None else self._compile(key, constraint)
-                operation = Generate(key, message, grammar)
+            case Gen(constraint=constraint, sampling=sampling):
+                compiler = self._compiler
+                grammar = None if constraint is None else compiler.submit(constraint)
+                stops = tuple(map(compiler.submit_stop, sampling.stop_regex))
+                operation = Generate(key, message, grammar, stops)
+                self._announce(operation)
             case Select():
                 operation = Choose(key, message)
             case Embed():
@@ -296,11 +304,11 @@ class Intake:
         state.is_empty = False
         self._open_slots += 1
 
-    def _compile(self, key: BranchKey, constraint: Constraint) -> "Future[Grammar]":
-        future = self._compiler.submit(constraint)
-        if not future.done():
-            future.add_done_callback(lambda _: self._late(GrammarReady(key)))
-        return future
+    def _announce(self, operation: Generate) -> None:
+        """Let the engine hear when something that the slot waits for has been compiled."""
+        for future in (operation.grammar, *operation.stops):
+            if future is not None and not future.done():
+                future.add_done_callback(lambda _: self._late(GrammarReady(operation.key)))
 
     def _close(self, state: BranchState | None, message: End, taken: Taken) -> None:
         branch, is_abort = message.branch, isinstance(message, Abort)

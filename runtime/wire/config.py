@@ -89,9 +89,11 @@ class RuntimeConfig:
         "branchwork", "who enforces constraints", "grammar"
     )
     max_schema_bytes: int = option(1 << 20, "one constraint", "grammar", "bytes", 16, 1 << 28)
-    grammar_timeout: float = option(2.0, "compiling one constraint", "grammar", "s", 0.01, 600.0)
+    grammar_timeout: float = option(
+        2.0, "CPU time for compiling one constraint", "grammar", "s", 0.01, 600.0
+    )
     grammar_memory: int = option(
-        512, "the compiler's memory above its start", "grammar", "MiB", 16, 1 << 20
+        200, "the compiler's memory above its start", "grammar", "MiB", 16, 1 << 20
     )
     grammar_cache: int = option(128, "compiled constraints kept", "grammar", "MiB", 1, 1 << 20)
 

@@ -69,35 +69,34 @@ class Closure:
 
     def _ready(self, term: Term, shape: Shape) -> Shape:
         """The shape with its witnesses and its `contains` in the forms that can be written."""
-        pointer = self.pointer(term)
-        numbers = tuple(self._writable(number, pointer) for number in shape.numbers)
+        numbers = tuple(self._writable(number, term) for number in shape.numbers)
         objects, arrays = shape.objects, shape.arrays
         if any(item.witnesses for item in objects):
-            objects = tuple(self._settled(objects, pointer))
+            objects = tuple(self._settled(objects, term))
         if any(array.some for array in arrays):
-            arrays = tuple(case for array in arrays for case in self._spread(array, pointer))
+            arrays = tuple(case for array in arrays for case in self._spread(array, term))
         if objects is shape.objects and arrays is shape.arrays and numbers == shape.numbers:
             return shape
         return replace(shape, numbers=numbers, objects=objects, arrays=arrays)
 
-    def _writable(self, number: Number, pointer: str) -> Number:
+    def _writable(self, number: Number, term: Term) -> Number:
         """`number` without its steps, where they have too many remainders together."""
         try:
             numeral_dfa(number)
         except ConstraintError as error:
-            self._give_up(ConstraintError(str(error), pointer))
+            self._give_up(ConstraintError(str(error), self.pointer(term)))
             return replace(number, step=None, off_steps=frozenset())
         return number
 
-    def _settled(self, objects: tuple[Object, ...], pointer: str) -> Iterator[Object]:
+    def _settled(self, objects: tuple[Object, ...], term: Term) -> Iterator[Object]:
         for case in (case for item in objects for case in self.algebra.objects.settle(item)):
             if case.witnesses:
                 message = "That some undeclared key must exist cannot be enforced."
-                self._give_up(ConstraintError(message, pointer))
+                self._give_up(ConstraintError(message, self.pointer(term)))
                 case = replace(case, witnesses=())
             yield case
 
-    def _spread(self, array: Array, pointer: str) -> Iterator[Array]:
+    def _spread(self, array: Array, term: Term) -> Iterator[Array]:
         """The union of arrays that are `array`, each with its `contains` beginning where its prefix ends."""
         if not array.some:
             yield array
@@ -105,14 +104,11 @@ class Closure:
         some = array.some[0]
         prefix = array.prefix + (array.rest,) * (some.start - len(array.prefix))
         if len(array.some) > 1:
-            self._give_up(
-                ConstraintError(
-                    "Two `contains` on the same array cannot be enforced together.", pointer
-                )
-            )
+            message = "Two `contains` on the same array cannot be enforced together."
+            self._give_up(ConstraintError(message, self.pointer(term)))
         if len(prefix) - some.start > MAX_SPREAD:
             message = f"`contains` beside more than {MAX_SPREAD} prefix items cannot be enforced."
-            self._give_up(ConstraintError(message, pointer))
+            self._give_up(ConstraintError(message, self.pointer(term)))
             yield replace(array, some=())
             return
         yield from self._decide(replace(array, prefix=prefix, some=()), some, some.start)

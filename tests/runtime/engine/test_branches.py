@@ -20,7 +20,9 @@ from tests.make_engine import (
     tokens_of,
 )
 
+from branchwork.runtime.grammar.compile import compile_stop
 from branchwork.runtime.grammar.interface import Grammar
+from branchwork.runtime.grammar.stops import StopTable
 from branchwork.runtime.inbox import (
     Append,
     ClientGone,
@@ -285,6 +287,29 @@ def test_a_warmed_branch_that_is_aborted_leaves_nothing_behind() -> None:
     runtime.put(closed(1, abort=True))
     assert failed(runtime.run()).code == "aborted"
     assert runtime.engine.cache.num_locked == 0
+
+
+def test_a_slot_waits_for_its_stop_patterns_and_ends_at_them() -> None:
+    runtime = make_runtime()
+    pattern: Future[StopTable] = Future()
+    sampling = Sampling(temperature=0.0, max_tokens=50, stop_regex=("[a-z][A-Z]",))
+    gen = Gen(1, "answer", sampling)
+    runtime.put(opened(1), text(1, "a"), Generate(key(1), gen, None, (pattern,)))
+    assert finals(runtime.run()) == {}
+    pattern.set_result(compile_stop("[a-z][A-Z]"))
+    runtime.put(GrammarReady(key(1)))
+    answer = done(runtime.run())
+    assert answer.reason == "stop_string"
+    assert answer.matched == "[a-z][A-Z]"
+
+
+def test_a_stop_pattern_that_did_not_compile_fails_its_slot_with_its_error() -> None:
+    runtime = make_runtime()
+    pattern: Future[StopTable] = Future()
+    pattern.set_exception(ConstraintError("matches the empty text", "stop_regex"))
+    runtime.put(opened(1), Generate(key(1), Gen(1, "answer"), None, (pattern,)))
+    failure = failed(runtime.run())
+    assert (failure.code, failure.param) == ("invalid_constraint", "stop_regex")
 
 
 def test_a_grammar_that_did_not_compile_fails_its_slot_with_its_error() -> None:

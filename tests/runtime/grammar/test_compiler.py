@@ -1,6 +1,10 @@
 """The killable compiler: real child processes, short time limits."""
 
 import json
+import os
+import signal
+import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -8,9 +12,11 @@ import pytest
 from tests.runtime.grammar.vocabularies import allowed, letters
 
 from branchwork.runtime.grammar.compiler import GrammarCompiler
+from branchwork.runtime.grammar.stops import StopHit, StopScanner
 from branchwork.runtime.wire.config import RuntimeConfig
-from branchwork.runtime.wire.errors import ConstraintError
+from branchwork.runtime.wire.errors import ConstraintError, InternalError
 from branchwork.runtime.wire.messages import (
+    AnyOf,
     Choices,
     Constraint,
     Ebnf,
@@ -41,33 +47,60 @@ def test_equal_constraints_are_compiled_once(compiler: GrammarCompiler) -> None:
     assert compiler.submit(Regex("[ab]+c")).result(60) is first.result(60)
 
 
+def nested(depth: int) -> AnyOf:
+    constraint: Constraint = Regex("a")
+    for _ in range(depth):
+        constraint = AnyOf((constraint,))
+    assert isinstance(constraint, AnyOf)
+    return constraint
+
+
 deep = '{"type": "array", "items": ' * 5000 + "true" + "}" * 5000
-HOSTILE: list[Constraint] = [
-    Regex("(a+)+b"),
-    Regex("x{100000}"),
-    Regex("((x{100}){100}){100}"),
-    Regex("(" * 30_000),
-    Regex("(a|b)*a(a|b){200}"),
-    Regex("[^\\s\\S]"),
-    Regex("a\\"),
-    Regex("a++"),
-    Regex("((a*)*)*b{0,1000}(a|b|ab)*"),
-    Ebnf("root ::= root"),
-    Ebnf("root ::= " + "(" * 30_000),
-    JsonSchema('{"$ref": "#"}'),
-    JsonSchema(deep),
-    JsonSchema(json.dumps({"enum": [f"value {n}" for n in range(50_000)]})),
-    JsonSchema(json.dumps({"properties": {f"p{n}": {"type": "integer"} for n in range(10_000)}})),
-    JsonSchema('{"description": "' + "x" * 1_000_000 + '"}'),
-]
+# Distinct words that share no ends.
+words = [f"{n * 7919 % 1000003:x}{n * 104729 % 999983:x}" for n in range(50_000)]
+HOSTILE: dict[str, Constraint] = {
+    "(a+)+b": Regex("(a+)+b"),
+    "x{100000}": Regex("x{100000}"),
+    "((x{100}){100}){100}": Regex("((x{100}){100}){100}"),
+    "30,000 parentheses": Regex("(" * 30_000),
+    "30,000 groups": Regex("(" * 30_000 + "a" + ")" * 30_000),
+    "(a|b)*a(a|b){200}": Regex("(a|b)*a(a|b){200}"),
+    "no character": Regex("[^\\s\\S]"),
+    "trailing backslash": Regex("a\\"),
+    "possessive": Regex("a++"),
+    "stars of stars": Regex("((a*)*)*b{0,1000}(a|b|ab)*"),
+    "1,000 counts": Regex("|".join(f"a{{{n}}}b" for n in range(1000))),
+    "root ::= root": Ebnf("root ::= root"),
+    "30,000 in EBNF": Ebnf("root ::= " + "(" * 30_000),
+    "20,000 rules": Ebnf("".join(f"r{n} ::= r{n + 1}\n" for n in range(20_000)), root="r0"),
+    "self-$ref": JsonSchema('{"$ref": "#"}'),
+    "5,000 arrays": JsonSchema(deep),
+    "5,000 allOf": JsonSchema('{"allOf": [' * 5000 + "true" + "]}" * 5000),
+    "50,000 values": JsonSchema(json.dumps({"enum": [f"value {n}" for n in range(50_000)]})),
+    "50,000 words": JsonSchema(json.dumps({"enum": words})),
+    "50,000 choices": Choices(tuple(words)),
+    "10,000 properties": JsonSchema(
+        json.dumps({"properties": {f"p{n}": {"type": "integer"} for n in range(10_000)}})
+    ),
+    "1 MB": JsonSchema('{"description": "' + "x" * 1_000_000 + '"}'),
+    "10,000 patterns": JsonSchema(
+        json.dumps({"properties": {f"p{n}": {"pattern": f"^[a-z]+{n}$"} for n in range(10_000)}})
+    ),
+    "2**40 cases": JsonSchema(
+        json.dumps(
+            {"allOf": [{"anyOf": [{"required": [f"a{n}"]}, {"required": [f"b{n}"]}]} for n in range(40)]}
+        )
+    ),
+    "2,000 AnyOf": nested(2000),
+}  # fmt: skip
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("constraint", HOSTILE, ids=range(len(HOSTILE)))
+@pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_constraints_are_served_or_refused_and_the_next_good_one_works(
-    compiler: GrammarCompiler, constraint: Constraint
+    compiler: GrammarCompiler, name: str
 ) -> None:
-    answer = compiler.submit(constraint)
+    answer = compiler.submit(HOSTILE[name])
     refusal = answer.exception(60)
     if refusal is None:
         matcher = answer.result().start()
@@ -78,6 +111,64 @@ def test_hostile_constraints_are_served_or_refused_and_the_next_good_one_works(
     else:
         assert isinstance(refusal, ConstraintError)
     assert compiler.submit(JsonValue()).result(60).start().forced() == b"{"
+
+
+def test_a_constraint_nested_deeper_than_can_be_sent_is_refused(compiler: GrammarCompiler) -> None:
+    refusal = compiler.submit(nested(5000)).exception(60)
+    assert isinstance(refusal, ConstraintError)
+    assert "deeply" in str(refusal)
+
+
+def test_a_stop_pattern_becomes_a_table_and_a_bad_one_is_refused(compiler: GrammarCompiler) -> None:
+    table = compiler.submit_stop("[.!?]x").result(60)
+    assert StopScanner((), (table,)).feed(b"a.?x") == StopHit(2, 4, "[.!?]x")
+    assert compiler.submit_stop("[.!?]x").result(60) is table
+    refusal = compiler.submit_stop("a*").exception(60)
+    assert isinstance(refusal, ConstraintError)
+    assert refusal.param == "stop_regex"
+
+
+def test_a_child_that_dies_at_its_start_fails_the_future_and_the_next_is_tried_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "executable", "/bin/false")
+        compiler = GrammarCompiler(LETTERS, OPTIONS)
+        assert isinstance(compiler.submit(Regex("ab")).exception(60), InternalError)
+        patch.setattr(sys, "executable", "/no such program")
+        assert isinstance(compiler.submit(Regex("ab")).exception(60), InternalError)
+    assert compiler.submit(Regex("ab")).result(60).start().forced() == b"ab"
+    compiler.close()
+
+
+def test_a_child_killed_between_constraints_is_replaced_unnoticed(
+    compiler: GrammarCompiler,
+) -> None:
+    compiler.submit(Regex("before")).result(60)
+    for child in compiler.children():
+        os.kill(child, signal.SIGKILL)
+    while compiler.children():
+        time.sleep(0.01)
+    assert compiler.submit(Regex("after")).result(60).start().forced() == b"after"
+
+
+def test_a_child_whose_caches_have_grown_makes_room_for_a_fresh_one() -> None:
+    compiler = GrammarCompiler(LETTERS, replace(OPTIONS, grammar_memory=16))
+    first = compiler.submit(Regex("ab")) and compiler.children()
+    for n in range(12):
+        pattern = f"(a|b)*a(a|b){{{9 - n % 3}}}{n}"
+        compiler.submit(JsonSchema(json.dumps({"pattern": pattern}))).exception(60)
+    assert compiler.submit(Regex("cd")).result(60).start().forced() == b"cd"
+    assert compiler.children() != first
+    compiler.close()
+
+
+def test_after_close_everything_fails_at_once() -> None:
+    compiler = GrammarCompiler(LETTERS, OPTIONS)
+    waiting = compiler.submit(JsonSchema(deep))
+    compiler.close()
+    assert isinstance(waiting.exception(5), ConstraintError)
+    assert isinstance(compiler.submit(Regex("ab")).exception(0), ConstraintError)
 
 
 def test_a_constraint_that_takes_too_long_is_refused_and_its_child_replaced() -> None:

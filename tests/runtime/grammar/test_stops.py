@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from branchwork.runtime.grammar.compile import compile_stop
 from branchwork.runtime.grammar.stops import StopHit, StopScanner
 from branchwork.runtime.wire.errors import ConstraintError
 
@@ -58,7 +59,7 @@ def test_no_byte_of_a_stop_is_ever_let_go(strings: list[str], text: str) -> None
     st.sampled_from(["a+b", "(ab|b)c", "[ab]{2}c", "b.c", "a(bc)?b"]), st.text("abc", max_size=10)
 )
 def test_a_stop_pattern_ends_at_its_first_possible_end(pattern: str, text: str) -> None:
-    hit = StopScanner((), (pattern,)).feed(text.encode())
+    hit = StopScanner((), (compile_stop(pattern),)).feed(text.encode())
     ends = [
         (end, start)
         for end in range(len(text) + 1)
@@ -85,11 +86,26 @@ def test_a_copy_goes_its_own_way() -> None:
     assert scanner.feed(b"c") is None
 
 
-@pytest.mark.parametrize(
-    ("strings", "patterns"), [(("",), ()), ((), ("a*",)), ((), ("^a",)), ((), ("(",))]
-)
-def test_stops_that_make_no_sense_are_refused(
-    strings: tuple[str, ...], patterns: tuple[str, ...]
-) -> None:
-    with pytest.raises(ConstraintError):
-        StopScanner(strings, patterns)
+def test_an_empty_stop_string_is_refused() -> None:
+    with pytest.raises(ConstraintError, match="empty"):
+        StopScanner(("",))
+
+
+@pytest.mark.parametrize("pattern", ["a*", "^a", "(", "(a|b)*a(a|b){20}"], ids=str)
+def test_a_stop_pattern_that_makes_no_sense_or_is_too_large_is_refused(pattern: str) -> None:
+    with pytest.raises(ConstraintError) as refusal:
+        compile_stop(pattern)
+    assert refusal.value.param == "stop_regex"
+
+
+def test_a_pattern_that_may_have_begun_everywhere_is_given_up() -> None:
+    scanner = StopScanner((), (compile_stop("[x-z]{300,600}!"),))
+    with pytest.raises(ConstraintError, match="too many places"):
+        scanner.feed(b"x" * 2000)
+
+
+def test_a_long_stop_string_is_followed_in_one_place_whatever_the_text_is() -> None:
+    scanner = StopScanner(("-" * 1000 + "!",))
+    assert scanner.feed(b"-" * 5000) is None
+    assert scanner.held == 1000
+    assert scanner.feed(b"!") == StopHit(4000, 5001, "-" * 1000 + "!")

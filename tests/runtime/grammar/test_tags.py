@@ -1,9 +1,10 @@
 import pytest
 from tests.runtime.grammar.vocabularies import letters
 
-from branchwork.runtime.grammar.compile import compile_constraint, load_program
+from branchwork.runtime.grammar.compile import compile_constraint
 from branchwork.runtime.grammar.masks import lexicon_of
 from branchwork.runtime.grammar.matcher import MachineGrammar
+from branchwork.runtime.grammar.program import Program
 from branchwork.runtime.wire.errors import ConstraintError
 from branchwork.runtime.wire.messages import (
     AnyOf,
@@ -22,7 +23,7 @@ WORD = Tag("<w>", Regex("[a-z]+"), "</w>")
 
 
 def takes(constraint: Constraint, text: str) -> bool:
-    program = load_program(compile_constraint(constraint))
+    program = Program.from_bytes(compile_constraint(constraint))
     matcher = MachineGrammar(program, lexicon_of(LETTERS)).start()
     return matcher.accept_bytes(text.encode()) and matcher.can_end()
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from branchwork.runtime.grammar.interface import Grammar
+from branchwork.runtime.grammar.stops import StopTable
 from branchwork.runtime.inbox import (
     Append,
     BranchKey,
@@ -84,12 +85,17 @@ class Characters:
 class Compiler:
     def __init__(self) -> None:
         self.futures: list[Future[Grammar]] = []
+        self.stops: list[Future[StopTable]] = []
 
     def submit(self, constraint: Constraint) -> "Future[Grammar]":
         if constraint == Regex("("):
             raise ConstraintError("unclosed group at position 0", "0")
         self.futures.append(Future())
         return self.futures[-1]
+
+    def submit_stop(self, pattern: str) -> "Future[StopTable]":
+        self.stops.append(Future())
+        return self.stops[-1]
 
 
 class Client:
