@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from branchwork.kernels.quantized import quantize_heads
 from branchwork.kernels.sampling import NO_TOKEN, SamplingRows, random_uniform
 
 
@@ -55,6 +56,8 @@ def rope_store_kv(
     q_norm: Tensor | None,
     k_norm: Tensor | None,
     eps: float,
+    k_scale: Tensor | None = None,
+    v_scale: Tensor | None = None,
 ) -> None:
     """See `api.rope_store_kv`."""
     num_heads, head_dim = q_out.shape[1:]
@@ -71,8 +74,26 @@ def rope_store_kv(
     sin_rows = sin[positions.long()].unsqueeze(1)
     q_out.copy_(_rotate(q, cos_rows, sin_rows))
     real = slots >= 0
-    k_pool[slots[real].long()] = _rotate(k, cos_rows, sin_rows)[real].to(k_pool.dtype)
-    v_pool[slots[real].long()] = v[real]
+    places = slots[real].long()
+    _store_heads(k_pool, k_scale, places, _rotate(k, cos_rows, sin_rows)[real])
+    _store_heads(v_pool, v_scale, places, v[real])
+
+
+def _store_heads(pool: Tensor, scales: Tensor | None, places: Tensor, heads: Tensor) -> None:
+    """Write heads [n, kv_heads, D] to their slots, with a scale for each where the pool is quantised."""
+    if scales is None:
+        pool[places] = heads.to(pool.dtype)
+        return
+    stored, scale = quantize_heads(heads, pool.dtype)
+    # As bytes: float8 cannot be written by index.
+    pool.view(torch.uint8)[places] = stored.view(torch.uint8)
+    scales[places] = scale.to(scales.dtype)
+
+
+def _read_heads(pool: Tensor, scales: Tensor | None, places: Tensor, dtype: torch.dtype) -> Tensor:
+    """The heads at some slots, as numbers."""
+    heads = pool[places].to(dtype)
+    return heads if scales is None else heads * scales[places].to(dtype).unsqueeze(-1)
 
 
 def attend(
@@ -86,6 +107,8 @@ def attend(
     out: Tensor,
     scale: float,
     window: int,
+    k_scale: Tensor | None = None,
+    v_scale: Tensor | None = None,
 ) -> None:
     """See `api.attend`; one request after another, softmax over the whole row of scores."""
     group = q.shape[1] // k_pool.shape[1]
@@ -96,8 +119,8 @@ def attend(
             out[first:last] = 0
             continue
         slots = slot_table[row, :length].long()
-        k = k_pool[slots].to(wide).repeat_interleave(group, 1)
-        v = v_pool[slots].to(wide).repeat_interleave(group, 1)
+        k = _read_heads(k_pool, k_scale, slots, wide).repeat_interleave(group, 1)
+        v = _read_heads(v_pool, v_scale, slots, wide).repeat_interleave(group, 1)
         scores = torch.einsum("qhd,nhd->hqn", q[first:last].to(wide), k) * scale
         place = torch.arange(length - (last - first), length).unsqueeze(1)
         key_place = torch.arange(length).unsqueeze(0)

@@ -1,0 +1,54 @@
+"""What attention on a device needs beside its inputs: room for partial results, and which requests share a prefix."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from branchwork.kernels.configs import CASCADE, DECODE, EXTEND
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionWorkspace:
+    """Partial results of splits: made once, used by every layer and step. Nothing in it outlives a call.
+
+    partial  float32, sums of values for each (token, head, split)
+    lse      float32, log2 of the sum of weights for each (token, head, split)
+    """
+
+    partial: Tensor
+    lse: Tensor
+
+
+def make_workspace(
+    max_requests: int,
+    max_tokens: int,
+    num_heads: int,
+    head_dim: int,
+    device: torch.device | str,
+) -> AttentionWorkspace:
+    """Room for steps of up to so many requests and new tokens."""
+    decode = max_requests * (DECODE[head_dim].max_splits + CASCADE[head_dim].max_splits)
+    lines = max(decode, max_tokens * EXTEND[head_dim].max_splits) * num_heads
+    return AttentionWorkspace(
+        torch.empty(lines * head_dim, dtype=torch.float32, device=device),
+        torch.empty(lines, dtype=torch.float32, device=device),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class SharedPrefixes:
+    """Groups of decoding requests whose first slots are the very same; int32 tensors on the device.
+
+    The number of groups is the tensors' size: a captured graph has a fixed one, and empty groups cost nothing.
+
+    group_start  [G + 1]  group g's members are members[group_start[g] : group_start[g + 1]]
+    members      [R]      requests by number
+    group_len    [G]      how many first tokens the group shares
+    shared_len   [R]      the same for each request; 0: in no group
+    """
+
+    group_start: Tensor
+    members: Tensor
+    group_len: Tensor
+    shared_len: Tensor

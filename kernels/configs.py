@@ -1,0 +1,110 @@
+"""The committed tuning of the GPU kernels: block sizes, warps and pipeline stages by operation and head dimension.
+
+Nothing is tuned at run time: that would stall the first requests and cannot happen inside a captured graph. All
+values here were chosen from the resources that `tests/kernels/budget.json` records (registers, shared memory, blocks
+of threads at once) and await their first measurement on a device: docs/performance.md says what is measured.
+"""
+
+from dataclasses import dataclass
+
+HEAD_DIMS = (16, 32, 64, 128, 256)
+"""What the attention kernels are written for: one tile holds a whole head, so a power of two."""
+
+MAX_SHARED_BYTES = {80: 166_912, 90: 232_448, 100: 232_448}
+"""Shared memory one block of threads may have, by compute capability."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionConfig:
+    """How a request's keys are cut into splits and walked through.
+
+    A split has at least `split_keys` keys, and there are at most `max_splits`, so both follow from the length alone.
+    `block_rows` (new token, query head) pairs and `block_keys` keys are at hand at a time.
+    `few_tokens`: requests with more new tokens than this keep the device busy without splits.
+    """
+
+    block_rows: int
+    block_keys: int
+    split_keys: int
+    max_splits: int
+    few_tokens: int
+    warps: int
+    stages: int
+
+
+DECODE = {
+    dim: AttentionConfig(
+        block_rows=16, block_keys=64, split_keys=256, max_splits=32, few_tokens=1, warps=4, stages=3
+    )
+    for dim in HEAD_DIMS
+} | {
+    256: AttentionConfig(
+        block_rows=16, block_keys=32, split_keys=256, max_splits=32, few_tokens=1, warps=4, stages=3
+    )
+}
+
+EXTEND = {
+    dim: AttentionConfig(
+        block_rows=128,
+        block_keys=64,
+        split_keys=512,
+        max_splits=8,
+        few_tokens=32,
+        warps=8,
+        stages=3,
+    )
+    for dim in HEAD_DIMS
+} | {
+    256: AttentionConfig(
+        block_rows=64, block_keys=32, split_keys=512, max_splits=8, few_tokens=32, warps=8, stages=2
+    )
+}
+
+CASCADE = {
+    dim: AttentionConfig(
+        block_rows=128, block_keys=64, split_keys=128, max_splits=8, few_tokens=1, warps=8, stages=3
+    )
+    for dim in HEAD_DIMS
+} | {
+    256: AttentionConfig(
+        block_rows=64, block_keys=32, split_keys=128, max_splits=8, few_tokens=1, warps=8, stages=2
+    )
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SampleConfig:
+    """A row of logits is cut into chunks, one for a block of threads; what may be kept is then searched in blocks."""
+
+    chunk: int
+    search_block: int
+    warps: int
+
+
+SAMPLE = SampleConfig(chunk=2048, search_block=1024, warps=8)
+
+
+@dataclass(frozen=True, slots=True)
+class GemmConfig:
+    """A tile of `block_rows` tokens × `block_columns` outputs, over the inputs a group at a time."""
+
+    block_rows: int
+    block_columns: int
+    warps: int
+    stages: int
+
+
+QUANTIZED_LINEAR = {
+    8: GemmConfig(block_rows=16, block_columns=32, warps=4, stages=5),
+    4: GemmConfig(block_rows=16, block_columns=32, warps=4, stages=5),
+}
+"""By bits of a weight."""
+
+MAX_QUANTIZED_ROWS = 64
+"""Beyond this many tokens the weights are no longer what a product waits for."""
+
+ROPE_HEADS = 8
+"""Heads of one token that a block of threads rotates together."""
+
+POINTWISE_BLOCK = 1024
+"""Elements of a row that a block of threads takes where rows need no sum."""

@@ -1,0 +1,84 @@
+"""Numbers stored in fewer bits: what a scale is, and linear layers whose weights are int8 or int4.
+
+K and V may be stored as float8 (e4m3) or int8, with a float32 scale for each slot and head: stored · scale is the
+value. Weights are int8 with a scale for each output, or int4 with a scale for each output and group of inputs.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from branchwork.kernels.errors import KernelError
+
+_LARGEST = {torch.float8_e4m3fn: 448.0, torch.int8: 127.0}
+
+
+def largest_stored(dtype: torch.dtype) -> float:
+    """The largest value a quantised dtype is scaled to; 0 for a dtype that stores values as they are."""
+    return _LARGEST.get(dtype, 0.0)
+
+
+def quantize_heads(values: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """[…, D] as `dtype`, and the scale of each head […]: its largest magnitude becomes the largest that is stored."""
+    wide = values.to(torch.promote_types(values.dtype, torch.float32))
+    top = wide.abs().amax(-1)
+    scale = torch.where(top > 0, top / _LARGEST[dtype], 1.0)
+    scaled = wide / scale.unsqueeze(-1)
+    if dtype is torch.int8:
+        scaled = torch.floor(scaled + 0.5)
+    return scaled.to(dtype), scale
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizedLinear:
+    """y = x Wᵀ + b with W in 8 or 4 bits.
+
+    weight  8 bits: int8 [out, in];  4 bits: uint8 [out, in / 2], of each group of inputs the first half in the low
+            nibbles and the second half in the high ones, each 8 more than its value
+    scale   8 bits: float32 [out, 1];  4 bits: float32 [out, in / group]
+    """
+
+    weight: Tensor
+    scale: Tensor
+    bias: Tensor | None
+    bits: Literal[4, 8]
+    group: int
+    in_features: int
+    out_features: int
+
+
+def quantize_linear(
+    weight: Tensor, bits: Literal[4, 8], group: int = 128, bias: Tensor | None = None
+) -> QuantizedLinear:
+    """Round `weight` [out, in] to the nearest of 2 · 127 + 1 or 2 · 7 + 1 levels, alike on both sides of zero.
+
+    `group` (64 or 128) inputs share a scale in 4 bits; it has to divide `in`. In 8 bits it is only the step in which
+    a kernel reads.
+    """
+    out_features, in_features = weight.shape
+    if group not in (64, 128) or in_features % group:
+        raise KernelError("group", f"64 or 128, dividing {in_features}", str(group))
+    wide = weight.float()
+    if bits == 8:
+        scale = (wide.abs().amax(1, keepdim=True) / 127).clamp_min(1e-12)
+        stored = (wide / scale).round().to(torch.int8)
+    else:
+        groups = wide.view(out_features, -1, group)
+        scale = (groups.abs().amax(2) / 7).clamp_min(1e-12)
+        levels = (groups / scale.unsqueeze(2)).round().to(torch.int16) + 8
+        low, high = levels.chunk(2, dim=2)
+        stored = (low | (high << 4)).to(torch.uint8).view(out_features, -1)
+    return QuantizedLinear(
+        stored.contiguous(), scale.contiguous(), bias, bits, group, in_features, out_features
+    )
+
+
+def dequantize(linear: QuantizedLinear) -> Tensor:
+    """The weights as float32 [out, in]."""
+    if linear.bits == 8:
+        return linear.weight.float() * linear.scale
+    bytes_ = linear.weight.view(linear.out_features, -1, linear.group // 2)
+    levels = torch.cat((bytes_ & 15, bytes_ >> 4), dim=2).float() - 8
+    return (levels * linear.scale.unsqueeze(2)).view(linear.out_features, linear.in_features)

@@ -1,0 +1,120 @@
+"""The forms of each operation under one name and one set of arguments: the reference, and Triton with small blocks."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from branchwork.kernels import reference
+from branchwork.kernels.attention import AttentionWorkspace, SharedPrefixes
+from branchwork.kernels.configs import AttentionConfig, SampleConfig
+from branchwork.kernels.device_rows import device_rows, make_sampling_workspace
+from branchwork.kernels.sampling import SamplingRows
+from branchwork.kernels.triton import attention, pointwise, sampling
+from tests.kernels.cases import F32, ints, poisoned, starts
+
+Call = Callable[..., None]
+
+SMALL = AttentionConfig(
+    block_rows=16, block_keys=16, split_keys=32, max_splits=4, few_tokens=4, warps=4, stages=1
+)
+CHUNKS = SampleConfig(chunk=32, search_block=64, warps=4)
+
+
+def reference_attend(groups: Any = (), **arguments: Any) -> None:
+    """Sharing is how it is computed, not what."""
+    reference.attend(**arguments)
+
+
+def triton_attend(
+    q: Tensor,
+    k_pool: Tensor,
+    v_pool: Tensor,
+    slot_table: Tensor,
+    rows: Tensor,
+    query_start: Tensor,
+    kv_len: Tensor,
+    out: Tensor,
+    scale: float,
+    window: int,
+    k_scale: Tensor | None = None,
+    v_scale: Tensor | None = None,
+    groups: tuple[tuple[tuple[int, ...], int], ...] = (),
+) -> None:
+    """Decode where every request has one new token, else extend, in a poisoned workspace."""
+    num_heads, head_dim = q.shape[1:]
+    lines = max(len(rows) * 2, len(q)) * SMALL.max_splits * num_heads
+    work = AttentionWorkspace(
+        poisoned(lines * head_dim, dtype=F32).to(q.device), poisoned(lines, dtype=F32).to(q.device)
+    )
+    pool = (k_pool, v_pool, k_scale, v_scale, slot_table, rows)
+    counts = query_start.diff().tolist()
+    if set(counts) == {1}:
+        shared = shared_prefixes(groups, len(rows), q.device) if groups and not window else None
+        attention.decode(q, pool, kv_len, out, scale, window, work, shared, SMALL, SMALL)
+    else:
+        attention.extend(q, pool, query_start, kv_len, out, scale, window, work, max(counts), SMALL)
+
+
+def shared_prefixes(
+    groups: tuple[tuple[tuple[int, ...], int], ...], num_requests: int, device: torch.device
+) -> SharedPrefixes:
+    shared_len = torch.zeros(num_requests, dtype=torch.int32)
+    for members, length in groups:
+        shared_len[list(members)] = length
+    members = [member for group, _ in groups for member in group]
+    return SharedPrefixes(
+        starts([len(group) for group, _ in groups]).to(device),
+        ints(*members, *[0] * (num_requests - len(members))).to(device),
+        ints(*(length for _, length in groups)).to(device),
+        shared_len.to(device),
+    )
+
+
+def reference_sample(logits: Tensor, rows: SamplingRows, out: Tensor, logprobs: Tensor) -> None:
+    reference.sample(logits, rows, out)
+    # The model's own distribution; where nothing may follow, no token has a probability.
+    clean = logits.nan_to_num(nan=-math.inf)
+    reference.target_logprobs(clean, out.clamp_min(0), logprobs)
+    logprobs[out < 0] = -math.inf
+
+
+def triton_sample(logits: Tensor, rows: SamplingRows, out: Tensor, logprobs: Tensor) -> None:
+    work = make_sampling_workspace(len(out), logits.shape[1], logits.device, CHUNKS)
+    for tensor in (
+        work.chunk_highest,
+        work.chunk_sum,
+        work.raw_highest,
+        work.raw_sum,
+        work.list_weight,
+    ):
+        tensor.fill_(math.nan)
+    for tensor in (work.chunk_token, work.chunk_count, work.list_token):
+        tensor.fill_(2**31 - 1)
+    there = device_rows(rows, logits.shape[1], logits.device)
+    sampling.sample(logits, there, out, logprobs, work, CHUNKS)
+
+
+REFERENCE: dict[str, Call] = {
+    "attend": reference_attend,
+    "rope_store_kv": reference.rope_store_kv,
+    "rms_norm": reference.rms_norm,
+    "add_rms_norm": reference.add_rms_norm,
+    "silu_mul": reference.silu_mul,
+    "embed": reference.embed,
+    "sample": reference_sample,
+}
+
+TRITON: dict[str, Call] = {
+    "attend": triton_attend,
+    "rope_store_kv": lambda k_scale=None, v_scale=None, **rest: pointwise.rope_store_kv(
+        **rest, k_scale=k_scale, v_scale=v_scale
+    ),
+    "rms_norm": pointwise.rms_norm,
+    "add_rms_norm": pointwise.add_rms_norm,
+    "silu_mul": pointwise.silu_mul,
+    "embed": pointwise.embed,
+    "sample": triton_sample,
+}

@@ -1,0 +1,100 @@
+"""Cures for what triton 3.6.0's CPU interpreter gets wrong; only tests use it, and it must be imported first.
+
+The interpreter holds a bfloat16 as its raw 16 bits. Left alone it multiplies those bits in `tl.dot`, cuts them off
+instead of rounding in casts, and casts float8 by arithmetic of its own. And numpy 2.4 no longer turns an array of one
+element into an index, which `tl.range` relies on. Arithmetic on bfloat16 stays wrong: kernels widen after each load.
+"""
+
+import os
+
+os.environ["TRITON_INTERPRET"] = "1"
+
+from typing import Any
+
+import numpy as np
+import torch
+import triton.language as tl
+from triton.runtime import interpreter
+
+Handle = interpreter.TensorHandle
+Builder = interpreter.InterpreterBuilder
+
+_FLOAT8 = {tl.float8e4nv: torch.float8_e4m3fn, tl.float8e5: torch.float8_e5m2}
+
+
+def _widened(handle: Any) -> Any:
+    """A handle of bfloat16 or float8 as float32; any other as it is."""
+    scalar = handle.dtype.scalar
+    if scalar == tl.bfloat16:
+        return Handle((handle.data.astype(np.uint32) << 16).view(np.float32), tl.float32)
+    if scalar in _FLOAT8:
+        bits = torch.from_numpy(np.ascontiguousarray(handle.data).view(np.uint8))
+        return Handle(bits.view(_FLOAT8[scalar]).float().numpy(), tl.float32)
+    return handle
+
+
+def _narrowed(values: Any, scalar: Any) -> Any:
+    """float32 values as bfloat16 or float8, rounded to nearest, ties to even, as the device does."""
+    wide = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
+    if scalar == tl.bfloat16:
+        return Handle(wide.bfloat16().view(torch.int16).numpy().view(np.uint16), scalar)
+    return Handle(wide.to(_FLOAT8[scalar]).view(torch.uint8).numpy(), scalar)
+
+
+_dot, _cast = Builder.create_dot, Builder.cast_impl
+
+
+def _exact_cast(self: Any, source: Any, target: Any) -> Any:
+    if source.dtype.scalar == target.scalar:
+        return source
+    wide = _widened(source)
+    if target.scalar == tl.bfloat16 or target.scalar in _FLOAT8:
+        return _narrowed(wide.data, target.scalar)
+    if target.scalar == tl.float32 and wide is not source:
+        return wide
+    return _cast(self, wide, target)
+
+
+def _exact_dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
+    return _dot(self, _widened(a), _widened(b), *rest)
+
+
+Builder.create_dot, Builder.cast_impl = _exact_dot, _exact_cast
+Builder.create_fp_to_fp = lambda self, source, target, rounding: _exact_cast(self, source, target)
+for _name in ("si_to_fp", "ui_to_fp", "fp_to_si", "fp_to_ui", "fp_ext", "fp_trunc"):
+    setattr(Builder, f"create_{_name}", _exact_cast)
+Builder.create_int_cast = lambda self, source, target, signed: _exact_cast(self, source, target)
+
+_patch_tensor = interpreter._patch_lang_tensor
+
+
+def _patch_tensor_and_index(tensor: Any, scope: Any) -> None:
+    _patch_tensor(tensor, scope)
+    scope.set_attr(
+        tensor, "__index__", lambda self: int(np.asarray(self.handle.data).reshape(-1)[0])
+    )
+
+
+interpreter._patch_lang_tensor = _patch_tensor_and_index
+
+
+class _Kept:
+    """A patch that stays."""
+
+    def restore(self) -> None:
+        pass
+
+
+_patch_language = interpreter._patch_lang
+_patched: set[int] = set()
+
+
+def _patch_once(function: Any) -> _Kept:
+    """At each call of a jitted function the interpreter patches the language it sees: most of its time. Once will do."""
+    if id(function.__globals__) not in _patched:
+        _patch_language(function)
+        _patched.add(id(function.__globals__))
+    return _Kept()
+
+
+interpreter._patch_lang = _patch_once
