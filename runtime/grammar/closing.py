@@ -9,9 +9,10 @@ import itertools
 
 import numpy as np
 
-from branchwork.runtime.grammar import jump, machine
+from branchwork.runtime.grammar import jump, values
 from branchwork.runtime.grammar.masks import Workspace
 from branchwork.runtime.grammar.program import Bytes, Code, Words
+from branchwork.runtime.grammar.stack import MAX_DEPTH
 
 # Places that are looked at: some 50 ms.
 MAX_PLACES = 400
@@ -55,9 +56,9 @@ class _Search:
             *_, before, state = heapq.heappop(self._heap)
             at = self._pos + len(before)
             self._write(before)
-            if machine.may_end(self._code, self._work.words, self._text, state, at):
+            if values.may_end(self._code, self._work.words, self._text, state, at):
                 return before
-            if at + 2 * machine.MAX_DEPTH > len(self._text):
+            if at + 2 * MAX_DEPTH > len(self._text):
                 continue
             self._expand(before, state, at)
         return None
@@ -86,7 +87,7 @@ class _Search:
         self._write(before)
         moved = np.frombuffer(data, np.uint8).copy()
         at, work = self._pos + len(before), self._work
-        length = machine.run(self._code, work.words, self._text, state, moved, at, work.state)
+        length = values.run(self._code, work.words, self._text, state, moved, at, work.state)
         return work.state[:length].copy() if length > 0 else None
 
     def _write(self, before: bytes) -> None:

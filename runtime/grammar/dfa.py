@@ -7,22 +7,23 @@ Operations that can explode take their fuel from `MAX_STATES` and raise `TooMany
 
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+import operator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 
 import numpy as np
 import numpy.typing as npt
 
+from branchwork.runtime.grammar import normal
+from branchwork.runtime.grammar.normal import Classes, Flags, Table
+from branchwork.runtime.grammar.utf8 import utf8_ranges
 from branchwork.runtime.wire.errors import ConstraintError
-
-Table = npt.NDArray[np.int32]
-Flags = npt.NDArray[np.bool_]
 
 # 20_000: some 8 MB of table at 100 classes; an automaton beyond it belongs on the stack machine.
 MAX_STATES = 20_000
 
-DEAD = 0
+DEAD = normal.DEAD
 """State from which nothing is accepted; row 0 of every table."""
 
 
@@ -39,7 +40,7 @@ class Dfa:
     accepting   [num_states] bool
     """
 
-    classes: npt.NDArray[np.uint8]
+    classes: Classes
     table: Table
     accepting: Flags
     start: int
@@ -99,7 +100,7 @@ class Dfa:
         if longest is None:
             return None
         found: list[bytes] = []
-        by_state = [_edges_by_byte(row, self.classes) for row in self.table]
+        edges = _edges(self)
         stack = [] if self.is_empty else [(self.start, b"")]
         while stack:
             state, text = stack.pop()
@@ -107,27 +108,28 @@ class Dfa:
                 found.append(text)
                 if len(found) > limit:
                     return None
-            for byte, target in reversed(by_state[state]):
-                stack.append((target, text + bytes((byte,))))
+            for low, high, target in reversed(edges[state]):
+                stack += [(target, text + bytes((byte,))) for byte in range(high, low - 1, -1)]
         return tuple(found)
 
     def shortest(self) -> bytes | None:
         """A shortest accepted string (the first in byte order among them), or None if there is none."""
-        distance = self.distances()
         if self.is_empty:
             return None
+        distance, edges = self.distances(), _edges(self)
         state, text = self.start, bytearray()
         while distance[state]:
-            for byte, target in _edges_by_byte(self.table[state], self.classes):
-                if distance[target] == distance[state] - 1:
-                    text.append(byte)
-                    state = target
-                    break
+            byte, state = next(
+                (low, target)
+                for low, _, target in edges[state]
+                if distance[target] == distance[state] - 1
+            )
+            text.append(byte)
         return bytes(text)
 
     def distances(self) -> npt.NDArray[np.int32]:
         """[num_states] int32: bytes from each state to the nearest accepting one; -1 from the dead state."""
-        return _distances(self.table, self.accepting)
+        return normal.distances(self.table, self.accepting)
 
     def shortest_length(self) -> int | None:
         """Length of a shortest accepted string, or None if there is none."""
@@ -149,144 +151,73 @@ class Dfa:
         """
         nfa = Nfa()
         states = [nfa.state() for _ in range(self.num_states)]
-        for state, row in enumerate(self.table):
-            for byte, target in _edges_by_byte(row, self.classes):
-                for spelling in spellings.get(byte, (bytes((byte,)),)):
-                    nfa.path(states[state], spelling, states[target])
+        for state, edges in enumerate(_edges(self)):
+            for low, high, target in edges:
+                for byte in range(low, high + 1):
+                    for spelling in spellings.get(byte, (bytes((byte,)),)):
+                        nfa.path(states[state], spelling, states[target])
         ends = [states[s] for s in np.flatnonzero(self.accepting)]
         return nfa.determinise(states[self.start], ends)
 
 
-def _edges_by_byte(row: Table, classes: npt.NDArray[np.uint8]) -> list[tuple[int, int]]:
-    targets = row[classes]
-    return [(int(byte), int(targets[byte])) for byte in np.flatnonzero(targets)]
-
-
-def _distances(table: Table, accepting: Flags) -> npt.NDArray[np.int32]:
-    distance = np.where(accepting, 0, -1).astype(np.int32)
-    step = 0
-    while True:
-        reaches = (distance[table] == step).any(axis=1) & (distance < 0)
-        if not reaches.any():
-            return distance
-        step += 1
-        distance[reaches] = step
+@functools.lru_cache(maxsize=1024)
+def _edges(dfa: Dfa) -> tuple[tuple[tuple[int, int, int], ...], ...]:
+    """For each state, in order, the longest ranges of bytes (both ends included) that lead to one state, and it."""
+    targets = dfa.table[:, dfa.classes]
+    changes = np.ones((dfa.num_states, 257), np.bool_)
+    changes[:, 1:256] = targets[:, 1:] != targets[:, :-1]
+    states, bounds = np.nonzero(changes)
+    found: list[list[tuple[int, int, int]]] = [[] for _ in range(dfa.num_states)]
+    reached = np.append(targets, np.zeros((dfa.num_states, 1), np.int32), axis=1)[states, bounds]
+    low_of = zip(states.tolist(), bounds.tolist(), reached.tolist(), strict=True)
+    for (state, low, target), (_, high, _) in itertools.pairwise(low_of):
+        if target != DEAD:
+            found[state].append((low, high - 1, target))
+    return tuple(map(tuple, found))
 
 
 @functools.lru_cache(maxsize=4096)
 def _longest(dfa: Dfa) -> int | None:
     """Length of the longest accepted string, or None if there is no bound.
 
-    States that lead nowhere but to peeled ones are peeled, round by round; what is left, if anything, is a cycle.
+    The states that nothing leads to any more go first (Kahn's order); what can never go is on a cycle.
     """
-    live = dfa.table != DEAD
-    left = np.ones(dfa.num_states, np.bool_)
-    left[DEAD] = False
-    for length in range(dfa.num_states):
-        peeled = left & ~(left[dfa.table] & live).any(axis=1)
-        if not peeled.any():
-            break
-        if peeled[dfa.start]:
-            return length
-        left &= ~peeled
-    return None if left.any() else 0
+    if dfa.is_empty:
+        return 0
+    targets = [[t for t in found if t != DEAD] for found in normal.successors(dfa.table)]
+    left = [0] * dfa.num_states
+    for target in itertools.chain.from_iterable(targets):
+        left[target] += 1
+    length = [0] * dfa.num_states
+    order = [dfa.start] if left[dfa.start] == 0 else []
+    for state in order:
+        for target in targets[state]:
+            length[target] = max(length[target], length[state] + 1)
+            left[target] -= 1
+            if left[target] == 0:
+                order.append(target)
+    return length[order[-1]] if len(order) == dfa.num_states - 1 else None
 
 
 # ------------------------------------------------------------------ normal form
 
 
-def make(classes: npt.NDArray[np.uint8], table: Table, accepting: Flags, start: int) -> Dfa:
-    """The normal form of any deterministic automaton (row 0 dead, not accepting)."""
-    table, accepting, start = _trim(table, accepting, start)
-    table, accepting, start = _merge_states(table, accepting, start)
-    return numbered(classes, table, accepting, start)
+def make(classes: Classes, table: Table, accepting: Flags, start: int) -> Dfa:
+    """The language of any deterministic automaton (row 0 dead, not accepting)."""
+    return _identified(*normal.minimal(classes, table, accepting, start))
 
 
-def numbered(classes: npt.NDArray[np.uint8], table: Table, accepting: Flags, start: int) -> Dfa:
-    """The normal form of an automaton that is trim and minimal already (unreachable states may be left)."""
-    classes, table = _merge_classes(classes, table)
-    table, accepting, start = _number(table, accepting, start)
-    if start == DEAD:
-        classes = np.zeros(256, np.uint8)
-    return _identified(classes, table, accepting, start)
+def numbered(classes: Classes, table: Table, accepting: Flags, start: int) -> Dfa:
+    """The language of an automaton that is trim and minimal already (unreachable states may be left)."""
+    return _identified(*normal.numbered(classes, table, accepting, start))
 
 
-def _identified(classes: npt.NDArray[np.uint8], table: Table, accepting: Flags, start: int) -> Dfa:
+def _identified(classes: Classes, table: Table, accepting: Flags, start: int) -> Dfa:
     """A `Dfa` of what is in normal form already."""
     digest = blake2b(classes.tobytes(), digest_size=16)
     digest.update(table.tobytes())
     digest.update(accepting.tobytes())
     return Dfa(classes, table, accepting, start, digest.digest())
-
-
-def _trim(table: Table, accepting: Flags, start: int) -> tuple[Table, Flags, int]:
-    """Send every edge into a state that cannot accept to `DEAD`."""
-    useless = _distances(table, accepting) < 0
-    if useless[1:].any():
-        table = np.where(useless[table], DEAD, table).astype(np.int32)
-    return table, accepting, DEAD if useless[start] else start
-
-
-def _merge_states(table: Table, accepting: Flags, start: int) -> tuple[Table, Flags, int]:
-    """Moore's refinement, begun at the distances to acceptance (equal states have equal ones)."""
-    _, block = np.unique(_distances(table, accepting), return_inverse=True)
-    count = int(block.max()) + 1
-    weights = _weights(table.shape[1] + 1)
-    while True:
-        signature = block * weights[0] + (block[table].astype(np.uint64) * weights[1:]).sum(
-            axis=1, dtype=np.uint64
-        )
-        _, first, block = np.unique(signature, return_index=True, return_inverse=True)
-        if len(first) == count:
-            break
-        count = len(first)
-    # The dead state keeps number 0: swap its block there.
-    order = np.arange(count)
-    dead = block[DEAD]
-    order[dead], order[0] = 0, dead
-    block, first = order[block], first[order]
-    return block[table[first]].astype(np.int32), accepting[first], int(block[start])
-
-
-@functools.cache
-def _weights(count: int) -> npt.NDArray[np.uint64]:
-    # Signatures are compared by a random linear form modulo 2**64, fixed for reproducible keys.
-    random = np.random.default_rng(20_240_517)
-    return random.integers(1, 1 << 63, count, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
-
-
-def _merge_classes(
-    classes: npt.NDArray[np.uint8], table: Table
-) -> tuple[npt.NDArray[np.uint8], Table]:
-    """Bytes that no state tells apart share a column; columns are in the order of their first bytes."""
-    number: dict[bytes, int] = {}
-    columns = np.ascontiguousarray(table.T)
-    kept: list[int] = []
-    rename = np.full(len(columns), -1, np.int64)
-    for column in classes[np.sort(np.unique(classes, return_index=True)[1])]:
-        content = columns[column].tobytes()
-        if content not in number:
-            number[content] = len(kept)
-            kept.append(int(column))
-        rename[column] = number[content]
-    return rename[classes].astype(np.uint8), np.ascontiguousarray(columns[kept].T)
-
-
-def _number(table: Table, accepting: Flags, start: int) -> tuple[Table, Flags, int]:
-    """Breadth-first numbers from the start; unreachable states go."""
-    if start == DEAD:
-        return np.zeros((1, 1), np.int32), np.zeros(1, np.bool_), DEAD
-    number = [-1] * len(table)
-    number[DEAD], number[start] = DEAD, 1
-    order = [DEAD, start]
-    rows = table.tolist()
-    for state in order:
-        for target in rows[state]:
-            if number[target] < 0:
-                number[target] = len(order)
-                order.append(target)
-    rename = np.array(number, np.int32)
-    return rename[table[order]], accepting[order], 1
 
 
 def _product(a: Dfa, b: Dfa, accept: Callable[[Flags, Flags], Flags]) -> Dfa:
@@ -336,6 +267,14 @@ class Nfa:
         self._empty.append([])
         return len(self._edges) - 1
 
+    def edges(self, state: int) -> list[tuple[int, int, int]]:
+        """The edges out of a state: ranges of bytes (both ends included), and where they lead."""
+        return self._edges[state]
+
+    def empty_edges(self, state: int) -> list[int]:
+        """Where the empty edges out of a state lead."""
+        return self._empty[state]
+
     def edge(self, source: int, low: int, high: int, target: int) -> None:
         """One byte from `low` to `high`, both included."""
         self._edges[source].append((low, high, target))
@@ -356,20 +295,15 @@ class Nfa:
 
     def embed(self, dfa: Dfa, source: int) -> int:
         """A copy of `dfa` that begins at `source`; returns the state where it has accepted."""
-        states = [self.state() for _ in range(dfa.num_states)]
-        end = self.state()
-        self.skip(source, states[dfa.start])
-        bounds = np.flatnonzero(np.diff(dfa.classes)) + 1
-        lows = [0, *bounds.tolist()]
-        highs = [*(bounds - 1).tolist(), 255]
-        for state in range(1, dfa.num_states):
-            row = dfa.table[state].tolist()
-            for low, high in zip(lows, highs, strict=True):
-                target = row[dfa.classes[low]]
-                if target != DEAD:
-                    self.edge(states[state], low, high, states[target])
-            if dfa.accepting[state]:
-                self.skip(states[state], end)
+        first = self.state()
+        for _ in range(dfa.num_states):
+            self.state()
+        end = first + dfa.num_states
+        self.skip(source, first + dfa.start)
+        for state, edges in enumerate(_edges(dfa), start=first):
+            self._edges[state] = [(low, high, first + target) for low, high, target in edges]
+        for state in np.flatnonzero(dfa.accepting).tolist():
+            self.skip(first + state, end)
         return end
 
     def absorb(self, source: int) -> int:
@@ -383,69 +317,98 @@ class Nfa:
         return end
 
     def determinise(self, start: int, ends: Iterable[int], max_states: int | None = None) -> Dfa:
-        """The same language as a `Dfa` (subset construction, breadth first)."""
+        """The same language as a `Dfa` (subset construction, breadth first).
+
+        A subset is an int with a bit for each state that reads a byte, ends or absorbs: no others tell subsets apart.
+        """
         limit = MAX_STATES if max_states is None else max_states
         classes, columns = self._classes()
-        edges = [
-            [(columns[low], columns[high + 1], target) for low, high, target in state]
-            for state in self._edges
-        ]
-        width, final = columns[256], frozenset(ends)
-        closures: dict[int, frozenset[int]] = {}
-        first = self._closure(start, closures)
-        numbers, order, rows = {first: 1}, [first], [[DEAD] * width]
+        final, absorbing = set(ends), self._absorbing
+        kept = [s for s, edges in enumerate(self._edges) if edges or s in final or s in absorbing]
+        if len(kept) > MAX_STATES:
+            raise TooManyStates(f"the automaton has more than {MAX_STATES} positions")
+        subsets = _Subsets(self, {state: 1 << index for index, state in enumerate(kept)})
+        ending, absorbed = subsets.of(final), subsets.of(absorbing)
+        first = subsets.closure(start)
+        if not first:
+            return nothing()
+        numbers, order, rows = {0: DEAD, first: 1}, [first], [[DEAD] * columns[256]]
         for subset in order:
-            moves: list[set[int] | None] = [None] * width
-            for state in subset:
-                for low, high, target in edges[state]:
-                    for column in range(low, high):
-                        reached = moves[column]
-                        if reached is None:
-                            moves[column] = {target}
-                        else:
-                            reached.add(target)
-            row, known = [DEAD] * width, dict[frozenset[int], int]()
-            for column, targets in enumerate(moves):
-                if targets is None:
-                    continue
-                number = known.get(frozen := frozenset(targets))
-                if number is None:
-                    full = frozenset().union(*(self._closure(t, closures) for t in targets))
-                    if not self._absorbing.isdisjoint(full):
-                        full = full & self._absorbing
-                    number = known[frozen] = numbers.setdefault(full, len(numbers) + 1)
-                    if number > len(order):
-                        order.append(full)
-                row[column] = number
-            rows.append(row)
+            moves = [0] * columns[256]
+            for index in _bits(subset):
+                moves = list(map(operator.or_, moves, subsets.moves(kept[index], columns)))
+            for full in moves:
+                if full not in numbers:
+                    least = full & absorbed or full
+                    if least not in numbers:
+                        numbers[least] = len(order) + 1
+                        order.append(least)
+                    numbers[full] = numbers[least]
+            rows.append([numbers[full] for full in moves])
             if len(order) > limit:
                 raise TooManyStates(f"the automaton has more than {limit} states")
-        accepting = np.array([False, *(not final.isdisjoint(subset) for subset in order)])
+        accepting = np.array([False, *(bool(subset & ending) for subset in order)])
         return make(classes, np.array(rows, np.int32), accepting, 1)
 
-    def _closure(self, state: int, known: dict[int, frozenset[int]]) -> frozenset[int]:
-        found = known.get(state)
-        if found is None:
-            seen, stack = {state}, [state]
-            while stack:
-                for target in self._empty[stack.pop()]:
-                    if target not in seen:
-                        seen.add(target)
-                        stack.append(target)
-            found = known[state] = frozenset(seen)
-        return found
-
-    def _classes(self) -> tuple[npt.NDArray[np.uint8], dict[int, int]]:
-        cuts = {0, 256}
-        for state in self._edges:
-            for low, high, _ in state:
-                cuts.add(low)
-                cuts.add(high + 1)
+    def _classes(self) -> tuple[Classes, dict[int, int]]:
+        """The column of each byte, and of each byte at which one begins (or 256) the column."""
+        every = list(itertools.chain.from_iterable(self._edges))
+        cuts = {0, 256, *(low for low, _, _ in every), *(high + 1 for _, high, _ in every)}
         ordered = sorted(cuts)
         classes = np.zeros(256, np.uint8)
         for column, (low, high) in enumerate(itertools.pairwise(ordered)):
             classes[low:high] = column
         return classes, {cut: column for column, cut in enumerate(ordered)}
+
+
+class _Subsets:
+    """Sets of the states of an `Nfa` as ints; `bits` has a bit for each state that counts."""
+
+    def __init__(self, nfa: Nfa, bits: dict[int, int]) -> None:
+        self._nfa, self._bits = nfa, bits
+        self._closures: dict[int, int] = {}
+        self._moves: dict[int, list[int]] = {}
+
+    def of(self, states: Iterable[int]) -> int:
+        """The set of `states`."""
+        return functools.reduce(operator.or_, (self._bits[state] for state in states), 0)
+
+    def closure(self, state: int) -> int:
+        """What `state` leads to by empty edges, itself included."""
+        found = self._closures.get(state)
+        if found is None:
+            found, seen, stack = 0, {state}, [state]
+            while stack:
+                at = stack.pop()
+                if at in self._closures:
+                    found |= self._closures[at]
+                    continue
+                found |= self._bits.get(at, 0)
+                for target in self._nfa.empty_edges(at):
+                    if target not in seen:
+                        seen.add(target)
+                        stack.append(target)
+            self._closures[state] = found
+        return found
+
+    def moves(self, state: int, columns: dict[int, int]) -> list[int]:
+        """The set that each column leads to from `state`."""
+        found = self._moves.get(state)
+        if found is None:
+            found = self._moves[state] = [0] * columns[256]
+            for low, high, target in self._nfa.edges(state):
+                reached = self.closure(target)
+                for column in range(columns[low], columns[high + 1]):
+                    found[column] |= reached
+        return found
+
+
+def _bits(number: int) -> Iterator[int]:
+    """Which bits are set, from the lowest."""
+    while number:
+        lowest = number & -number
+        yield lowest.bit_length() - 1
+        number ^= lowest
 
 
 @functools.cache
@@ -521,7 +484,7 @@ def _of_trie(edges: list[dict[int, int]], final: list[bool]) -> Dfa:
     targets = [number[target] for state in order for target in edges[state].values()]
     table[rows, classes[columns]] = targets
     accepting = np.array([False, *(final[state] for state in order)])
-    classes, table = _merge_classes(classes, table)
+    classes, table = normal.merge_classes(classes, table)
     return _identified(classes, table, accepting, 1)
 
 
@@ -617,40 +580,3 @@ def add_chars(nfa: Nfa, ranges: Iterable[tuple[int, int]], start: int, end: int)
                     nfa.edge(tails[tail], *sequence[index], target)
                 target = tails[tail]
             nfa.edge(start, *sequence[0], target)
-
-
-@functools.lru_cache(maxsize=65_536)
-def utf8_ranges(low: int, high: int) -> tuple[tuple[tuple[int, int], ...], ...]:
-    """The code points as sequences of byte ranges, shortest first (as in RE2's UTF-8 compilation)."""
-    found: list[tuple[tuple[int, int], ...]] = []
-    stack = [(low, high)]
-    while stack:
-        low, high = stack.pop()
-        if low > high:
-            continue
-        if low <= 0xDFFF and high >= 0xD800:
-            stack += [(0xE000, high), (low, 0xD7FF)]
-            continue
-        cut = _utf8_cut(low, high)
-        if cut is not None:
-            stack += [(cut + 1, high), (low, cut)]
-            continue
-        found.append(tuple(zip(chr(low).encode(), chr(high).encode(), strict=True)))
-    return tuple(found)
-
-
-def _utf8_cut(low: int, high: int) -> int | None:
-    """Where a range must be cut so that its encodings form one product of byte ranges; None if they do."""
-    for last_of_length in (0x7F, 0x7FF, 0xFFFF):
-        if low <= last_of_length < high:
-            return last_of_length
-    if high <= 0x7F:
-        return None
-    for bits in (6, 12, 18):
-        mask = (1 << bits) - 1
-        if low & ~mask != high & ~mask:
-            if low & mask:
-                return low | mask
-            if high & mask != mask:
-                return (high & ~mask) - 1
-    return None

@@ -5,10 +5,10 @@ Counted things (`Chars`, `Repeat`, `Array`, the members of an `Object`) are coun
 runs, so their bounds cost nothing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from branchwork.runtime.grammar.dfa import Dfa
+from branchwork.runtime.grammar.dfa import Dfa, of_strings
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,13 @@ class Piece:
     """A regular set."""
 
     dfa: Dfa
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A large set of strings: with `Piece` one would pay for its table (see `any_of`)."""
+
+    strings: frozenset[bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,14 +155,42 @@ class Array:
 
 
 Node = (
-    Literal | Piece | Chars | Bounded | Concat | Alternation | Repeat | Reference | Object | Array
+    Literal
+    | Piece
+    | Choice
+    | Chars
+    | Bounded
+    | Concat
+    | Alternation
+    | Repeat
+    | Reference
+    | Object
+    | Array
 )
 
 EMPTY = Literal(b"")
 NEVER = Alternation(())
 
+# A set of strings with more bytes in all is a `Choice`: their automaton would have some 40,000 words of table.
+MAX_PIECE_BYTES = 1024
+
 FIXED = Layout(item=Literal(b", "), colon=Literal(b": "), pad=EMPTY)
 """The separators of `json.dumps`."""
+
+
+def any_of(strings: Iterable[bytes]) -> Literal | Piece | Choice:
+    """Any of `strings`."""
+    every = frozenset(strings)
+    if len(every) == 1:
+        return Literal(*every)
+    if sum(map(len, every)) > MAX_PIECE_BYTES:
+        return Choice(every)
+    return Piece(of_strings(every))
+
+
+def lesser(bound: int | None, other: int) -> int:
+    """The lesser of an upper bound, if there is one, and another."""
+    return other if bound is None else min(bound, other)
 
 
 @dataclass(frozen=True, slots=True)

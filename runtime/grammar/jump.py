@@ -1,28 +1,22 @@
 """What the machine already knows: forced bytes, and the shortest way to an end."""
 
-from branchwork.runtime.grammar.jit import compiled, int64
+from branchwork.runtime.grammar.jit import (
+    compiled,
+    int64,
+)
 from branchwork.runtime.grammar.machine import (
-    CONFIGS,
-    COUNT_SHIFT,
-    ENDED,
-    FAILED,
-    FIELD_MASK,
-    FIELD_SHIFT,
-    FOUND_FROM,
-    FOUND_TO,
-    FUEL,
     FUEL_PER_CALL,
-    NODE_WORDS,
-    NODES,
-    STATE_MASK,
     close_over,
-    load,
-    may_close,
-    move,
-    object_count,
     only_byte,
-    required_left,
     step,
+)
+from branchwork.runtime.grammar.members import (
+    may_close,
+    object_count,
+    required_left,
+)
+from branchwork.runtime.grammar.piece import (
+    move,
 )
 from branchwork.runtime.grammar.program import (
     ARRAY_WORDS,
@@ -43,6 +37,23 @@ from branchwork.runtime.grammar.program import (
     Bytes,
     Code,
     Words,
+)
+from branchwork.runtime.grammar.stack import (
+    CONFIGS,
+    COUNT_SHIFT,
+    ENDED,
+    FAILED,
+    FIELD_MASK,
+    FIELD_SHIFT,
+    FOUND_FROM,
+    FOUND_TO,
+    FUEL,
+    NODE_WORDS,
+    NODES,
+    STATE_MASK,
+)
+from branchwork.runtime.grammar.values import (
+    load,
 )
 
 NO_CHOICE, A_CHOICE = -1, -2

@@ -6,22 +6,25 @@ is that of the grammar and not of its unfolding.
 """
 
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from branchwork.runtime.grammar import dfa, ir, program
+from branchwork.runtime.grammar.blocks import block_of
 from branchwork.runtime.grammar.dfa import Dfa, TooManyStates
+from branchwork.runtime.grammar.lengths import Lengths, shortest
 from branchwork.runtime.grammar.program import COST_LIMIT, NONE, Code, Program
 from branchwork.runtime.wire.errors import ConstraintError
 
 # 4M words: 16 MiB of program.
 MAX_WORDS = 4 << 20
 MAX_PIECE_WORDS = 1 << 20
-# A finite set with a larger table is emitted as literals and branches.
+# A finite set with a larger table is emitted as literals and branches, unless it has more strings.
 MAX_TABLE_WORDS = 1 << 15
+MAX_CHOICES = 10_000
 # Undeclared keys of a finite set up to this size are treated as optional properties.
 MAX_LISTED_KEYS = 64
 # The seen properties of an object in free order are the bits of one word.
@@ -41,127 +44,12 @@ def lower(rules: ir.Rules) -> Program:
         raise ConstraintError("the constraint is nested too deeply") from None
 
 
-class _Lengths:
-    """The least number of bytes of each node's sentences; COST_LIMIT and above: there is none."""
-
-    def __init__(self, rules: ir.Rules) -> None:
-        self.of_rule = dict.fromkeys(rules.rules, COST_LIMIT)
-        self._known: dict[int, int] = {}
-        self._kept: list[ir.Node] = []
-        self._names: set[str] = set()
-        self._measured: list[int] = []
-        # Lengths only shrink, so this ends: a rule is measured again when one that it names has become shorter.
-        users: dict[str, set[str]] = {name: set() for name in rules.rules}
-        waiting = dict.fromkeys(reversed(list(rules.rules)))
-        while waiting:
-            name, _ = waiting.popitem()
-            self._names, self._measured = set(), []
-            found = self(rules.rules[name])
-            for used in self._names:
-                users[used].add(name)
-            if self._names:
-                # What was measured may still change with the rules that it names.
-                for key in self._measured:
-                    del self._known[key]
-            if found < self.of_rule[name]:
-                self.of_rule[name] = found
-                waiting.update(dict.fromkeys(users[name]))
-
-    def __call__(self, node: ir.Node) -> int:
-        """The least length of `node`."""
-        found = self._known.get(id(node))
-        if found is None:
-            found = min(self._measure(node), COST_LIMIT)
-            self._known[id(node)] = found
-            self._measured.append(id(node))
-            self._kept.append(node)
-        return found
-
-    def is_empty(self, node: ir.Node) -> bool:
-        """Whether `node` has no sentence."""
-        return self(node) >= COST_LIMIT
-
-    def _measure(self, node: ir.Node) -> int:
-        match node:
-            case ir.Literal(data):
-                return len(data)
-            case ir.Piece(language):
-                return _shortest(language)
-            case ir.Chars(element, low, high):
-                return _times(_shortest(element), low) if high != 0 else 0
-            case ir.Bounded():
-                return _shortest_bounded(node)
-            case ir.Concat(parts):
-                return sum(map(self, parts))
-            case ir.Alternation(options):
-                return min(map(self, options), default=COST_LIMIT)
-            case ir.Repeat(body, low, _, separator):
-                between = self(separator) if separator is not None else 0
-                return _times(self(body), low) + _times(between, max(low - 1, 0))
-            case ir.Reference(name):
-                if name not in self.of_rule:
-                    raise ConstraintError(f"there is no rule {name!r}", name)
-                self._names.add(name)
-                return self.of_rule[name]
-            case ir.Object():
-                return self._object(node)
-            case ir.Array():
-                return self._array(node)
-
-    def _object(self, node: ir.Object) -> int:
-        layout = node.layout
-        around = len(b"{}") + 2 * self(layout.pad)
-        colon, between = self(layout.colon), self(layout.item)
-        members = [(p.required, len(p.key) + colon + self(p.value)) for p in node.properties]
-        required = [cost for is_required, cost in members if is_required]
-        optional = sorted(cost for is_required, cost in members if not is_required)
-        extra = min(
-            (_shortest(e.key) + colon + self(e.value) for e in node.extras), default=COST_LIMIT
-        )
-        missing = max(node.low - len(required), 0)
-        needed = sorted([*optional, *[extra] * missing])[:missing]
-        if len(needed) < missing or (node.high is not None and node.high < len(required)):
-            return COST_LIMIT
-        chosen = required + needed
-        return around + sum(chosen) + between * max(len(chosen) - 1, 0)
-
-    def _array(self, node: ir.Array) -> int:
-        prefix, rest, high = self._array_bounds(node)
-        if high is not None and (high < node.low or high - len(prefix) < node.counted_low):
-            return COST_LIMIT
-        counted = COST_LIMIT if node.counted is None else self(node.counted)
-        costs = [self(item) for item in prefix[: node.low]]
-        if node.counted_low:
-            costs = [self(item) for item in prefix] if rest is None else costs
-            costs += [counted] * node.counted_low
-        plain = min(COST_LIMIT if rest is None else self(rest), counted)
-        costs += [plain] * (node.low - len(costs))
-        between = self(node.layout.item) * max(len(costs) - 1, 0)
-        return len(b"[]") + 2 * self(node.layout.pad) + sum(costs) + between
-
-    def _array_bounds(
-        self, node: ir.Array
-    ) -> tuple[tuple[ir.Node, ...], ir.Node | None, int | None]:
-        """The prefix, rest and upper bound that remain when empty items are left out."""
-        prefix, rest, high = node.prefix, node.rest, node.high
-        for index, item in enumerate(prefix):
-            if self.is_empty(item):
-                return prefix[:index], None, _lesser(high, index)
-        if node.unique:
-            prefix, high = _unique_bounds(node)
-        if rest is not None and self.is_empty(rest):
-            rest = None
-        if rest is None and (node.counted is None or self.is_empty(node.counted)):
-            high = _lesser(high, len(prefix))
-        return prefix, rest, high
-
-
 class _Emitter:
     """Emits operations backwards: what follows is there before what it follows."""
 
     def __init__(self, rules: ir.Rules) -> None:
         self.rules = rules
-        self.length = _Lengths(rules)
+        self.length = Lengths(rules)
         self.code: list[int] = [0]
         self._blocks: list[Code] = []
         self._block_numbers: dict[bytes, int] = {}
@@ -210,6 +98,8 @@ class _Emitter:
                 return self._literal(data, following)
             case ir.Piece(language):
                 return self._piece(language, following)
+            case ir.Choice(strings):
+                return self._choice(strings, following)
             case ir.Chars(element, low, high):
                 return self._chars(node, element, low, high, following)
             case ir.Bounded():
@@ -239,28 +129,36 @@ class _Emitter:
         if only is not None:
             return self._literal(only, following)
         if language.table.size > MAX_TABLE_WORDS and language.is_finite():
-            return self._words(language, following)
-        cost = min(_shortest(language) + self.code[following + 1], COST_LIMIT)
+            strings = language.strings(MAX_CHOICES)
+            if strings is not None:
+                return self._choice(frozenset(strings), following)
+        cost = min(shortest(language) + self.code[following + 1], COST_LIMIT)
         return self._with_piece(self._block(language, None), program.DFA, cost, following, 0)
 
-    def _words(self, language: Dfa, following: int) -> int:
-        """A large finite set as literals and branches: its automaton without the table."""
-        targets: dict[int, int] = {}
-        edges = _sparse_edges(language)
-        arrivals = np.bincount(language.table.ravel(), minlength=language.num_states).tolist()
-        for state in _children_first(edges, language.start):
-            options = [following] if language.accepting[state] else []
-            for byte, target in edges[state]:
-                run = bytearray((byte,))
-                while target not in targets:
-                    ((byte, target),) = edges[target]
-                    run.append(byte)
-                options.append(self._literal(bytes(run), targets[target]))
-            chain = len(edges[state]) == 1 and not language.accepting[state]
-            if chain and arrivals[state] == 1 and state != language.start:
-                continue  # in the middle of a literal
-            targets[state] = self._branch(options)
-        return targets[language.start]
+    def _choice(self, strings: frozenset[bytes], following: int) -> int:
+        """A large set of strings as literals and branches: the trie of its members, equal branches shared."""
+        ordered = sorted(strings)
+        known: dict[tuple[tuple[bytes, int], ...], int] = {}
+
+        def branch(options: list[tuple[bytes, int]]) -> int:
+            key = tuple(options)
+            if key not in known:
+                known[key] = self._branch([self._literal(run, target) for run, target in options])
+            return known[key]
+
+        # The branches that the string is within: how deep each is, and its options so far.
+        within: list[tuple[int, list[tuple[bytes, int]]]] = [(0, [])]
+        for string, following_string in itertools.zip_longest(ordered, ordered[1:], fillvalue=b""):
+            common = _common_prefix(string, following_string)
+            if common > within[-1][0]:
+                within.append((common, []))
+            within[-1][1].append((string[within[-1][0] :], following))
+            while within[-1][0] > common:
+                depth, options = within.pop()
+                if within[-1][0] < common:
+                    within.append((common, []))
+                within[-1][1].append((string[within[-1][0] : depth], branch(options)))
+        return branch(within[0][1])
 
     def _branch(self, targets: list[int]) -> int:
         if len(targets) == 1:
@@ -276,7 +174,7 @@ class _Emitter:
         language = dfa.star(element)
         block = self._block(language, tuple(language.accepting.tolist()))
         bound = NONE if high is None else high
-        cost, element_cost = self._cost(node, following), _shortest(element)
+        cost, element_cost = self._cost(node, following), shortest(element)
         return self._with_piece(block, program.CHARS, cost, following, 0, low, bound, element_cost)
 
     def _block(self, language: Dfa, counted: tuple[bool, ...] | None) -> int:
@@ -287,7 +185,7 @@ class _Emitter:
             if language.table.size > MAX_PIECE_WORDS:
                 raise TooManyStates("an automaton of the constraint is too large")
             number = self._block_numbers[key] = len(self._blocks)
-            self._blocks.append(_piece_words(language, counted))
+            self._blocks.append(block_of(language, counted))
         return number
 
     def _with_piece(self, block: int, *words: int) -> int:
@@ -413,7 +311,7 @@ class _Emitter:
         return properties, extras
 
     def _array(self, node: ir.Array) -> int:
-        prefix, rest, high = self.length._array_bounds(node)
+        prefix, rest, high = self.length.array_bounds(node)
         counted = node.counted
         if counted is not None and self.length.is_empty(counted):
             counted = None
@@ -463,71 +361,13 @@ class _Emitter:
 # ------------------------------------------------------------------ helpers
 
 
-def _times(cost: int, count: int) -> int:
-    return min(cost * count, COST_LIMIT) if count else 0
-
-
-def _lesser(bound: int | None, other: int) -> int:
-    return other if bound is None else min(bound, other)
-
-
-@functools.lru_cache(maxsize=4096)
-def _shortest(language: Dfa) -> int:
-    length = language.shortest_length()
-    return COST_LIMIT if length is None else length
-
-
 @functools.lru_cache(maxsize=4096)
 def _only_string(language: Dfa) -> bytes | None:
     """The one member of the set, if it has just one."""
-    if (language.table != dfa.DEAD).sum() >= language.num_states:
+    if np.count_nonzero(language.table) >= language.num_states:
         return None
     strings = language.strings(1)
     return strings[0] if strings else None
-
-
-def _unique_bounds(node: ir.Array) -> tuple[tuple[ir.Node, ...], int | None]:
-    """How many unique items there can be: a finite kind of item is used up by as many as it has strings.
-
-    Raises ConstraintError where kinds overlap in part, so that earlier items could use up a later kind.
-    """
-    kinds = [_regular(item) for item in node.prefix]
-    later = [_regular(kind) for kind in (node.rest, node.counted) if kind is not None]
-    sizes = {kind: _size(kind) for kind in (*kinds, *later) if kind is not None}
-    order = [*kinds, *later]
-    for index, kind in enumerate(order):
-        if kind is None or sizes[kind] is None:
-            continue
-        before = {k for k in order[:index] if k is not None}
-        if any(k != kind and not (k & kind).is_empty for k in before):
-            raise ConstraintError("unique items of kinds that overlap in part cannot be enforced")
-    for index, item in enumerate(kinds):
-        most = None if item is None else sizes[item]
-        if most is not None and kinds[:index].count(item) >= most:
-            return node.prefix[:index], _lesser(node.high, index)
-    if any(kind is None or sizes[kind] is None for kind in later):
-        return node.prefix, node.high
-    left = sum((sizes[kind] or 0) - kinds.count(kind) for kind in later if kind is not None)
-    return node.prefix, _lesser(node.high, len(kinds) + left)
-
-
-def _regular(node: ir.Node) -> Dfa | None:
-    """The language of a node, where that is easy to see."""
-    match node:
-        case ir.Literal(data):
-            return dfa.literal(data)
-        case ir.Piece(language):
-            return language
-        case ir.Alternation(options) if options:
-            parts = [part for part in map(_regular, options) if part is not None]
-            return dfa.union(*parts) if len(parts) == len(options) else None
-    return None
-
-
-def _size(language: Dfa) -> int | None:
-    """How many strings a language has; None for more than can be used up."""
-    strings = language.strings(10_000)
-    return None if strings is None else len(strings)
 
 
 def _join_regular(options: list[ir.Node]) -> list[ir.Node]:
@@ -547,113 +387,11 @@ def _join_regular(options: list[ir.Node]) -> list[ir.Node]:
         return options
 
 
-@functools.lru_cache(maxsize=256)
-def _piece_words(language: Dfa, counted: tuple[bool, ...] | None) -> Code:
-    """A piece's block (see `program`)."""
-    live = language.table[:, language.classes] != dfa.DEAD
-    counts = live.sum(axis=1)
-    single = np.where(counts == 1, live.argmax(axis=1), program.MANY_BYTES)
-    single[counts == 0] = program.NO_BYTE
-    wide = counts >= program.WIDE_FROM
-    flags = language.accepting * program.ACCEPTING + wide * program.WIDE + (single << 8)
-    need = np.zeros(language.num_states, np.int64)
-    if counted is not None:
-        flags = flags + np.array(counted) * program.COUNTS
-        need = _needs(language, counted)
-    head = (language.num_states, language.table.shape[1], language.start, need[1:].max(initial=0))
-    classes = np.ascontiguousarray(language.classes).view(np.int32)
-    stays = _stays(language, counted).view(np.int32)
-    distances, table = language.distances(), language.table.ravel()
-    words = [head, classes, flags, distances, need, stays, table]
-    return np.concatenate(words).astype(np.int32)
-
-
-def _stays(language: Dfa, counted: tuple[bool, ...] | None) -> npt.NDArray[np.int64]:
-    """For each state the groups of bytes by which it stays itself, as bits."""
-    reached = language.table[:, language.classes]
-    same = reached == np.arange(language.num_states)[:, None]
-    order = np.argsort(program.GROUPS, kind="stable")
-    firsts = np.searchsorted(program.GROUPS[order], np.arange(program.GROUPS.max() + 1))
-    whole = np.logical_and.reduceat(same[:, order], firsts, axis=1)
-    whole[:, program.OTHER_CHARS] = False
-    for state in np.flatnonzero((reached[:, 0xC2:0xF5] != dfa.DEAD).all(axis=1)).tolist():
-        whole[state, program.OTHER_CHARS] = _stays_by_chars(language, state, counted)
-    bits: npt.NDArray[np.int64] = whole @ (np.int64(1) << np.arange(whole.shape[1]))
-    bits[dfa.DEAD] = 0
-    return bits
-
-
-def _stays_by_chars(language: Dfa, state: int, counted: tuple[bool, ...] | None) -> bool:
-    """Whether every character that is not ASCII leads from a state back to it, uncounted on the way."""
-    text = dfa.any_text()
-    kinds = text.classes[0x80:].astype(np.int64) * 256 + language.classes[0x80:]
-    bytes_ = (np.unique(kinds, return_index=True)[1] + 0x80).tolist()
-    pairs = {(text.start, state)}
-    todo = [(text.start, state)]
-    while todo:
-        of_text, here = todo.pop()
-        for byte in bytes_:
-            now = int(text.table[of_text, text.classes[byte]])
-            target = int(language.table[here, language.classes[byte]])
-            if now == dfa.DEAD or (now, target) in pairs:
-                continue
-            if target == dfa.DEAD or now == text.start:
-                return False
-            if counted is not None and counted[target]:
-                return False
-            pairs.add((now, target))
-            todo.append((now, target))
-    return True
-
-
-def _needs(language: Dfa, counted: tuple[bool, ...]) -> npt.NDArray[np.int64]:
-    """For each state, how many counted states at least are arrived at before acceptance."""
-    need = np.where(language.accepting, 0, COST_LIMIT).astype(np.int64)
-    cost = np.array(counted, np.int64)
-    cost[dfa.DEAD] = COST_LIMIT
-    while True:
-        shorter = np.minimum(need, (need + cost)[language.table].min(axis=1))
-        if (shorter == need).all():
-            return need
-        need = shorter
-
-
-def _shortest_bounded(node: ir.Bounded) -> int:
-    """The least length of a bounded piece's strings, at least; COST_LIMIT where the bound leaves none."""
-    if node.dfa.is_empty or _needs(node.dfa, node.counted)[node.dfa.start] > node.high:
-        return COST_LIMIT
-    return _shortest(node.dfa)
-
-
-def _sparse_edges(language: Dfa) -> list[list[tuple[int, int]]]:
-    """For each state its live bytes and where they lead."""
-    columns: dict[int, list[int]] = {}
-    for byte, column in enumerate(language.classes.tolist()):
-        columns.setdefault(column, []).append(byte)
-    edges: list[list[tuple[int, int]]] = [[] for _ in range(language.num_states)]
-    states, live = np.nonzero(language.table)
-    targets = language.table[states, live].tolist()
-    for state, column, target in zip(states.tolist(), live.tolist(), targets, strict=True):
-        edges[state] += [(byte, target) for byte in columns[column]]
-    return edges
-
-
-def _children_first(edges: list[list[tuple[int, int]]], start: int) -> list[int]:
-    """The states of an acyclic automaton, each after all that it leads to."""
-    order: list[int] = []
-    seen = {start}
-    stack = [(start, iter(edges[start]))]
-    while stack:
-        state, rest = stack[-1]
-        for _, target in rest:
-            if target not in seen:
-                seen.add(target)
-                stack.append((target, iter(edges[target])))
-                break
-        else:
-            order.append(state)
-            stack.pop()
-    return order
+def _common_prefix(a: bytes, b: bytes) -> int:
+    """How many bytes the two have in common at their beginning."""
+    length = min(len(a), len(b))
+    differing = int.from_bytes(a[:length], "big") ^ int.from_bytes(b[:length], "big")
+    return length - (differing.bit_length() + 7) // 8
 
 
 def _refuse_left_recursion(code: Any, entry: int, names: dict[int, str]) -> None:

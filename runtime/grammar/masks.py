@@ -14,9 +14,10 @@ import numpy.typing as npt
 
 from branchwork.runtime.grammar import walk
 from branchwork.runtime.grammar.interface import MaskRow, Vocabulary
-from branchwork.runtime.grammar.machine import FAILED, MAX_DEPTH, WORKSPACE_WORDS
 from branchwork.runtime.grammar.program import CHARS, NONE, Bytes, Code, Program, Words
+from branchwork.runtime.grammar.stack import ENDED, FAILED, MAX_DEPTH, TEXT_READ, WORKSPACE_WORDS
 from branchwork.runtime.grammar.trie import HEAD, build_trie
+from branchwork.runtime.grammar.views import MAX_VIEW_WORDS
 from branchwork.runtime.wire.errors import ConstraintError
 
 # Base masks of one vocabulary: some hundreds of states at 151k tokens.
@@ -34,10 +35,10 @@ class Workspace(threading.local):
     def __init__(self) -> None:
         self.words: Words = np.zeros(WORKSPACE_WORDS, np.int64)
         self.state: Words = np.zeros(MAX_STATE_WORDS, np.int64)
-        self.wide: Words = np.zeros(4 * MAX_WIDE, np.int64)
+        self.wide: Words = np.zeros(walk.WIDE_WORDS * MAX_WIDE, np.int64)
+        self.view: Words = np.zeros(MAX_VIEW_WORDS, np.int64)
         self.scratch: Bytes = np.zeros(4 * MAX_DEPTH, np.uint8)
         self.run: Bytes = np.zeros(1 << 16, np.uint8)
-        self.bits: Words = np.zeros(8, np.int64)
         self._edges: Edges = (np.zeros(0, np.int32), np.zeros(0, np.int32))
 
     def edges(self, num_nodes: int) -> "Edges":
@@ -81,6 +82,20 @@ class Base:
         return held + sum(child.nbytes + counted.nbytes for child, counted in self.edges.values())
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What may follow a value.
+
+    row         the tokens, with the ends of sequence if the text may end
+    can_end     whether it may
+    text_read   whether that depends on more of the text than the value's view holds (see `views`)
+    """
+
+    row: MaskRow
+    can_end: bool
+    text_read: bool
+
+
 class Lexicon:
     """A vocabulary's trie, token bytes and base masks. Safe to use from several threads."""
 
@@ -89,7 +104,12 @@ class Lexicon:
         self.mask_words = vocabulary.mask_words
         self.num_tokens = len(vocabulary.token_bytes)
         self.eos_ids = frozenset(vocabulary.eos_ids)
-        self.trie = build_trie(vocabulary.token_bytes)
+        self.trie = build_trie(
+            [
+                b"" if token in vocabulary.eos_ids else data
+                for token, data in enumerate(vocabulary.token_bytes)
+            ]
+        )
         self.work = Workspace()
         lengths = [len(data) for data in vocabulary.token_bytes]
         self.offsets = [0, *np.cumsum(lengths).tolist()]
@@ -107,10 +127,12 @@ class Lexicon:
             return self.data[:0]
         return self.data[self.offsets[token_id] : self.offsets[token_id + 1]]
 
-    def base(self, program: Program, piece: int, state: int, counts: bool) -> Base:
-        """The base of a piece's state, with the edges for the bytes in `work.bits`; `counts`: with needs."""
+    def base(
+        self, program: Program, piece: int, state: int, counts: bool, following: Words
+    ) -> Base:
+        """The base of a piece's state, with the edges for the `following` bytes (256 bits); `counts`: with needs."""
         key = (program.pieces[piece], state, counts)
-        bits = self.work.bits.tobytes()
+        bits = following.tobytes()
         with self._lock:
             base = self._bases.get(key)
             if base is not None:
@@ -118,14 +140,20 @@ class Lexicon:
                 if bits in base.edges:
                     return base
                 self._bytes -= base.size_bytes
-            base = self._bases[key] = self._walk(program, piece, state, counts, base, bits)
+            base = self._bases[key] = self._walk(program, piece, state, counts, base, following)
             self._bytes += base.size_bytes
             while self._bytes > MAX_BASE_BYTES and len(self._bases) > 1:
                 self._bytes -= self._bases.popitem(last=False)[1].size_bytes
         return base
 
     def _walk(
-        self, program: Program, piece: int, state: int, counts: bool, base: Base | None, bits: bytes
+        self,
+        program: Program,
+        piece: int,
+        state: int,
+        counts: bool,
+        base: Base | None,
+        following: Words,
     ) -> Base:
         """Walk the trie for a new base, or for further edges of a known one."""
         new, work = base is None, self.work
@@ -133,14 +161,14 @@ class Lexicon:
         need = np.zeros(self.num_tokens if new and counts else 0, np.uint16)
         child, counted = work.edges(int(self.trie[0]))
         num = walk.base_walk(
-            program.code, self.trie, piece, state, work.bits, row, need, child, counted
+            program.code, self.trie, piece, state, following, row, need, child, counted
         )
-        order = np.argsort(self.trie[HEAD + child[:num]], kind="stable")
+        order = np.argsort(self.trie[HEAD + child[:num]] & 255, kind="stable")
         if base is None:
             base = Base(row, need if counts else None, int(need.max(initial=0)))
         if len(base.edges) >= MAX_EDGE_SETS:
             base.edges.clear()
-        base.edges[bits] = (child[:num][order], counted[:num][order])
+        base.edges[following.tobytes()] = (child[:num][order], counted[:num][order])
         return base
 
     def limited(self, base: Base, left: int) -> MaskRow:
@@ -155,16 +183,17 @@ class Lexicon:
             row = base.limited[left] = base.row & packed
         return row
 
-    def mask(self, program: Program, state: Words, text: Bytes, pos: int) -> MaskRow:
-        """The tokens that may follow a value of the machine (without the end of sequence)."""
+    def look(self, program: Program, state: Words, text: Bytes, pos: int) -> Look:
+        """What may follow a value of the machine at `pos`."""
         work, trie, code = self.work, self.trie, program.code
         row: MaskRow = np.zeros(self.mask_words, np.int32)
         found = walk.narrow_mask(code, work.words, text, trie, state, pos, row, work.wide)
+        can_end = bool(work.words[ENDED])
         for k in range(found):
-            index, address, piece_state, count = work.wide[4 * k : 4 * k + 4].tolist()
-            record = walk.leaving_bytes(code, work.words, text, index, pos, work.bits)
+            wide = work.wide[walk.WIDE_WORDS * k : walk.WIDE_WORDS * (k + 1)]
+            index, address, piece_state, count, record = wide[:5].tolist()
             counts = bool(code[address] == CHARS and code[address + 5] != NONE)
-            base = self.base(program, int(code[address + 3]), piece_state, counts)
+            base = self.base(program, int(code[address + 3]), piece_state, counts, wide[5:])
             inside = self.limited(base, int(code[address + 5]) - count) if counts else base.row
             if record:
                 inside = inside.copy()
@@ -172,12 +201,14 @@ class Lexicon:
                     code, work.words, text, trie, address, piece_state, record, pos, inside
                 )
             row |= inside
-            child, counted = base.edges[work.bits.tobytes()]
+            child, counted = base.edges[wide[5:].tobytes()]
             if len(child):
                 walk.wide_mask(code, work.words, text, trie, index, pos, row, child, counted)
         if found < 0 or work.words[FAILED]:
             raise too_ambiguous()
-        return row
+        if can_end:
+            row |= self.end_row
+        return Look(row, can_end, bool(work.words[TEXT_READ]))
 
 
 def too_ambiguous() -> ConstraintError:

@@ -5,11 +5,12 @@ from collections import OrderedDict
 
 import numpy as np
 
-from branchwork.runtime.grammar import jump, machine
+from branchwork.runtime.grammar import jump, values, views
 from branchwork.runtime.grammar.closing import close
 from branchwork.runtime.grammar.interface import MaskRow
 from branchwork.runtime.grammar.masks import Lexicon, too_ambiguous
 from branchwork.runtime.grammar.program import Bytes, Program, Words
+from branchwork.runtime.grammar.stack import MAX_DEPTH
 from branchwork.runtime.wire.errors import ConstraintError
 
 # Places kept for one grammar, with their masks: some 1,600 at 151k tokens.
@@ -21,18 +22,32 @@ BARRED_BYTES = 8
 _numbers = itertools.count(1)
 
 
-class Spot:
-    """A place in a grammar: the machine's value there, and what was found out about it."""
+class View:
+    """What can be told of a place without the text before it, but for what its view holds (see `views`)."""
 
-    __slots__ = ("can_end", "closing", "forced", "must_end", "row", "state")
+    __slots__ = ("can_end", "must_end", "row")
 
-    def __init__(self, state: Words) -> None:
-        self.state = state
+    def __init__(self) -> None:
         self.row: MaskRow | None = None
         self.can_end: bool | None = None
         self.must_end: bool | None = None
+
+
+class Spot:
+    """A place in a grammar: the machine's value there, and what was found out about it."""
+
+    __slots__ = ("closing", "forced", "state", "view")
+
+    def __init__(self, state: Words, view: View) -> None:
+        self.state = state
+        self.view = view
         self.forced: bytes | None = None
         self.closing: bytes | None = None
+
+    @property
+    def is_textual(self) -> bool:
+        """Whether what may follow depends on the text before it."""
+        return bool(self.state[2] & 2)
 
 
 class MachineGrammar:
@@ -47,10 +62,10 @@ class MachineGrammar:
         self._row_bytes = 4 * lexicon.mask_words
         self._spot_bytes = 0
         work = lexicon.work
-        length = machine.begin(program.code, work.words, work.text(0), program.entry, work.state)
+        length = values.begin(program.code, work.words, work.text(0), program.entry, work.state)
         if length == 0:
             raise too_ambiguous()
-        self._first = self.spot(work.state[:length].copy())
+        self._first = self.spot(work.state[:length].copy(), work.text(0), 0)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -66,21 +81,31 @@ class MachineGrammar:
         """A matcher at the beginning."""
         return MachineMatcher(self, self._first, np.zeros(0, np.uint8), 0, False)
 
-    def spot(self, state: Words) -> Spot:
-        """The place with that value; one that depends on the text is nobody else's."""
-        if state[2] & 2:
-            return Spot(state)
-        key = state.tobytes()
-        spot = self._spots.get(key)
-        if spot is not None:
+    def spot(self, state: Words, text: Bytes, pos: int) -> Spot:
+        """The place with that value; of one that depends on the text, only the view is shared."""
+        textual = bool(state[2] & 2)
+        if textual:
+            work = self.lexicon.work
+            length = views.view(self.program.code, text, state, pos, work.view)
+            if length == 0:
+                return Spot(state, View())
+            key = work.view[:length].tobytes()
+        else:
+            key = state.tobytes()
+        kept = self._spots.get(key)
+        if kept is None:
+            kept = Spot(state, View())
+            self._keep(key, kept)
+        else:
             self._spots.move_to_end(key)
-            return spot
-        spot = self._spots[key] = Spot(state)
-        self._spot_bytes += 2 * state.nbytes + self._row_bytes
+        return Spot(state, kept.view) if textual else kept
+
+    def _keep(self, key: bytes, spot: Spot) -> None:
+        self._spots[key] = spot
+        self._spot_bytes += len(key) + spot.state.nbytes + self._row_bytes
         while self._spot_bytes > MAX_SPOT_BYTES and len(self._spots) > 1:
-            _, old = self._spots.popitem(last=False)
-            self._spot_bytes -= 2 * old.state.nbytes + self._row_bytes
-        return spot
+            old_key, old = self._spots.popitem(last=False)
+            self._spot_bytes -= len(old_key) + old.state.nbytes + self._row_bytes
 
 
 class MachineMatcher:
@@ -107,18 +132,19 @@ class MachineMatcher:
 
     def fill_mask(self, row: MaskRow) -> None:
         """Write the tokens that may follow; the end-of-sequence bits say whether the text may end here."""
-        lexicon = self._grammar.lexicon
         if self._ended:
-            np.copyto(row, lexicon.end_row)
+            np.copyto(row, self._grammar.lexicon.end_row)
             return
-        spot = self._spot
-        if spot.row is None:
-            spot.row = lexicon.mask(self._grammar.program, spot.state, self._room(0), self._pos)
-            if self.can_end():
-                spot.row |= lexicon.end_row
-            else:
-                spot.row &= ~lexicon.end_row
-        np.copyto(row, spot.row)
+        known = self._spot.view.row
+        np.copyto(row, self._look() if known is None else known)
+
+    def _look(self) -> MaskRow:
+        grammar, spot = self._grammar, self._spot
+        look = grammar.lexicon.look(grammar.program, spot.state, self._room(0), self._pos)
+        if look.text_read:
+            spot.view = View()
+        spot.view.row, spot.view.can_end = look.row, look.can_end
+        return look.row
 
     def accept(self, token_id: int) -> bool:
         """Advance over a token (an end-of-sequence id where the text may end)."""
@@ -139,23 +165,23 @@ class MachineMatcher:
             return False
         grammar, work = self._grammar, self._grammar.lexicon.work
         text = self._room(len(data))
-        length = machine.run(
+        length = values.run(
             grammar.program.code, work.words, text, self._spot.state, data, self._pos, work.state
         )
         if length < 0:
             return False
         if length == 0:
             raise too_ambiguous()
-        self._spot = grammar.spot(work.state[:length].copy())
         if grammar.program.records:
             self._pos += len(data)
+        self._spot = grammar.spot(work.state[:length].copy(), text, self._pos)
         return True
 
     def _room(self, size: int) -> Bytes:
         """The text so far with room for more: our own if the grammar needs it, else anybody's."""
         if not self._grammar.program.records:
             return self._grammar.lexicon.work.text(size)
-        needed = self._pos + size + 2 * machine.MAX_DEPTH
+        needed = self._pos + size + 2 * MAX_DEPTH
         if len(self._text) < needed:
             longer = np.zeros(2 * needed, np.uint8)
             longer[: self._pos] = self._text[: self._pos]
@@ -164,23 +190,23 @@ class MachineMatcher:
 
     def can_end(self) -> bool:
         """Whether the text so far is a whole sentence."""
-        spot = self._spot
-        if spot.can_end is None:
+        view = self._spot.view
+        if view.can_end is None:
             code, work = self._grammar.program.code, self._grammar.lexicon.work
-            spot.can_end = bool(
-                machine.may_end(code, work.words, self._room(0), spot.state, self._pos)
+            view.can_end = bool(
+                values.may_end(code, work.words, self._room(0), self._spot.state, self._pos)
             )
-        return spot.can_end
+        return view.can_end
 
     def must_end(self) -> bool:
         """Whether nothing but the end may follow."""
-        spot = self._spot
-        if spot.must_end is None:
+        view = self._spot.view
+        if view.must_end is None:
             code, work = self._grammar.program.code, self._grammar.lexicon.work
-            spot.must_end = self.can_end() and not machine.may_go_on(
-                code, work.words, self._room(0), spot.state, self._pos
+            view.must_end = self.can_end() and not values.may_go_on(
+                code, work.words, self._room(0), self._spot.state, self._pos
             )
-        return self._ended or spot.must_end
+        return self._ended or view.must_end
 
     def forced(self) -> bytes:
         """The longest run of bytes that every continuation begins with."""
@@ -202,7 +228,7 @@ class MachineMatcher:
             text = self._room(0)
             cost = jump.least_cost(code, work.words, text, spot.state, self._pos)
             # Where keys or items must be new, the way straight to the end may be barred.
-            return int(cost) + (BARRED_BYTES if spot.state[2] & 2 else 0)
+            return int(cost) + (BARRED_BYTES if spot.is_textual else 0)
         return len(spot.closing)
 
     def closing(self) -> bytes:

@@ -23,8 +23,8 @@ there until its rule returns (or until control is back at the frame's owner, for
 `high` and targets are NONE (-1) where there is none. A piece is a block
 [num_states num_classes start max_need], 64 words of packed byte classes, then per state its flags (bit 0 accepting,
 bit 1 wide, bit 2 counted, from bit 8 the one live byte, or 256 for none, 257 for several), per state the distance to
-acceptance, per state its need (counted states on the way to acceptance, at least), per state in two words the groups
-of bytes by which it stays itself (see `GROUPS`), then the table.
+acceptance, per state its need (counted states on the way to acceptance, at least), per state in two words its family,
+per state its span (see `spans`), then the table.
 
 A stack frame is (place, value, link, parent), where place is 4 * address + kind. CALL: the address is where to
 return. LOOP: the value counts the bodies begun. OWNER (an OBJECT or ARRAY): the value holds position and count, the
@@ -58,7 +58,7 @@ PROPERTY_WORDS = 4
 ARRAY_WORDS = 15
 PIECE_HEAD = 4 + 64
 # Words of a piece for each state, before its table.
-STATE_WORDS = 5
+STATE_WORDS = 6
 
 # Flags of an OBJECT.
 COUNTED, FREE_ORDER = 1, 2
@@ -67,25 +67,32 @@ COUNTED, FREE_ORDER = 1, 2
 ACCEPTING, WIDE, COUNTS = 1, 2, 4
 NO_BYTE, MANY_BYTES = 256, 257
 
-# A state with 24 live bytes or more gets a base mask of its own; below, walking the trie is cheaper.
-WIDE_FROM = 24
+# A state with 24 live bytes or more gets a base mask of its own; below, walking the trie is cheaper. The first bytes
+# of characters that are not ASCII begin more tokens each.
+WIDE_FROM, LEAD_WEIGHT = 24, 8
 
 
 def _groups() -> npt.NDArray[np.int64]:
-    group = np.zeros(256, np.int64)
+    group = np.full(256, NO_GROUP, np.int64)
     alone = [range(b, b + 1) for b in (*b"\t\n\r", *range(0x20, 0x7F)) if not chr(b).isalnum()]
-    many = [range(0x80, 0x100), range(0x61, 0x7B), range(0x41, 0x5B), range(0x30, 0x3A)]
-    for number, bytes_ in enumerate([*many, *alone], start=1):
+    letters = [(0x61, 0x67), (0x67, 0x7B), (0x41, 0x47), (0x47, 0x5B)]
+    many = [range(0x80, 0x100), *(range(*ends) for ends in letters), range(0x30, 0x3A)]
+    for number, bytes_ in enumerate([*many, *alone], start=OTHER_CHARS):
         group[list(bytes_)] = number
     return group
 
 
-GROUPS = _groups()
-"""[256] int64: each byte's group, of fewer than 60: letters, digits, each mark by itself, all of other characters."""
+NO_GROUP = 0
+"""The group of control characters."""
 OTHER_CHARS = 1
 """The group of characters that are not ASCII: as whole characters, which begin and end where a character does."""
 IRREGULAR = 60
 """The group of what is no text, or does not begin where a character does."""
+PASSES_ENDS = 1 << 61
+"""Beside a family of groups: the piece may be over within its span."""
+
+GROUPS = _groups()
+"""[256] int64: each byte's group, of fewer than 60: letters (a to f by themselves), digits, each mark, all else."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -312,7 +312,7 @@ class _Reader:
         flags = self.flags if flags is None else flags
         words = _words(items) if not flags & re.IGNORECASE else None
         if words is not None and len(words) >= MIN_WORDS:
-            return ir.Piece(dfa.of_strings(word.encode() for word in words))
+            return ir.any_of(word.encode() for word in words)
         if not _has_large_repeat(items):
             try:
                 return self._piece(items, flags)

@@ -1,9 +1,11 @@
 """The vocabulary as a trie in preorder: equal prefixes of tokens are walked once, dead ones skipped whole.
 
-One int32 array: [num_nodes, num_tokens], then per node its byte, its depth, the node behind its subtree, its parent,
-and in two words the groups of its byte and of all below it (`program.GROUPS`); then where each node's tokens begin
-(num_nodes + 1 words), then the token ids in this order, then how many characters each token begins. Node 0 is the
-root.
+One int32 array: [num_nodes, num_tokens], then per node
+    its byte | depth << 8 | height << 19 (the bytes of the longest way down to its end, its own included),
+    the node behind its subtree, its parent, in two words the groups of its byte and of all below it
+    (`program.GROUPS`), where its tokens begin (one more than there are nodes), where its children begin (the same);
+then the children of all nodes (byte << 24 | node, in the order of the bytes), the token ids in this order, how many
+characters each token begins. Node 0 is the root.
 """
 
 from collections.abc import Sequence
@@ -13,12 +15,18 @@ import numpy.typing as npt
 
 from branchwork.runtime.grammar import dfa
 from branchwork.runtime.grammar.jit import compiled, int64
-from branchwork.runtime.grammar.machine import MAX_DEPTH
 from branchwork.runtime.grammar.program import GROUPS, IRREGULAR, Bytes, Words
+from branchwork.runtime.grammar.stack import MAX_DEPTH
 
 Trie = npt.NDArray[np.int32]
 
 HEAD = 2
+# Words of a node before the children.
+NODE_ARRAYS = 7
+DEPTH_SHIFT, HEIGHT_SHIFT = 8, 19
+DEPTH_MASK = (1 << (HEIGHT_SHIFT - DEPTH_SHIFT)) - 1
+CHILD_SHIFT = 24
+CHILD_MASK = (1 << CHILD_SHIFT) - 1
 
 
 def build_trie(token_bytes: Sequence[bytes]) -> Trie:
@@ -57,66 +65,126 @@ def _build(data: Bytes, offsets: Words, ids: Trie, most: int, utf8: Words) -> Tr
         open_depth = length
     for d in range(open_depth + 1):
         end[path[d]] = nodes
-    trie = np.zeros(HEAD + 7 * nodes + 1 + 2 * len(ids), np.int32)
+    trie = np.zeros(HEAD + (NODE_ARRAYS + 1) * nodes + 2 + 2 * len(ids), np.int32)
     trie[0], trie[1] = nodes, len(ids)
-    at = HEAD
     # Where each path stands in UTF-8: 0 is no text, 1 the beginning of a character.
     chars = np.zeros(nodes, np.int64)
     chars[0] = 1
     for i in range(1, nodes):
         chars[i] = utf8[chars[parent[i]], byte[i]]
     groups = np.zeros(nodes, np.int64)
+    height = np.zeros(nodes, np.int32)
     irregular = int64(1) << IRREGULAR
+    starts, firsts = HEAD + 5 * nodes, HEAD + 6 * nodes + 1
+    children, tokens = firsts + nodes + 1, firsts + 2 * nodes
+    # A node's tokens are sorted between its first and the first of the next node.
+    token = len(ids)
+    trie[starts + nodes] = token
     for i in range(nodes - 1, -1, -1):
-        trie[at + i], trie[at + nodes + i] = byte[i], depth[i]
-        trie[at + 2 * nodes + i], trie[at + 3 * nodes + i] = end[i], parent[i]
+        height[i] += 1
         groups[i] |= int64(1) << GROUPS[byte[i]]
         if chars[i] == 0:
             groups[i] |= irregular
         if i > 0:
             groups[parent[i]] |= groups[i]
+            height[parent[i]] = max(height[parent[i]], height[i])
         if chars[parent[i]] != 1:
             groups[i] |= irregular
-        trie[at + 4 * nodes + i] = groups[i] & 0x7FFFFFFF
-        trie[at + 5 * nodes + i] = groups[i] >> 31
-    starts = at + 6 * nodes
-    # A node's tokens are sorted between its first and the first of the next node.
-    token = len(ids)
-    trie[starts + nodes] = token
-    for i in range(nodes - 1, -1, -1):
+        trie[HEAD + i] = byte[i] | depth[i] << DEPTH_SHIFT | height[i] << HEIGHT_SHIFT
+        trie[HEAD + nodes + i], trie[HEAD + 2 * nodes + i] = end[i], parent[i]
+        trie[HEAD + 3 * nodes + i] = groups[i] & 0x7FFFFFFF
+        trie[HEAD + 4 * nodes + i] = groups[i] >> 31
         # Only the last node of a token's path owns it: those before it begin at the same token.
         if i > 0 and depth[i] == offsets[first_token[i] + 1] - offsets[first_token[i]]:
             token = first_token[i]
         trie[starts + i] = token
+    at = int64(children)
+    for i in range(nodes):
+        trie[firsts + i] = at
+        below = i + 1
+        while below < end[i]:
+            trie[at] = np.int32(np.uint32(byte[below]) << np.uint32(CHILD_SHIFT) | np.uint32(below))
+            at += 1
+            below = end[below]
+    trie[firsts + nodes] = at
     for t in range(len(ids)):
-        trie[starts + nodes + 1 + t] = ids[t]
+        trie[tokens + t] = ids[t]
         begun = 0
         for i in range(offsets[t], offsets[t + 1]):
             begun += data[i] & 0xC0 != 0x80
-        trie[starts + nodes + 1 + len(ids) + t] = begun
+        trie[tokens + len(ids) + t] = begun
     return trie
+
+
+@compiled
+def depth_of(trie: Trie, node: int) -> int:
+    """How many bytes lead to a node."""
+    return int64(trie[HEAD + node] >> DEPTH_SHIFT & DEPTH_MASK)
+
+
+@compiled
+def behind(trie: Trie, node: int) -> int:
+    """The node behind a node's subtree."""
+    return int64(trie[HEAD + trie[0] + node])
+
+
+@compiled
+def parent_of(trie: Trie, node: int) -> int:
+    """The node before a node."""
+    return int64(trie[HEAD + 2 * trie[0] + node])
+
+
+@compiled
+def is_within(trie: Trie, node: int, family: int, span: int) -> bool:
+    """Whether the ways from above a node to the ends of its tokens are texts of a family, and within a span."""
+    if trie[HEAD + node] >> HEIGHT_SHIFT > span:
+        return False
+    at, num = HEAD + 3 * trie[0] + node, trie[0]
+    groups = int64(trie[at]) | int64(trie[at + num]) << 31
+    return groups & ~family == 0
 
 
 @compiled
 def first_token_of(trie: Trie, node: int) -> int:
     """Where in the order of tokens those of a node (and of what is below it) begin."""
-    return int64(trie[HEAD + 6 * trie[0] + node])
+    return int64(trie[HEAD + 5 * trie[0] + node])
 
 
 @compiled
 def token_at(trie: Trie, place: int) -> int:
     """The token at a place of the order."""
-    return int64(trie[HEAD + 7 * trie[0] + 1 + place])
+    return int64(trie[HEAD + (NODE_ARRAYS + 1) * trie[0] + 1 + place])
 
 
 @compiled
 def chars_at(trie: Trie, place: int) -> int:
     """How many characters the token at a place of the order begins."""
-    return int64(trie[HEAD + 7 * trie[0] + 1 + trie[1] + place])
+    return int64(trie[HEAD + (NODE_ARRAYS + 1) * trie[0] + 1 + trie[1] + place])
 
 
 @compiled
-def groups_of(trie: Trie, node: int) -> int:
-    """The groups of a node's byte and of all below it."""
-    at, num = HEAD + 4 * trie[0] + node, trie[0]
-    return int64(trie[at]) | int64(trie[at + num]) << 31
+def first_child_of(trie: Trie, node: int) -> int:
+    """Where a node's children begin; they end where those of the next node begin."""
+    return int64(trie[HEAD + 6 * trie[0] + 1 + node])
+
+
+@compiled
+def child_place(trie: Trie, node: int, byte: int) -> int:
+    """Where the child of a node by a byte stands, or would stand, among the children."""
+    low, high = first_child_of(trie, node), first_child_of(trie, node + 1)
+    while low < high:
+        middle = (low + high) >> 1
+        if trie[middle] >> CHILD_SHIFT & 255 < byte:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@compiled
+def find_child(trie: Trie, node: int, byte: int) -> int:
+    """The child of a node by its byte, or 0."""
+    at = child_place(trie, node, byte)
+    if at < first_child_of(trie, node + 1) and trie[at] >> CHILD_SHIFT & 255 == byte:
+        return int64(trie[at] & CHILD_MASK)
+    return 0

@@ -9,9 +9,51 @@ are walked for the particular stack.
 import numpy as np
 import numpy.typing as npt
 
-from branchwork.runtime.grammar.interface import MaskRow
-from branchwork.runtime.grammar.jit import compiled, int64
+from branchwork.runtime.grammar.interface import (
+    MaskRow,
+)
+from branchwork.runtime.grammar.jit import (
+    compiled,
+    int64,
+)
 from branchwork.runtime.grammar.machine import (
+    arrive,
+    close_over,
+    first_bytes,
+    may_leave,
+    only_byte,
+    step,
+)
+from branchwork.runtime.grammar.piece import (
+    class_of,
+    family_of,
+    flags_of,
+    move,
+    need_of,
+    span_of,
+)
+from branchwork.runtime.grammar.program import (
+    ACCEPTING,
+    CHARS,
+    COUNTS,
+    DFA,
+    GROUPS,
+    LIT,
+    MANY_BYTES,
+    NO_BYTE,
+    NONE,
+    OBJECT,
+    OBJECT_WORDS,
+    PASSES_ENDS,
+    PIECE_HEAD,
+    PROPERTY_WORDS,
+    STATE_WORDS,
+    WIDE,
+    Bytes,
+    Code,
+    Words,
+)
+from branchwork.runtime.grammar.stack import (
     ASSUME_NEW,
     CONFIGS,
     COUNT_SHIFT,
@@ -33,49 +75,32 @@ from branchwork.runtime.grammar.machine import (
     SEEN_SHIFT,
     STATE_MASK,
     TEXTUAL,
-    arrive,
-    class_of,
-    close_over,
-    first_bytes,
-    flags_of,
-    load,
-    may_leave,
-    move,
-    need_of,
-    only_byte,
-    stays_of,
-    step,
-)
-from branchwork.runtime.grammar.program import (
-    ACCEPTING,
-    CHARS,
-    COUNTS,
-    DFA,
-    GROUPS,
-    LIT,
-    NO_BYTE,
-    NONE,
-    OBJECT,
-    OBJECT_WORDS,
-    PIECE_HEAD,
-    PROPERTY_WORDS,
-    STATE_WORDS,
-    WIDE,
-    Bytes,
-    Code,
-    Words,
+    WALK_FROM,
 )
 from branchwork.runtime.grammar.trie import (
+    CHILD_MASK,
+    CHILD_SHIFT,
     HEAD,
     Trie,
+    behind,
     chars_at,
+    child_place,
+    depth_of,
+    find_child,
+    first_child_of,
     first_token_of,
-    groups_of,
+    is_within,
+    parent_of,
     token_at,
+)
+from branchwork.runtime.grammar.values import (
+    load,
 )
 
 # Arrivals that one mask may cost: well under a second.
 FUEL_PER_MASK = 1 << 24
+# Words for each wide configuration.
+WIDE_WORDS = 13
 
 
 @compiled
@@ -101,18 +126,6 @@ def clear_tokens(trie: Trie, node: int, row: MaskRow) -> None:
 
 
 @compiled
-def find_child(trie: Trie, node: int, byte: int) -> int:
-    """The child of a node by its byte, or 0."""
-    num = trie[0]
-    stop, child = trie[HEAD + 2 * num + node], node + 1
-    while child < stop:
-        if trie[HEAD + child] == byte:
-            return child
-        child = trie[HEAD + 2 * num + child]
-    return 0
-
-
-@compiled
 def simple_step(code: Code, w: Words, begin: int, end: int, byte: int) -> bool:
     """The step of one configuration inside of its automaton, which is most of them; False if it is not that."""
     if end - begin != 1 or w[NUM_CONFIGS] >= MAX_CONFIGS:
@@ -134,38 +147,53 @@ def simple_step(code: Code, w: Words, begin: int, end: int, byte: int) -> bool:
 
 
 @compiled
-def stays_of_set(code: Code, w: Words, begin: int, end: int) -> int:
-    """The groups of bytes by which a set stays as it is: some only if it is one configuration."""
-    if end - begin != 1:
-        return int64(0)
-    p = CONFIGS + 3 * begin
-    a = w[p]
-    if code[a] == LIT:
-        return int64(0)
-    piece, state = int64(code[a + 3]), w[p + 1] & STATE_MASK
-    if code[a] == CHARS and code[a + 5] != NONE and flags_of(code, piece, state) & COUNTS:
-        return int64(0)
-    # Whether it may also be left makes no difference: all of it is allowed anyway.
-    return stays_of(code, piece, state)
+def enter(code: Code, w: Words, trie: Trie, here: int, node: int, begin: int, end: int) -> None:
+    """Note at a depth's record that the set [begin, end) stands at a node: what it reads, and what of it is safe.
 
-
-@compiled
-def enter(code: Code, w: Words, here: int, begin: int, end: int) -> None:
-    """Note at a depth's record the set that stands there, the room in use, how it stays, and what it can read."""
+    The record: the set, the room in use, a family of characters and its span, 256 bits of what it can read, and
+    which children of the node are still to be looked at.
+    """
     w[here], w[here + 1] = begin, end
     w[here + 2], w[here + 3] = w[NUM_NODES], w[NUM_CONFIGS]
-    w[here + 4] = stays_of_set(code, w, begin, end)
+    w[here + 4], w[here + 5] = 0, 0
+    w[here + 14], w[here + 15] = first_child_of(trie, node), first_child_of(trie, node + 1)
     for k in range(8):
-        w[here + 5 + k] = 0
+        w[here + 6 + k] = 0
+    only = int64(NO_BYTE)
     for i in range(begin, end):
         p = CONFIGS + 3 * i
         byte = only_byte(code, w, i)
         if byte < NO_BYTE and not may_leave(code, w[p], w[p + 1]):
-            w[here + 5 + (byte >> 5)] |= int64(1) << (byte & 31)
-        else:
-            for k in range(8):
-                w[here + 5 + k] = 0xFFFFFFFF
-            return
+            w[here + 6 + (byte >> 5)] |= int64(1) << (byte & 31)
+            only = byte if only in (NO_BYTE, byte) else int64(MANY_BYTES)
+            continue
+        only = int64(MANY_BYTES)
+        for k in range(8):
+            w[here + 6 + k] = 0xFFFFFFFF
+        break
+    if only < NO_BYTE:
+        w[here + 14] = child_place(trie, node, only)
+        w[here + 15] = min(w[here + 14] + 1, w[here + 15])
+    elif only == NO_BYTE:
+        w[here + 14] = w[here + 15]
+    else:
+        note_family(code, w, here)
+
+
+@compiled
+def note_family(code: Code, w: Words, here: int) -> None:
+    """The family and span of the configuration that can read for longest whatever it is."""
+    for i in range(w[here], w[here + 1]):
+        p = CONFIGS + 3 * i
+        a = w[p]
+        if code[a] == LIT:
+            continue
+        piece, state = int64(code[a + 3]), w[p + 1] & STATE_MASK
+        # Where characters are counted they may become too many. That the piece may be over matters to no one here.
+        counted = code[a] == CHARS and code[a + 5] != NONE
+        if not counted and span_of(code, piece, state) > w[here + 5]:
+            w[here + 4] = family_of(code, piece, state)
+            w[here + 5] = span_of(code, piece, state)
 
 
 @compiled
@@ -181,35 +209,33 @@ def subtree(
     row: MaskRow,
 ) -> None:
     """Allow the tokens below `root` that the set [begin, end) can read from there on; `pos` is behind the root."""
-    num = trie[0]
-    base = trie[HEAD + num + root]
-    enter(code, w, DEPTHS, begin, end)
-    node, stop = int64(root + 1), int64(trie[HEAD + 2 * num + root])
-    while node < stop:
-        depth, byte = trie[HEAD + num + node] - base, int64(trie[HEAD + node])
-        above = DEPTHS + DEPTH_WORDS * (depth - 1)
-        behind = int64(trie[HEAD + 2 * num + node])
-        if not (w[above + 5 + (byte >> 5)] >> (byte & 31)) & 1:
-            node = behind
+    enter(code, w, trie, DEPTHS, root, begin, end)
+    depth = 0
+    while depth >= 0:
+        here = DEPTHS + DEPTH_WORDS * depth
+        at = w[here + 14]
+        if at >= w[here + 15]:
+            depth -= 1
             continue
-        if not groups_of(trie, node) & ~w[above + 4]:
-            allow(trie, first_token_of(trie, node), first_token_of(trie, behind), row)
-            node = behind
+        w[here + 14] = at + 1
+        byte, node = int64(trie[at] >> CHILD_SHIFT & 255), int64(trie[at] & CHILD_MASK)
+        if not (w[here + 6 + (byte >> 5)] >> (byte & 31)) & 1:
             continue
-        w[NUM_NODES], w[NUM_CONFIGS] = w[above + 2], w[above + 3]
-        text[pos + depth - 1] = byte
-        if not simple_step(code, w, w[above], w[above + 1], byte):
-            step(code, w, text, w[above], w[above + 1], byte, pos + depth - 1)
+        if is_within(trie, node, w[here + 4], w[here + 5]):
+            allow(trie, first_token_of(trie, node), first_token_of(trie, behind(trie, node)), row)
+            continue
+        w[NUM_NODES], w[NUM_CONFIGS] = w[here + 2], w[here + 3]
+        text[pos + depth] = byte
+        if not simple_step(code, w, w[here], w[here + 1], byte):
+            step(code, w, text, w[here], w[here + 1], byte, pos + depth)
         if w[FAILED]:
             return
         alive = w[FOUND_FROM] < w[FOUND_TO]
         if alive or w[ENDED]:
             set_tokens(trie, node, row)
         if alive:
-            enter(code, w, above + DEPTH_WORDS, w[FOUND_FROM], w[FOUND_TO])
-            node += 1
-        else:
-            node = behind
+            depth += 1
+            enter(code, w, trie, here + DEPTH_WORDS, node, w[FOUND_FROM], w[FOUND_TO])
     w[NUM_NODES], w[NUM_CONFIGS] = w[DEPTHS + 2], w[DEPTHS + 3]
 
 
@@ -233,11 +259,12 @@ def base_walk(
     child, counted   for each edge the node it leads to, and the counts before it; room for every node of the trie
     Returns the number of edges.
     """
-    num = trie[0]
+    num = int64(trie[0])
     states = np.zeros(MAX_DEPTH, np.int64)
     counts = np.zeros(MAX_DEPTH, np.int64)
     leaves = np.zeros(MAX_DEPTH, np.bool_)
-    stays = np.zeros(MAX_DEPTH, np.int64)
+    family = np.zeros(MAX_DEPTH, np.int64)
+    span = np.zeros(MAX_DEPTH, np.int64)
     begun = np.zeros(MAX_DEPTH, np.int64)
     classes = np.zeros(256, np.int64)
     leaving_groups = int64(0)
@@ -248,37 +275,39 @@ def base_walk(
     table, width = piece + PIECE_HEAD + STATE_WORDS * int64(code[piece]), int64(code[piece + 1])
     states[0] = state
     leaves[0] = flags_of(code, piece, state) & ACCEPTING
-    stays[0] = stays_of(code, piece, state) & ~(leaving_groups if leaves[0] else 0)
-    node, listed = 1, 0
+    family[0], span[0] = (
+        safe_family(code, piece, state, leaving_groups),
+        span_of(code, piece, state),
+    )
+    node, listed = int64(1), 0
     while node < num:
-        depth, byte = trie[HEAD + num + node], int64(trie[HEAD + node])
+        byte, depth = int64(trie[HEAD + node] & 255), depth_of(trie, node)
         above = states[depth - 1]
-        if not groups_of(trie, node) & ~stays[depth - 1]:
-            # All below stays where it was: whole characters, each of them counted if any is.
-            behind = int64(trie[HEAD + 2 * num + node])
-            first, last = first_token_of(trie, node), first_token_of(trie, behind)
+        if is_within(trie, node, family[depth - 1], span[depth - 1]):
+            # Whatever of the family is read, it stays in the piece; each character is counted if any is.
+            end = behind(trie, node)
+            first, last = first_token_of(trie, node), first_token_of(trie, end)
             if len(row):
                 allow(trie, first, last, row)
             if len(need):
-                each = 1 if flags_of(code, piece, above) & COUNTS else 0
-                base = counts[depth - 1] + need_of(code, piece, above)
+                base = counts[depth - 1] + need_of(code, piece, above) - begun[depth - 1]
                 for place in range(first, last):
-                    due = base + each * (chars_at(trie, place) - begun[depth - 1])
-                    need[token_at(trie, place)] = min(due, int64(65535))
-            node = behind
+                    need[token_at(trie, place)] = min(base + chars_at(trie, place), int64(65535))
+            node = end
             continue
         if leaves[depth - 1] and (bits[byte >> 5] >> (byte & 31)) & 1:
             child[listed], counted[listed] = node, counts[depth - 1]
             listed += 1
         found = int64(code[table + above * width + classes[byte]])
         if found == 0:
-            node = int64(trie[HEAD + 2 * num + node])
+            node = behind(trie, node)
             continue
         flags = flags_of(code, piece, found)
         states[depth], leaves[depth] = found, flags & ACCEPTING
         counts[depth] = counts[depth - 1] + (1 if flags & COUNTS else 0)
         begun[depth] = begun[depth - 1] + (byte & 0xC0 != 0x80)
-        stays[depth] = stays_of(code, piece, found) & ~(leaving_groups if leaves[depth] else 0)
+        family[depth] = safe_family(code, piece, found, leaving_groups)
+        span[depth] = span_of(code, piece, found)
         first, last = first_token_of(trie, node), first_token_of(trie, node + 1)
         if len(row):
             allow(trie, first, last, row)
@@ -288,6 +317,13 @@ def base_walk(
                 need[token_at(trie, place)] = min(due, int64(65535))
         node += 1
     return listed
+
+
+@compiled
+def safe_family(code: Code, piece: int, state: int, leaving_groups: int) -> int:
+    """A state's family, without what might follow the piece where the piece may be over within the span."""
+    family = family_of(code, piece, state)
+    return family & ~leaving_groups if family & PASSES_ENDS else family
 
 
 @compiled
@@ -304,20 +340,24 @@ def is_wide(code: Code, w: Words, i: int) -> bool:
 def narrow_mask(
     code: Code, w: Words, text: Bytes, trie: Trie, state: Words, pos: int, row: MaskRow, wide: Words
 ) -> int:
-    """Load a value and allow what its narrow configurations can read.
+    """Load a value and allow what its narrow configurations can read; ENDED says whether the text may end there.
 
-    The wide ones are listed as (index, address, state, count) in `wide`; returns their number, -1 on failure.
+    The wide ones are listed in `wide`, `WIDE_WORDS` for each: the index, the address, the state, the count, the
+    RECORD that ends with it (or 0), and 256 bits of what can follow it. Returns their number, -1 on failure.
     """
     load(code, w, state)
-    w[FUEL] = FUEL_PER_MASK
-    listed = 0
+    w[FUEL], w[WALK_FROM] = FUEL_PER_MASK, pos
+    if not w[ENDED]:
+        close_over(code, w, text, 0, state[0], pos)
+        w[NUM_NODES], w[NUM_CONFIGS] = state[1] + 1, state[0]
+    ended, listed = w[ENDED], 0
     first = w[NUM_CONFIGS]
     for i in range(state[0]):
         p = CONFIGS + 3 * i
-        if is_wide(code, w, i) and 4 * (listed + 1) <= len(wide):
-            wide[4 * listed], wide[4 * listed + 1] = i, w[p]
-            wide[4 * listed + 2] = w[p + 1] & STATE_MASK
-            wide[4 * listed + 3] = w[p + 1] >> COUNT_SHIFT
+        if is_wide(code, w, i) and WIDE_WORDS * (listed + 1) <= len(wide):
+            at = WIDE_WORDS * listed
+            wide[at], wide[at + 1] = i, w[p]
+            wide[at + 2], wide[at + 3] = w[p + 1] & STATE_MASK, w[p + 1] >> COUNT_SHIFT
             listed += 1
         else:
             q = CONFIGS + 3 * w[NUM_CONFIGS]
@@ -325,6 +365,10 @@ def narrow_mask(
             w[NUM_CONFIGS] += 1
     if w[NUM_CONFIGS] > first:
         subtree(code, w, text, trie, 0, first, w[NUM_CONFIGS], pos, row)
+    for k in range(listed):
+        at = WIDE_WORDS * k
+        wide[at + 4] = leaving_bytes(code, w, text, wide[at], pos, wide[at + 5 : at + 13])
+    w[ENDED] = ended
     return -1 if w[FAILED] else listed
 
 
@@ -396,16 +440,13 @@ def leaving(code: Code, w: Words, text: Bytes, i: int, pos: int) -> tuple[int, i
 
 
 @compiled
-def exact_edge(
-    code: Code, w: Words, text: Bytes, trie: Trie, i: int, child: Code, pos: int
-) -> None:
+def exact_edge(code: Code, w: Words, text: Bytes, trie: Trie, i: int, child: int, pos: int) -> None:
     """Move configuration i over the whole path to a node, byte by byte; where its set stands is in w."""
-    num = trie[0]
-    depth = trie[HEAD + num + child]
+    depth = depth_of(trie, child)
     node = child
     for d in range(depth - 1, -1, -1):
-        text[pos + d] = trie[HEAD + node]
-        node = trie[HEAD + 3 * num + node]
+        text[pos + d] = trie[HEAD + node] & 255
+        node = parent_of(trie, node)
     first, last = i, i + 1
     for d in range(depth):
         step(code, w, text, first, last, int64(text[pos + d]), pos + d)
@@ -439,12 +480,12 @@ def wide_mask(
             or (code[a + 5] != NONE and count + counted[e] > code[a + 5])
         ):
             continue
-        byte, behind = int64(trie[HEAD + child[e]]), pos + 1
+        byte, after = int64(trie[HEAD + child[e]] & 255), pos + 1
         if textual:
             w[NUM_NODES], w[NUM_CONFIGS] = kept_nodes, kept_configs
-            exact_edge(code, w, text, trie, i, child[e], pos)
+            exact_edge(code, w, text, trie, i, int64(child[e]), pos)
             begin, end, ended = w[FOUND_FROM], w[FOUND_TO], w[ENDED]
-            behind = pos + trie[HEAD + trie[0] + child[e]]
+            after = pos + depth_of(trie, int64(child[e]))
         elif byte != read:
             w[NUM_NODES], w[NUM_CONFIGS] = kept_nodes, kept_configs
             step(code, w, text, first, last, byte, pos)
@@ -452,7 +493,7 @@ def wide_mask(
         if begin < end or ended:
             set_tokens(trie, child[e], row)
         if begin < end:
-            subtree(code, w, text, trie, child[e], begin, end, behind, row)
+            subtree(code, w, text, trie, child[e], begin, end, after, row)
         if w[FAILED]:
             return
     w[NUM_NODES], w[NUM_CONFIGS] = nodes, configs

@@ -155,4 +155,4 @@ def _flat(
         regular = [ir.Piece(functools.reduce(Dfa.__or__, pieces))]
     else:
         regular = []
-    return (*regular, *([node] if isinstance(node, ir.Concat) else []))
+    return (*regular, *([node] if isinstance(node, ir.Concat | ir.Choice) else []))

@@ -138,7 +138,7 @@ def string_node(language: Language) -> ir.Node:
         return ir.Piece(any_quoted())
     if isinstance(language, Words):
         spelled = [quote(word) for word in _writable(language.words)]
-        return ir.Literal(spelled[0]) if len(spelled) == 1 else ir.Piece(of_strings(spelled))
+        return ir.any_of(spelled)
     if isinstance(language, Length) and (
         language.most is not None or language.least > _SHORT_LEAST
     ):

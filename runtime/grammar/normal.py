@@ -1,0 +1,147 @@
+"""The normal form of deterministic automata: trim, minimal, numbered breadth first.
+
+Automata come as arrays (see `dfa.Dfa`); row 0 of a table is the dead state. Two automata of the same language have
+the same normal form, array by array.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+Classes = npt.NDArray[np.uint8]
+Table = npt.NDArray[np.int32]
+Flags = npt.NDArray[np.bool_]
+Form = tuple[Classes, Table, Flags, int]
+"""Classes, table, accepting and start of an automaton."""
+
+DEAD = 0
+"""State from which nothing is accepted; row 0 of every table."""
+
+
+def minimal(classes: Classes, table: Table, accepting: Flags, start: int) -> Form:
+    """The normal form of any automaton."""
+    distance = distances(table, accepting)
+    table, start = _trim(table, distance, start)
+    table, accepting, start = _merge_states(table, accepting, distance, start)
+    return numbered(classes, table, accepting, start)
+
+
+def numbered(classes: Classes, table: Table, accepting: Flags, start: int) -> Form:
+    """The normal form of an automaton that is trim and minimal already (unreachable states may be left)."""
+    classes, table = merge_classes(classes, table)
+    table, accepting, start = _number(table, accepting, start)
+    return (classes if start != DEAD else np.zeros(256, np.uint8)), table, accepting, start
+
+
+def successors(table: Table) -> list[list[int]]:
+    """For each state where it leads, each state once, in the order of the columns."""
+    return [list(dict.fromkeys(row)) for row in table.tolist()]
+
+
+def predecessors(table: Table) -> list[list[int]]:
+    """For each state the states that lead to it, each once."""
+    sources: list[list[int]] = [[] for _ in range(len(table))]
+    for state, targets in enumerate(successors(table)):
+        for target in targets:
+            sources[target].append(state)
+    return sources
+
+
+def distances(table: Table, accepting: Flags) -> npt.NDArray[np.int32]:
+    """[num_states] int32: bytes from each state to the nearest accepting one; -1 where there is none."""
+    sources = predecessors(table)
+    distance = [-1] * len(table)
+    order = np.flatnonzero(accepting).tolist()
+    for state in order:
+        distance[state] = 0
+    for state in order:
+        for source in sources[state]:
+            if distance[source] < 0:
+                distance[source] = distance[state] + 1
+                order.append(source)
+    return np.array(distance, np.int32)
+
+
+def _trim(table: Table, distance: npt.NDArray[np.int32], start: int) -> tuple[Table, int]:
+    """Send every edge into a state that cannot accept to `DEAD`."""
+    useless = distance < 0
+    if useless[1:].any():
+        table = np.where(useless[table], DEAD, table).astype(np.int32)
+    return table, DEAD if useless[start] else start
+
+
+def _merge_states(
+    table: Table, accepting: Flags, distance: npt.NDArray[np.int32], start: int
+) -> tuple[Table, Flags, int]:
+    """Moore's refinement, begun at the distances to acceptance (equal states have equal ones).
+
+    A state that is alone in its block stays so: only the others are looked at again.
+    """
+    block = (distance + 1).astype(np.uint64)
+    weights = _weights(table.shape[1] + 1)
+    active, num_blocks, unused = np.arange(len(table)), 0, int(block.max()) + 1
+    while len(active):
+        signature = block[active] * weights[0]
+        signature += (block[table[active]] * weights[1:]).sum(axis=1)
+        _, found, sizes = np.unique(signature, return_inverse=True, return_counts=True)
+        if len(sizes) == num_blocks:
+            break
+        block[active] = found + unused
+        unused += len(sizes)
+        shared = sizes > 1
+        num_blocks = int(shared.sum())
+        active = active[shared[found]]
+    # The dead state is the only one without a distance: its block keeps number 0, as its state does.
+    _, first, number = np.unique(block, return_index=True, return_inverse=True)
+    order = np.arange(len(first))
+    dead = number[DEAD]
+    order[dead], order[0] = 0, dead
+    number, first = order[number], first[order]
+    return number[table[first]].astype(np.int32), accepting[first], int(number[start])
+
+
+@functools.cache
+def _weights(count: int) -> npt.NDArray[np.uint64]:
+    # Signatures are compared by a random linear form modulo 2**64, fixed for reproducible keys.
+    random = np.random.default_rng(20_240_517)
+    return random.integers(1, 1 << 63, count, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+
+
+def merge_classes(classes: Classes, table: Table) -> tuple[Classes, Table]:
+    """Bytes that no state tells apart share a column; columns are in the order of their first bytes."""
+    number: dict[bytes, int] = {}
+    columns = np.ascontiguousarray(table.T)
+    kept: list[int] = []
+    rename = np.full(len(columns), -1, np.int64)
+    for column in classes[np.sort(np.unique(classes, return_index=True)[1])]:
+        content = columns[column].tobytes()
+        if content not in number:
+            number[content] = len(kept)
+            kept.append(int(column))
+        rename[column] = number[content]
+    return rename[classes].astype(np.uint8), np.ascontiguousarray(columns[kept].T)
+
+
+def _number(table: Table, accepting: Flags, start: int) -> tuple[Table, Flags, int]:
+    """Breadth-first numbers from the start; unreachable states go."""
+    if start == DEAD:
+        return np.zeros((1, 1), np.int32), np.zeros(1, np.bool_), DEAD
+    order = breadth_first(successors(table), start)
+    rename = np.full(len(table), -1, np.int32)
+    rename[order] = np.arange(len(order))
+    return rename[table[order]], accepting[order], 1
+
+
+def breadth_first(targets: Sequence[Sequence[int]], start: int) -> list[int]:
+    """The dead state, `start`, and all that it leads to, each after where it is first met."""
+    seen = bytearray(len(targets))
+    seen[DEAD] = seen[start] = True
+    order = [DEAD, start]
+    for state in order:
+        for target in targets[state]:
+            if not seen[target]:
+                seen[target] = True
+                order.append(target)
+    return order

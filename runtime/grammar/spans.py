@@ -1,0 +1,139 @@
+"""What keeps an automaton alive: for how many bytes any text of certain characters can be read from a state.
+
+Whatever the letters of a word are, after them a JSON string is still a JSON string. Where that is known, the token
+trie need not be walked below the first letter. So each wide state gets a *family*, a set of groups of characters
+(`program.GROUPS`) chosen to be read for long, and its *span*: no text of the family is refused in so many bytes.
+"""
+
+import functools
+from collections import Counter
+
+import numpy as np
+import numpy.typing as npt
+
+from branchwork.runtime.grammar import dfa, normal
+from branchwork.runtime.grammar.dfa import DEAD, Dfa
+from branchwork.runtime.grammar.program import GROUPS, NO_GROUP, OTHER_CHARS, PASSES_ENDS
+
+Longs = npt.NDArray[np.int64]
+Counted = tuple[bool, ...] | None
+"""For each state of an automaton whether it is counted (see `ir.Bounded`); None where nothing is."""
+
+# Families of one piece; a state whose family is rarer has none.
+MAX_FAMILIES = 6
+# No token of text is longer.
+MAX_SPAN = 255
+
+
+def spans(
+    language: Dfa, counted: Counted, need: Longs, wide: npt.NDArray[np.bool_]
+) -> tuple[Longs, npt.NDArray[np.int32]]:
+    """For each state its family, as bits, and its span.
+
+    Where `counted` is given, each character on the way is counted, and what is needed afterwards stays the same.
+    The bit PASSES_ENDS is set where the piece may be over on the way.
+    """
+    groups = np.zeros(language.num_states, np.int64)
+    span = np.zeros(language.num_states, np.int32)
+    if not wide.any():
+        return groups, span
+    families = _families(language) * wide
+    for family, _ in Counter(families[families > 0].tolist()).most_common(MAX_FAMILIES):
+        states = np.flatnonzero(families == family)
+        span[states], passes_ends = _spans_of(language, counted, need, family, states)
+        groups[states] = family | (PASSES_ENDS if passes_ends else 0)
+    return groups, span
+
+
+def _families(language: Dfa) -> Longs:
+    """For each state the groups of which every character can be read, and after which all of them still can."""
+    reached = language.table[:, language.classes]
+    order = np.argsort(GROUPS, kind="stable")
+    firsts = np.searchsorted(GROUPS[order], np.arange(GROUPS.max() + 1))
+    alive = np.logical_and.reduceat((reached != DEAD)[:, order], firsts, axis=1)
+    alive[:, NO_GROUP] = False
+    alive[:, OTHER_CHARS] = _reads_other_chars(language)
+    bit = np.int64(1) << np.arange(alive.shape[1])
+    bits: Longs = alive @ bit
+    families = bits.copy()
+    while True:
+        keeps = (bits[reached] & families[:, None]) == families[:, None]
+        kept = np.logical_and.reduceat(keeps[:, order], firsts, axis=1)
+        kept[:, OTHER_CHARS] = True
+        fewer = families & (kept @ bit)
+        if (fewer == families).all():
+            return families
+        families = fewer
+
+
+def _reads_other_chars(language: Dfa) -> npt.NDArray[np.bool_]:
+    """For each state whether every character that is not ASCII can be read."""
+    text = _texts(1 << OTHER_CHARS)
+
+    @functools.cache
+    def reads(place: int) -> npt.NDArray[np.bool_]:
+        found = np.ones(language.num_states, np.bool_)
+        for byte in _telling(text, language):
+            following = int(text.table[place, text.classes[byte]])
+            target = language.table[:, language.classes[byte]]
+            if following == text.start:
+                found &= target != DEAD
+            elif following != DEAD:
+                found &= (target != DEAD) & reads(following)[target]
+        return found
+
+    return reads(text.start)
+
+
+def _spans_of(
+    language: Dfa, counted: Counted, need: Longs, family: int, states: Longs
+) -> tuple[Longs, bool]:
+    """The spans of `states` for one family, and whether the piece may be over within them.
+
+    Pairs of a place in a text of the family and a state are followed side by side, up to those with a way out.
+    """
+    text = _texts(family)
+    columns = _telling(text, language)
+    text_table = text.table[:, text.classes[columns]].astype(np.int64)
+    table = language.table[:, language.classes[columns]].astype(np.int64)
+    width = language.num_states
+    number = np.full(text.num_states * width, -1, np.int32)
+    fresh, count = text.start * width + states, 1
+    rows, way_outs, ends = [np.zeros((1, len(columns)), np.int64)], [np.zeros(1, np.bool_)], [False]
+    while len(fresh):
+        number[fresh] = np.arange(count, count + len(fresh))
+        count += len(fresh)
+        place, state = fresh // width, fresh % width
+        place_after, after = text_table[place], table[state]
+        lost = after == DEAD
+        if counted is not None:
+            within = place_after != text.start
+            # Within a character one more is needed than before it: the character itself.
+            due = need[state] - (place != text.start)
+            lost |= (np.array(counted)[after] == within) | (need[after] - within != due[:, None])
+        way_out = (lost & (place_after != DEAD)).any(axis=1)
+        targets = np.where((place_after == DEAD) | way_out[:, None], 0, place_after * width + after)
+        rows.append(targets)
+        way_outs.append(way_out)
+        ends.append(bool((language.accepting[state] & ~way_out).any()))
+        targets = np.unique(targets)
+        fresh = targets[(number[targets] < 0) & (targets > 0)]
+    number[0] = 0
+    pairs = number[np.concatenate(rows)]
+    found = normal.distances(pairs, np.concatenate(way_outs))[1 : len(states) + 1]
+    return np.where(found < 0, MAX_SPAN, np.minimum(found, MAX_SPAN)), any(ends)
+
+
+@functools.lru_cache(maxsize=64)
+def _texts(family: int) -> Dfa:
+    """All texts of a family's characters."""
+    singles = [(byte, byte) for byte in range(0x80) if family >> int(GROUPS[byte]) & 1]
+    others = [(0x80, 0x10FFFF)] if family >> OTHER_CHARS & 1 else []
+    return dfa.star(dfa.chars(*singles, *others))
+
+
+def _telling(a: Dfa, b: Dfa) -> Longs:
+    """One byte of each kind that the two tell apart."""
+    kinds = a.classes.astype(np.int64) * 256 + b.classes
+    first: Longs = np.unique(kinds, return_index=True)[1]
+    return first

@@ -1,0 +1,131 @@
+"""The workspace of the machine: stacks, sets of configurations, and what is still to be done.
+
+Everything lives in one int64 array `w` (see `Workspace` in `masks`), so a call from Python passes few arrays:
+
+    control words · nodes (place, value, link, parent, hash) · configurations · work list · table of the current
+    epoch (for deduplication) · memo of first bytes · one record per depth of the trie
+
+Stacks are linked nodes that share their tails; node 0 is the empty stack.
+"""
+
+from branchwork.runtime.grammar.jit import (
+    compiled,
+    int64,
+)
+from branchwork.runtime.grammar.program import (
+    Words,
+)
+
+# Control words.
+NUM_NODES, NUM_CONFIGS, ENDED, FUEL, FAILED, TEXTUAL, EPOCH, TOP, FOUND_FROM, FOUND_TO = range(10)
+ASSUME_NEW, PROGRAM, WALK_FROM, TEXT_READ = range(10, 14)
+
+MAX_NODES = 1 << 16
+MAX_CONFIGS = 1 << 17
+MAX_WORK = 1 << 16
+TABLE_SIZE = 1 << 16
+MEMO_SIZE = 1 << 9
+MAX_DEPTH = 1 << 10
+
+NODES = 32
+NODE_WORDS = 5
+CONFIGS = NODES + NODE_WORDS * MAX_NODES
+WORK = CONFIGS + 3 * MAX_CONFIGS
+TABLE = WORK + 2 * MAX_WORK
+MEMO = TABLE + 4 * TABLE_SIZE
+MEMO_WORDS = 10
+DEPTHS = MEMO + MEMO_WORDS * MEMO_SIZE
+DEPTH_WORDS = 16
+WORKSPACE_WORDS = DEPTHS + DEPTH_WORDS * MAX_DEPTH
+
+COUNT_SHIFT = 24
+STATE_MASK = (1 << COUNT_SHIFT) - 1
+FIELD_SHIFT = 32
+FIELD_MASK = (1 << FIELD_SHIFT) - 1
+SEEN_SHIFT = 24
+SEEN_MASK = (1 << SEEN_SHIFT) - 1
+HASH_MASK = (1 << 40) - 1
+
+# What was seen is part of a view (see `views`) if it is no longer than this.
+MAX_PACKED = 7
+
+
+@compiled
+def same_stack(w: Words, i: int, j: int) -> bool:
+    """Whether two nodes hold equal stacks."""
+    while i != j:
+        p, q = NODES + NODE_WORDS * i, NODES + NODE_WORDS * j
+        if w[p + 4] != w[q + 4] or w[p] != w[q] or w[p + 1] != w[q + 1]:
+            return False
+        link, other = w[p + 2], w[q + 2]
+        while link != other:
+            r, s = NODES + NODE_WORDS * link, NODES + NODE_WORDS * other
+            if w[r + 1] != w[s + 1] or link == 0 or other == 0:
+                return False
+            link, other = w[r + 2], w[s + 2]
+        i, j = w[p + 3], w[q + 3]
+    return True
+
+
+@compiled
+def push(w: Words, place: int, value: int, link: int, parent: int) -> int:
+    """A new node; 0 (the empty stack) and a failure when there is no room."""
+    node = w[NUM_NODES]
+    if node >= MAX_NODES:
+        w[FAILED] = 1
+        return 0
+    w[NUM_NODES] = node + 1
+    p = NODES + NODE_WORDS * node
+    # Values reach 2**48, so each is folded before it is multiplied.
+    value = int64(value)
+    mixed = w[NODES + NODE_WORDS * parent + 4]
+    mixed = ((mixed * 2654435) ^ (place * 40503)) & HASH_MASK
+    mixed = ((mixed * 2246822) ^ (value & HASH_MASK) ^ (value >> 40)) & HASH_MASK
+    mixed = ((mixed * 3266489) ^ w[NODES + NODE_WORDS * link + 4]) & HASH_MASK
+    mixed ^= mixed >> 17
+    w[p], w[p + 1], w[p + 2], w[p + 3], w[p + 4] = place, value, link, parent, mixed
+    return int64(node)
+
+
+@compiled
+def is_fresh(w: Words, a: int, x: int, node: int) -> bool:
+    """Enter (a, x, node) into the table of this epoch; False if it was there."""
+    epoch = w[EPOCH]
+    mixed = (
+        w[NODES + NODE_WORDS * node + 4] ^ (a * 40503) ^ ((x & HASH_MASK) * 2654435)
+    ) & HASH_MASK
+    slot = (mixed ^ (mixed >> 16)) & (TABLE_SIZE - 1)
+    for _ in range(TABLE_SIZE >> 1):
+        p = TABLE + 4 * slot
+        if w[p] != epoch:
+            w[p], w[p + 1], w[p + 2], w[p + 3] = epoch, a, x, node
+            return True
+        if w[p + 1] == a and w[p + 2] == x and same_stack(w, w[p + 3], node):
+            return False
+        slot = (slot + 1) & (TABLE_SIZE - 1)
+    w[FAILED] = 1
+    return False
+
+
+@compiled
+def emit(w: Words, a: int, x: int, node: int) -> None:
+    """Append a configuration, once in an epoch."""
+    if is_fresh(w, a, x, node):
+        at = w[NUM_CONFIGS]
+        if at >= MAX_CONFIGS:
+            w[FAILED] = 1
+            return
+        w[NUM_CONFIGS] = at + 1
+        p = CONFIGS + 3 * at
+        w[p], w[p + 1], w[p + 2] = a, x, node
+
+
+@compiled
+def later(w: Words, a: int, node: int) -> None:
+    """Put an arrival on the work list."""
+    top = w[TOP]
+    if top >= MAX_WORK:
+        w[FAILED] = 1
+        return
+    w[TOP] = top + 1
+    w[WORK + 2 * top], w[WORK + 2 * top + 1] = a, node
