@@ -1,7 +1,6 @@
 """Python functions as tools: schemas come from the signatures, and the loop calls what the model asks for."""
 
-from branchwork import State, function, system, user
-from branchwork.lang.tools import tool_loop, tool_prompt
+from branchwork import State, function, system, tool_loop, tool_prompt, user
 
 
 def get_weather(city: str) -> dict[str, object]:

@@ -17,14 +17,27 @@ TokenEntry = tuple[float | None, int, str]
 
 
 class ChoicesDecision(msgspec.Struct):
-    """The choice that was made, and what may be told about it."""
+    """The choice that was made, and what may be told about it.
+
+    >>> def shortest(*, choices, **scores):
+    ...     return bw.ChoicesDecision(min(choices, key=len))
+    >>> bw.function(lambda: bw.select("x", ["longer", "short"], choices_method=shortest)).run()["x"]
+    'short'
+    """
 
     decision: str
     meta_info: dict[str, Any] | None = None
 
 
 class ChoicesSamplingMethod(ABC):
-    """A way to decide between choices; subclass it, or give any callable that takes the same keywords."""
+    """A way to decide between choices; subclass it, or give any callable that takes the same keywords.
+
+    >>> class Shortest(bw.ChoicesSamplingMethod):
+    ...     def __call__(self, *, choices, **scores):
+    ...         return bw.ChoicesDecision(min(choices, key=len))
+    >>> bw.function(lambda: bw.select("x", ["longer", "short"], choices_method=Shortest())).run()["x"]
+    'short'
+    """
 
     @property
     def requires_unconditional_logprobs(self) -> bool:
@@ -45,7 +58,12 @@ class ChoicesSamplingMethod(ABC):
 
 
 class TokenLengthNormalized(ChoicesSamplingMethod):
-    """The choice whose tokens have the highest mean log-probability."""
+    """The choice whose tokens have the highest mean log-probability.
+
+    >>> method = bw.token_length_normalized
+    >>> bw.function(lambda: bw.select("mood", [" good", " bad"], choices_method=method)).run()["mood"]
+    ' good'
+    """
 
     def __call__(
         self,
@@ -66,6 +84,10 @@ class GreedyTokenSelection(ChoicesSamplingMethod):
     """The choice that greedy decoding would go to, token by token.
 
     A choice that has ended goes on with its own mean, so that it can be compared with one it is the beginning of.
+
+    >>> method = bw.greedy_token_selection
+    >>> bw.function(lambda: bw.select("mood", [" good", " bad"], choices_method=method)).run()["mood"]
+    ' good'
     """
 
     def __call__(
@@ -92,7 +114,12 @@ class GreedyTokenSelection(ChoicesSamplingMethod):
 
 
 class UnconditionalLikelihoodNormalized(ChoicesSamplingMethod):
-    """The choice that the prompt makes most likelier than it is by itself, per token."""
+    """The choice that the prompt makes most likelier than it is by itself, per token.
+
+    >>> method = bw.unconditional_likelihood_normalized
+    >>> bw.function(lambda: bw.select("mood", [" good", " bad"], choices_method=method)).run()["mood"]
+    ' good'
+    """
 
     @property
     def requires_unconditional_logprobs(self) -> bool:

@@ -22,6 +22,9 @@ class GlobalConfig:
 
     `default_backend` is what `set_default_backend` has set, or `embedded`: the runtime that the first program without
     a backend has started.
+
+    >>> bw.global_config.default_backend.welcome.model
+    'scripted'
     """
 
     def __init__(self) -> None:
@@ -38,6 +41,10 @@ class Runtime:
 
     Options are those of `branchwork serve` (`Runtime(model="…", max_len=4096)`). As a context manager it is the
     default backend inside the block, and the process ends with the block.
+
+    >>> with bw.Runtime(max_len=1024) as runtime:
+    ...     bw.get_server_info()["context_len"]
+    1024
     """
 
     def __init__(
@@ -157,7 +164,12 @@ def _translated(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def connect(address: str, *, key_file: str = "") -> Backend:
-    """Join a runtime that runs, and make it the default backend. Raises RuntimeUnreachable, VersionMismatch."""
+    """Join a runtime that runs, and make it the default backend. Raises RuntimeUnreachable, VersionMismatch.
+
+    >>> with bw.Runtime() as runtime:
+    ...     bw.connect(runtime.address).welcome.pid == runtime.pid
+    True
+    """
     # pyzmq is 25 ms to import; a program that runs against an API does not need it.
     from branchwork.runtime.wire.client import connect as connect_client  # noqa: PLC0415
 
@@ -167,7 +179,12 @@ def connect(address: str, *, key_file: str = "") -> Backend:
 
 
 def set_default_backend(backend: Backend | None) -> None:
-    """What programs run against when they are told nothing else; None: the embedded runtime."""
+    """What programs run against when they are told nothing else; None: the embedded runtime.
+
+    >>> bw.set_default_backend(Scripted({"city": " Rome"}))
+    >>> capital.run(country="Italy")["city"]
+    ' Rome'
+    """
     global_config.default_backend = backend
 
 
@@ -195,7 +212,11 @@ def resolve(backend: Any) -> Backend:
 
 
 def flush_cache(backend: Backend | None = None) -> bool:
-    """Drop every cached prefix that no running program uses; False when there is no backend to ask."""
+    """Drop every cached prefix that no running program uses; False when there is no backend to ask.
+
+    >>> bw.flush_cache()
+    True
+    """
     chosen = backend or global_config.default_backend
     if chosen is None:
         return False
@@ -204,7 +225,11 @@ def flush_cache(backend: Backend | None = None) -> bool:
 
 
 def get_server_info(backend: Backend | None = None) -> dict[str, Any] | None:
-    """The runtime's numbers, and who it is; None when there is no backend to ask."""
+    """The runtime's numbers, and who it is; None when there is no backend to ask.
+
+    >>> bw.get_server_info()["model"]
+    'scripted'
+    """
     chosen = backend or global_config.default_backend
     if chosen is None:
         return None

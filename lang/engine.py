@@ -12,7 +12,12 @@ from branchwork.runtime.wire.errors import ProgramError
 
 
 class Engine(Runtime):
-    """A runtime process, asked for completions of whole texts."""
+    """A runtime process, asked for completions of whole texts.
+
+    >>> with bw.Engine() as engine:
+    ...     engine.generate("Hello", {"max_new_tokens": 3})["meta_info"]["completion_tokens"]
+    3
+    """
 
     def generate(
         self,

@@ -30,6 +30,9 @@ class Function:
 
     An argument of `run` is the body's own where the body has a parameter of that name, and else an option of
     `gen` (`temperature=0`), which holds for every slot that says nothing else.
+
+    >>> capital.run(country="France", temperature=0)["city"]
+    ' Paris'
     """
 
     def __init__(
@@ -68,6 +71,9 @@ class Function:
         `stream=True` returns at once: read the state with `text_iter`. `timeout` (seconds) ends the program with
         DeadlineExceeded. `retries` runs it again when the transport failed. Raises what the body raises, or what
         became of a slot.
+
+        >>> capital.run(country="France", timeout=10).text()
+        'The capital of France is Paris'
         """
         tracer = tracing.get()
         if tracer is not None:
@@ -95,7 +101,11 @@ class Function:
         retries: int = 0,
         **kwargs: Any,
     ) -> State:
-        """As `run`, on the running asyncio loop, for `async def` bodies and plain ones alike."""
+        """As `run`, on the running asyncio loop, for `async def` bodies and plain ones alike.
+
+        >>> asyncio.run(capital.arun(country="France"))["city"]
+        ' Paris'
+        """
         # asyncio is 35 ms to import; only asynchronous programs need it.
         from branchwork.lang import arun  # noqa: PLC0415
 
@@ -147,6 +157,10 @@ class Function:
         states come one by one, in order. With `on_error="return"` a failed program's state is returned as well
         (`state.error()` says why), else its error is raised and the others end. `checkpoint` is a file to which
         finished programs are written; a batch that finds some there does not run them again. The rest is as in `run`.
+
+        >>> states = capital.run_batch([{"country": "France"}, {"country": "Japan"}])
+        >>> [state["city"] for state in states]
+        [' Paris', ' Tokyo']
         """
         whole = _resumed(self._calls(batch, kwargs, backend, timeout, retries), checkpoint)
         num_running = _num_running(num_threads)
@@ -171,7 +185,12 @@ class Function:
         checkpoint: str | None = None,
         **kwargs: Any,
     ) -> list[State]:
-        """As `run_batch`, on the running asyncio loop."""
+        """As `run_batch`, on the running asyncio loop.
+
+        >>> states = asyncio.run(capital.arun_batch([("France",), ("Japan",)], num_threads=2))
+        >>> [state["city"] for state in states]
+        [' Paris', ' Tokyo']
+        """
         whole = _resumed(self._calls(batch, kwargs, backend, timeout, retries), checkpoint)
         num_running = _num_running(num_threads)
         return list(
@@ -192,11 +211,22 @@ class Function:
         """The program's shape, with names for the arguments that are not given.
 
         As SGLang's, it refuses a name inside an f-string (TypeError); `graph` takes it. `backend` is not asked.
+
+        >>> capital.trace().slots
+        [Slot('city', open)]
         """
         return self._trace(arguments, strict=True)
 
     def graph(self, **arguments: Any) -> Trace:
-        """The program's shape, with names for the arguments that are not given; printed, it is a tree."""
+        """The program's shape, with names for the arguments that are not given; printed, it is a tree.
+
+        >>> print(capital.graph())
+        capital(country)
+        ├─ 'The capital of '
+        ├─ {country}
+        ├─ ' is'
+        ├─ gen("city")
+        """
         return self._trace(arguments, strict=False)
 
     def _trace(self, arguments: dict[str, Any], strict: bool) -> Trace:
@@ -213,6 +243,9 @@ class Function:
         """The program as what it appends, with holes for its arguments and answers: its body is not run again.
 
         Raises ProgramError for a body that looks at an argument or an answer. `backend` is not asked.
+
+        >>> capital.compile().run(country="France")["city"]
+        ' Paris'
         """
         made = self._trace({}, strict=False)
         if made.ended is not None:
@@ -230,7 +263,10 @@ class Function:
         return function
 
     def cache(self, backend: Backend | None = None) -> None:
-        """Have the runtime compute what every run of this program begins with."""
+        """Have the runtime compute what every run of this program begins with.
+
+        >>> capital.cache()
+        """
         prefix = self._trace({}, strict=False).prefix()
         if prefix:
             warm = Function(lambda: Seq((*prefix, Gen(None, {"max_tokens": 0}))))
@@ -252,7 +288,11 @@ class Function:
     # ------------------------------------------------------------------ arguments
 
     def bind(self, **kwargs: Any) -> "Function":
-        """The same program with some arguments given. Raises UnknownOption for a name that it does not have."""
+        """The same program with some arguments given. Raises UnknownOption for a name that it does not have.
+
+        >>> capital.bind(country="France").run()["city"]
+        ' Paris'
+        """
         for name in kwargs:
             if name not in self.parameters and not self._takes_any:
                 raise unknown_option(name, self.parameters)
@@ -395,6 +435,12 @@ def function(
     The body's first parameter is the state (it is named `s`, or annotated State or AsyncState); or the body has no
     such parameter and returns the expression to run. `num_api_spec_tokens` lets an API write so many tokens ahead
     in one call, from which the following slots are read when they fit.
+
+    >>> @bw.function
+    ... def greet(s: bw.State, name: str) -> None:
+    ...     s += "Hello " + name + ". " + bw.gen("answer")
+    >>> greet.run(name="Ada").text()
+    'Hello Ada. Fine.'
     """
     if body is not None:
         return Function(body, num_api_spec_tokens)

@@ -48,6 +48,12 @@ def gen(
     (as `select`), or a `constraint` of the wire. `on` is another backend to ask. The options are in `RunOptions`.
 
     Raises UnknownOption, InvalidParameter, ProgramError or ConstraintError where it is called.
+
+    >>> @bw.function
+    ... def ask():
+    ...     return "Ada is" + bw.gen("age", type=int, max_tokens=8)
+    >>> ask.run()["age"]
+    36
     """
     own = normalise(options, also_known=_FORMS) if options else {}
     if max_tokens is not None:
@@ -87,14 +93,22 @@ def _hole(
 def gen_int(
     name: str | None = None, max_tokens: int | None = None, **options: Unpack[GenOptions]
 ) -> Gen | Select:
-    """A whole number, as text: `gen(name, dtype=int)`."""
+    """A whole number, as text: `gen(name, dtype=int)`.
+
+    >>> bw.function(lambda: "Ada is " + bw.gen_int("age")).run()["age"]
+    '36'
+    """
     return gen(name, max_tokens, dtype=int, **options)
 
 
 def gen_string(
     name: str | None = None, max_tokens: int | None = None, **options: Unpack[GenOptions]
 ) -> Gen | Select:
-    """A string in double quotes, as text: `gen(name, dtype=str)`."""
+    """A string in double quotes, as text: `gen(name, dtype=str)`.
+
+    >>> bw.function(lambda: '{"name": ' + bw.gen_string("name") + "}").run().text()
+    '{"name": "Ada"}'
+    """
     return gen(name, max_tokens, dtype=str, **options)
 
 
@@ -110,6 +124,10 @@ def select(
 
     `choices_method` is one of SGLang's names or a function of your own. `temperature` is taken for SGLang's
     programs and changes nothing: the choice is never drawn.
+
+    >>> state = bw.function(lambda: "Is it" + bw.select("mood", [" good", " bad"])).run()
+    >>> state["mood"], round(state.probs("mood")[" good"], 2)
+    (' good', 0.88)
     """
     if choices is None:
         raise ProgramError(f"select({name!r}) has no choices")
@@ -137,12 +155,20 @@ def _choice(choice: Any, name: str | None) -> str:
 
 
 def image(path: str) -> Media:
-    """An image, by path; only models that see can be shown one."""
+    """An image, by path; only models that see can be shown one.
+
+    >>> bw.user(bw.image("cat.png") + "What is this?").expr_list[1].path
+    'cat.png'
+    """
     return Media(path)
 
 
 def video(path: str, num_frames: int) -> Media:
-    """A video, of which `num_frames` frames are shown."""
+    """A video, of which `num_frames` frames are shown.
+
+    >>> bw.video("cat.mp4", num_frames=8).frames
+    8
+    """
     return Media(path, num_frames)
 
 
@@ -151,6 +177,10 @@ def separate_reasoning(expr: Expr | str, model_type: str = "deepseek-r1") -> Seq
 
     `s[name]` is then the answer, with which the branch goes on, and `s[name + "_reasoning_content"]` the thought.
     `model_type` says how the model marks its thoughts; one that is not known is refused when it is appended.
+
+    >>> state = bw.function(lambda: bw.separate_reasoning(bw.gen("thinking"), "qwen3")).run()
+    >>> state["thinking"], state["thinking_reasoning_content"]
+    ('4', '2 and 2')
     """
     inner = expression(expr)
     return inner + Reasoning(model_type, inner)

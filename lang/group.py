@@ -19,7 +19,16 @@ S = TypeVar("S", bound=Forkable)
 
 
 class Group(Generic[S]):
-    """Forked states. `group += x` appends to each: one expression to all, or an item of a list, or `x(i)`."""
+    """Forked states. `group += x` appends to each: one expression to all, or an item of a list, or `x(i)`.
+
+    >>> @bw.function
+    ... def compare(s: bw.State) -> list[str]:
+    ...     forks = s.fork(2)
+    ...     forks += lambda i: f"Capital {i}:" + bw.gen("city")
+    ...     return [fork["city"] for fork in forks]
+    >>> compare.run().ret_value
+    [' Paris', ' Tokyo']
+    """
 
     def __init__(self, states: Sequence[S], source: Branch) -> None:
         self.states = list(states)
@@ -64,6 +73,14 @@ class Group(Generic[S]):
 
         "gather_variable": each variable that is new in the forks becomes a list in the state they came from.
         "concate_and_append": what the forks have appended follows in the state they came from, in their order.
+
+        >>> @bw.function
+        ... def compare(s: bw.State) -> None:
+        ...     forks = s.fork(2)
+        ...     forks += ["a:" + bw.gen("city"), "b:" + bw.gen("city")]
+        ...     forks.join("concate_and_append")
+        >>> compare.run().text()
+        'a: Parisb: Tokyo'
         """
         branches = [state.branch for state in self.states]
         if mode == "gather_variable":

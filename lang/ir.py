@@ -18,7 +18,12 @@ Role = str
 
 
 class Expr(msgspec.Struct, frozen=True, eq=False):
-    """Something that can be appended to a state; `+` joins it with strings and other expressions."""
+    """Something that can be appended to a state; `+` joins it with strings and other expressions.
+
+    >>> expr = "Name:" + bw.gen("name")
+    >>> isinstance(expr, bw.Expr), len(expr.expr_list)
+    (True, 2)
+    """
 
     def __add__(self, other: "Expr | str") -> "Seq":
         return Seq((*_parts(self), *_parts(expression(other))))

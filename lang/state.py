@@ -44,11 +44,21 @@ class Appending:
         return self
 
     def append(self, other: Expr | str) -> None:
-        """As `s += other`, for a state that is not a name of the body's own."""
+        """As `s += other`, for a state that is not a name of the body's own.
+
+        >>> bw.function(lambda s: s.append("Hello")).run().text()
+        'Hello'
+        """
         self.branch.append(expression(other), sys._getframe(1))
 
     def set_var(self, name: str, value: Any) -> None:
-        """Give `name` a value; nothing is appended."""
+        """Give `name` a value; nothing is appended.
+
+        >>> state = capital.run(country="France")
+        >>> state.set_var("country", "France")
+        >>> state["country"], "town" in state
+        ('France', False)
+        """
         self.branch.variables[name] = value
 
     def __setitem__(self, name: str, value: Any) -> None:
@@ -60,19 +70,46 @@ class Appending:
     # ------------------------------------------------------------------ roles and scopes
 
     def system(self, expr: Expr | str | None = None) -> "RoleScope":
-        """A system message: `s.system(text)`, or `with s.system():` around what it holds."""
+        """A system message: `s.system(text)`, or `with s.system():` around what it holds.
+
+        >>> @bw.function
+        ... def chat(s: bw.State) -> None:
+        ...     s.system("Be brief.")
+        >>> chat.run().messages()
+        [{'role': 'system', 'content': 'Be brief.'}]
+        """
         return self._role("system", expr, sys._getframe(1))
 
     def user(self, expr: Expr | str | None = None) -> "RoleScope":
-        """A user's message: `s.user(text)`, or `with s.user():` around what it holds."""
+        """A user's message: `s.user(text)`, or `with s.user():` around what it holds.
+
+        >>> @bw.function
+        ... def chat(s: bw.State) -> None:
+        ...     with s.user():
+        ...         s += "Who are you?"
+        >>> chat.run().messages()
+        [{'role': 'user', 'content': 'Who are you?'}]
+        """
         return self._role("user", expr, sys._getframe(1))
 
     def assistant(self, expr: Expr | str | None = None) -> "RoleScope":
-        """A message of the model: `s.assistant(gen("x"))`, or `with s.assistant():` around what it holds."""
+        """A message of the model: `s.assistant(gen("x"))`, or `with s.assistant():` around what it holds.
+
+        >>> @bw.function
+        ... def chat(s: bw.State) -> None:
+        ...     s.user("Well?")
+        ...     s.assistant(bw.gen("answer"))
+        >>> chat.run().messages()[1]
+        {'role': 'assistant', 'content': 'Fine.'}
+        """
         return self._role("assistant", expr, sys._getframe(1))
 
     def role(self, name: str, expr: Expr | str | None = None) -> "RoleScope":
-        """A message of another role that the model's template knows, such as "tool"."""
+        """A message of another role that the model's template knows, such as "tool".
+
+        >>> bw.function(lambda s: s.role("tool", "21 degrees")).run().messages()
+        [{'role': 'tool', 'content': '21 degrees'}]
+        """
         return self._role(name, expr, sys._getframe(1))
 
     def _role(self, name: str, expr: Expr | str | None, frame: FrameType) -> "RoleScope":
@@ -84,7 +121,15 @@ class Appending:
 
     @contextmanager
     def var_scope(self, name: str) -> Generator[None, None, None]:
-        """What is appended inside becomes the variable `name`, as text."""
+        """What is appended inside becomes the variable `name`, as text.
+
+        >>> @bw.function
+        ... def record(s: bw.State) -> None:
+        ...     with s.var_scope("json"):
+        ...         s += '{"name": ' + bw.gen("name") + "}"
+        >>> record.run()["json"]
+        '{"name": "Ada"}'
+        """
         span = self.branch.open_scope()
         try:
             yield
@@ -94,7 +139,16 @@ class Appending:
     # ------------------------------------------------------------------ forks
 
     def fork(self, size: int = 1) -> Group[Self]:
-        """`size` states that continue from here; they share all that was said so far, and nothing is sent again."""
+        """`size` states that continue from here; they share all that was said so far, and nothing is sent again.
+
+        >>> @bw.function
+        ... def compare(s: bw.State) -> None:
+        ...     forks = s.fork(2)
+        ...     forks += lambda i: f"Capital {i}:" + bw.gen("city")
+        ...     forks.join()
+        >>> compare.run()["city"]
+        [' Paris', ' Tokyo']
+        """
         if size < 1:
             raise ProgramError(f"fork({size}): a fork has at least one branch")
         states = [type(self)(branch) for branch in self.branch.fork(size)]
@@ -102,7 +156,15 @@ class Appending:
 
     @contextmanager
     def copy(self) -> Generator[Self, None, None]:
-        """One fork, joined at the end of the block."""
+        """One fork, joined at the end of the block.
+
+        >>> @bw.function
+        ... def aside(s: bw.State) -> None:
+        ...     with s.copy() as beside:
+        ...         beside += "Well?" + bw.gen("answer")
+        >>> aside.run()["answer"]
+        ['Fine.']
+        """
         group = self.fork(1)
         try:
             yield group[0]
@@ -110,7 +172,13 @@ class Appending:
             group.join()
 
     def cancel(self) -> None:
-        """Stop the program now; its memory in the runtime is free at once."""
+        """Stop the program now; its memory in the runtime is free at once.
+
+        >>> state = capital.run(country="France", stream=True)
+        >>> state.cancel()
+        >>> type(state.error()).__name__ in ("Aborted", "NoneType")
+        True
+        """
         self.branch.program.abort(Aborted("the program was cancelled"))
 
     # ------------------------------------------------------------------ once nothing is left to wait for
@@ -184,7 +252,12 @@ class Appending:
 
 
 class State(Appending):
-    """A state whose reads wait: what a plain body gets, and what a run returns."""
+    """A state whose reads wait: what a plain body gets, and what a run returns.
+
+    >>> state = capital.run(country="France")
+    >>> state["city"], state.text()
+    (' Paris', 'The capital of France is Paris')
+    """
 
     __slots__ = ()
 
@@ -192,13 +265,21 @@ class State(Appending):
         return self.get_var(name)
 
     def get_var(self, name: str) -> Any:
-        """The value of a slot or variable; waits for it. Raises SlotError, or what became of the slot."""
+        """The value of a slot or variable; waits for it. Raises SlotError, or what became of the slot.
+
+        >>> capital.run(country="France").get_var("city")
+        ' Paris'
+        """
         variable = self._variable(name)
         self._wait(variable)
         return self._value(variable)
 
     def get_meta_info(self, name: str) -> dict[str, Any]:
-        """The slot's numbers, once it has ended: tokens, finish reason, log-probabilities."""
+        """The slot's numbers, once it has ended: tokens, finish reason, log-probabilities.
+
+        >>> capital.run(country="France").get_meta_info("city")["prompt_tokens"]
+        5
+        """
         self._variable(name)
         slot = self._slot(name)
         self._wait(slot)
@@ -206,24 +287,41 @@ class State(Appending):
         return self._meta_info(slot)
 
     def probs(self, name: str) -> dict[Any, float]:
-        """Every choice of a `select` with its probability among them; they sum to 1."""
+        """Every choice of a `select` with its probability among them; they sum to 1.
+
+        >>> state = bw.function(lambda: "Is it" + bw.select("mood", [" good", " bad"])).run()
+        >>> {choice: round(p, 2) for choice, p in state.probs("mood").items()}
+        {' good': 0.88, ' bad': 0.12}
+        """
         self._variable(name)
         slot = self._slot(name)
         self._wait(slot)
         return self._probs(slot)
 
     def text(self) -> str:
-        """All that was said in this branch, from its root on."""
+        """All that was said in this branch, from its root on.
+
+        >>> capital.run(country="France").text()
+        'The capital of France is Paris'
+        """
         self.sync()
         return self._text()
 
     def messages(self) -> list[dict[str, str]]:
-        """The messages that have ended, each a dict with "role" and "content"."""
+        """The messages that have ended, each a dict with "role" and "content".
+
+        >>> bw.function(lambda: bw.user("Who?") + bw.assistant(bw.gen("answer"))).run().messages()
+        [{'role': 'user', 'content': 'Who?'}, {'role': 'assistant', 'content': 'Fine.'}]
+        """
         self.sync()
         return self._messages()
 
     def sync(self) -> Self:
-        """Wait until all slots of this branch have ended; a failed one raises when it is read, not here."""
+        """Wait until all slots of this branch have ended; a failed one raises when it is read, not here.
+
+        >>> capital.run(country="France", stream=True).sync()["city"]
+        ' Paris'
+        """
         program = self.branch.program
         if self.outside:
             _wait_for_change(program, lambda: program.ended)
@@ -232,7 +330,12 @@ class State(Appending):
         return self
 
     def error(self) -> BaseException | None:
-        """What went wrong first, or None."""
+        """What went wrong first, or None.
+
+        >>> backend = Scripted({"city": InvalidParameter("no such city")})
+        >>> capital.run_batch([("Oz",)], backend=backend, on_error="return")[0].error().code
+        'invalid_parameter'
+        """
         self.sync()
         return self._error()
 
@@ -253,7 +356,11 @@ class State(Appending):
     # ------------------------------------------------------------------ streams
 
     def text_iter(self, var_name: str | None = None) -> Iterator[str]:
-        """The text of the branch, or of one variable, piece by piece as it comes."""
+        """The text of the branch, or of one variable, piece by piece as it comes.
+
+        >>> list(capital.run(country="France", stream=True).text_iter("city"))
+        [' Paris']
+        """
         stream = TextStream(self.branch, var_name)
         while (text := self._take(stream)) is not None:
             if text:
@@ -262,7 +369,12 @@ class State(Appending):
                 _wait_for_change(self.branch.program, stream.has_more)
 
     def object_iter(self, name: str) -> Iterator[Any]:
-        """A typed slot as it grows: objects as complete as the text so far allows; the last is the value."""
+        """A typed slot as it grows: objects as complete as the text so far allows; the last is the value.
+
+        >>> program = bw.function(lambda: bw.gen("person", type=dict[str, str | int]))
+        >>> list(program.run(stream=True).object_iter("person"))[-1]
+        {'name': 'Ada', 'age': 36}
+        """
         last: Any = _NOTHING
         text = ""
         for chunk in self.text_iter(name):
@@ -281,6 +393,12 @@ class State(Appending):
         """As `text_iter`, for `async for`; with `return_meta_data`, pairs of text and what is new in `get_meta_info`.
 
         Of the tokens' log-probabilities a pair holds those that came with its text; the counts are of all so far.
+
+        >>> async def read() -> list[str]:
+        ...     state = await capital.arun(country="France", stream=True)
+        ...     return [text async for text in state.text_async_iter("city")]
+        >>> asyncio.run(read())
+        [' Paris']
         """
         program = self.branch.program
         stream = TextStream(self.branch, var_name)
@@ -313,13 +431,22 @@ class State(Appending):
         """Print the program's tree, each stretch of text coloured by how it came about.
 
         `colour` None: when the output is a terminal.
+
+        >>> capital.run(country="France").show(colour=False)  # doctest: +ELLIPSIS
+        [cached: cached]  prefilled  [sampled: sampled]  ...
+        ┌─ capital
+        │ The capital of France is[sampled:  Paris] (city: 1 tokens, ... ms)
         """
         self.sync()
         in_colour = sys.stdout.isatty() if colour is None else colour
         print(_show().as_text(self.branch.program, in_colour))
 
     def to_html(self) -> str:
-        """The program's tree as one self-contained piece of HTML."""
+        """The program's tree as one self-contained piece of HTML.
+
+        >>> " Paris" in capital.run(country="France").to_html()
+        True
+        """
         self.sync()
         return str(_show().as_html(self.branch.program))
 
@@ -332,7 +459,15 @@ class State(Appending):
 
 
 class AsyncState(Appending):
-    """A state whose reads are awaited: what an `async def` body gets."""
+    """A state whose reads are awaited: what an `async def` body gets.
+
+    >>> @bw.function
+    ... async def answer(s: bw.AsyncState) -> str:
+    ...     s += "Well?" + bw.gen("answer")
+    ...     return await s["answer"]
+    >>> asyncio.run(answer.arun()).ret_value
+    'Fine.'
+    """
 
     __slots__ = ()
 

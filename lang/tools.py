@@ -92,7 +92,14 @@ def tool(function: Callable[..., Any]) -> Tool:
 
 
 def tool_prompt(tools: Sequence[Callable[..., Any]], text: str = "") -> str:
-    """The words of a system message that offers `tools`, after the author's own `text`."""
+    """The words of a system message that offers `tools`, after the author's own `text`.
+
+    >>> def weather(city: str) -> int:
+    ...     "The temperature of a city"
+    ...     return 21
+    >>> "The temperature of a city" in bw.tool_prompt([weather])
+    True
+    """
     listed = "\n".join(json.dumps(tool(each).signature, ensure_ascii=False) for each in tools)
     before = f"{text}\n\n" if text else ""
     return (
@@ -113,6 +120,16 @@ def tool_loop(
 
     The system message before should hold `tool_prompt(tools)`. `options` are those of `gen`. Raises ProgramError
     when there is no answer after `max_steps` messages of the model.
+
+    >>> def weather(city: str) -> int:
+    ...     "The temperature of a city"
+    ...     return 21
+    >>> @bw.function
+    ... def assist(s: bw.State, request: str) -> str:
+    ...     s += bw.system(bw.tool_prompt([weather])) + bw.user(request)
+    ...     return bw.tool_loop(s, [weather])
+    >>> assist.run(request="How warm is Lisbon?").ret_value
+    '21 degrees'
     """
     known = {each.__name__: tool(each) for each in tools}
     for step in range(max_steps):
@@ -134,7 +151,18 @@ async def async_tool_loop(
     max_steps: int = 8,
     **options: Any,
 ) -> str:
-    """As `tool_loop`, in an `async def` program. The tools are plain functions and should not block for long."""
+    """As `tool_loop`, in an `async def` program. The tools are plain functions and should not block for long.
+
+    >>> def weather(city: str) -> int:
+    ...     "The temperature of a city"
+    ...     return 21
+    >>> @bw.function
+    ... async def assist(s: bw.AsyncState, request: str) -> str:
+    ...     s += bw.system(bw.tool_prompt([weather])) + bw.user(request)
+    ...     return await bw.async_tool_loop(s, [weather])
+    >>> asyncio.run(assist.arun(request="How warm is Lisbon?")).ret_value
+    '21 degrees'
+    """
     known = {each.__name__: tool(each) for each in tools}
     for step in range(max_steps):
         slot = f"{name}_step_{step + 1}"

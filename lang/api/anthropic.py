@@ -111,6 +111,9 @@ class Anthropic(Remote):
     """Anthropic's models.
 
     Key and address come from ANTHROPIC_API_KEY and ANTHROPIC_BASE_URL of the environment where they are not given.
+
+    >>> bw.Anthropic("claude-sonnet-4-5", api_key="sk-…").welcome.model
+    'claude-sonnet-4-5'
     """
 
     def __init__(

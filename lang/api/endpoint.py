@@ -166,6 +166,9 @@ class RuntimeEndpoint(Remote):
     """A server, by its address: `RuntimeEndpoint("http://localhost:8000")`.
 
     Messages are written as the server says its model wants them, or as the chat template of that name does.
+
+    >>> bw.RuntimeEndpoint(url).get_model_name()
+    'tiny'
     """
 
     def __init__(

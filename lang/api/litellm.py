@@ -56,7 +56,11 @@ class LiteLLMProvider:
 
 
 class LiteLLM(Remote):
-    """Any model that litellm knows; `options` go into every call (api_key, api_base, num_retries, …)."""
+    """Any model that litellm knows; `options` go into every call (api_key, api_base, num_retries, …).
+
+    >>> bw.LiteLLM("gemini/gemini-2.5-flash").welcome.model
+    'gemini/gemini-2.5-flash'
+    """
 
     def __init__(self, model_name: str, **options: Any) -> None:
         try:

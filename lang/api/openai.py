@@ -184,6 +184,9 @@ class OpenAI(Remote):
     `is_chat_model` None: told by the model's name. Key and address come from OPENAI_API_KEY and OPENAI_BASE_URL of
     the environment where they are not given. `is_azure`: a deployment of that name at `azure_endpoint`.
     `extra` goes into every request as it is.
+
+    >>> bw.OpenAI("gpt-4o-mini", api_key="sk-…").welcome.model
+    'gpt-4o-mini'
     """
 
     def __init__(

@@ -12,6 +12,10 @@ def mock_runtime(**options: Any) -> Iterator[Backend]:
     """A runtime process whose model only pretends; constraints are held, prefixes are shared, text is nonsense.
 
     `options` are those of `Runtime`. The same tokens always give the same text.
+
+    >>> with mock_runtime() as backend:
+    ...     capital.run(country="Italy", backend=backend, max_tokens=4).get_meta_info("city")["sampled_tokens"]
+    4
     """
     # pyzmq is 25 ms to import; only who starts a process needs it.
     from branchwork.runtime.wire.launcher import launch  # noqa: PLC0415

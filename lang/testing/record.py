@@ -65,7 +65,13 @@ def _plain(asked: wire.Gen | wire.Select) -> wire.Gen | wire.Select:
 
 
 class Recorder:
-    """A backend that passes everything on to another, and writes the answers to a file."""
+    """A backend that passes everything on to another, and writes the answers to a file.
+
+    >>> recorder = Recorder(Scripted({"city": " Rome"}), path)
+    >>> capital.run(country="Italy", backend=recorder)["city"]
+    ' Rome'
+    >>> recorder.close()
+    """
 
     def __init__(self, backend: Backend, path: str | Path) -> None:
         self._backend = backend
@@ -146,6 +152,12 @@ class Replayed(Scripted):
 
     Slots that were asked for several times after the same words answer in the order of the recording, and then
     with the last answer.
+
+    >>> recorder = Recorder(Scripted({"city": " Rome"}), path)
+    >>> state = capital.run(country="Italy", backend=recorder)
+    >>> recorder.close()
+    >>> capital.run(country="Italy", backend=Replayed(path))["city"]
+    ' Rome'
     """
 
     def __init__(self, path: str | Path) -> None:

@@ -29,7 +29,13 @@ _TOKEN = re.compile(r"\s*\S+|\s+")
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What a slot gets: its text after `delay_s`, and why it ended. `logprob` is of each token, in nats."""
+    """What a slot gets: its text after `delay_s`, and why it ended. `logprob` is of each token, in nats.
+
+    >>> backend = Scripted({"city": Answer(" Rome", delay_s=0.01, reason="length")})
+    >>> state = capital.run(country="Italy", backend=backend)
+    >>> state.get_meta_info("city")["finish_reason"]
+    {'type': 'length', 'length': 1}
+    """
 
     text: str
     delay_s: float = 0.0
@@ -38,7 +44,12 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """What a script's function is asked: the branch's text so far, and the instruction."""
+    """What a script's function is asked: the branch's text so far, and the instruction.
+
+    >>> backend = Scripted({"city": lambda asked: asked.prompt.upper()})
+    >>> capital.run(country="Italy", backend=backend)["city"]
+    'THE CAPITAL OF ITALY IS'
+    """
 
     prompt: str
     instruction: wire.Gen | wire.Select
@@ -73,6 +84,11 @@ class Scripted:
     An answer is a text, an `Answer`, or an error to fail with; a list of these is used up in order, and a function
     gets an `Asked`. Slots without a script get `default`. `frames` records every call of `send`.
     A token is a word with the blanks before it.
+
+    >>> backend = Scripted({"city": [" Rome", InvalidParameter("no")]})
+    >>> states = capital.run_batch([("Italy",), ("Peru",)], backend=backend, on_error="return")
+    >>> [state.error() is None for state in states]
+    [True, False]
     """
 
     def __init__(

@@ -26,7 +26,14 @@ from typing import ClassVar
 
 
 class BranchworkError(Exception):
-    """Base of every error that branchwork raises on purpose; the message is one sentence."""
+    """Base of every error that branchwork raises on purpose; the message is one sentence.
+
+    >>> try:
+    ...     capital.run(country="France")["town"]
+    ... except bw.BranchworkError as error:
+    ...     print(error)
+    no slot named 'town' (known: city)
+    """
 
     code: ClassVar[str] = "error"
 

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from branchwork.lang.api.litellm import LiteLLM
     from branchwork.lang.api.openai import OpenAI
     from branchwork.lang.engine import Engine
+    from branchwork.lang.tools import async_tool_loop, tool_loop, tool_prompt
 
 __version__ = "0.1.0"
 
@@ -61,6 +62,9 @@ _LAZY = {
     "LiteLLM": "branchwork.lang.api.litellm",
     "OpenAI": "branchwork.lang.api.openai",
     "RuntimeEndpoint": "branchwork.lang.api.endpoint",
+    "async_tool_loop": "branchwork.lang.tools",
+    "tool_loop": "branchwork.lang.tools",
+    "tool_prompt": "branchwork.lang.tools",
 }
 
 
@@ -87,6 +91,7 @@ __all__ = [
     "assistant",
     "assistant_begin",
     "assistant_end",
+    "async_tool_loop",
     "connect",
     "flush_cache",
     "function",
@@ -105,6 +110,8 @@ __all__ = [
     "system_begin",
     "system_end",
     "token_length_normalized",
+    "tool_loop",
+    "tool_prompt",
     "unconditional_likelihood_normalized",
     "user",
     "user_begin",
