@@ -102,6 +102,7 @@ class Engine:
                 log.exception("a pass failed: %d requests", len(plan.segments))
                 self.scheduler.fail_step(error)
             else:
+                self.scheduler.took(self._step_s)
                 self.scheduler.commit(plan, result)
             self.steps += 1
         for ended in self.scheduler.take_ended():

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from branchwork.runtime.engine.admission import Twins, WaitingQueue, find, ordered
 from branchwork.runtime.engine.cache import Lease, PrefixCache
+from branchwork.runtime.engine.pace import Pace
 from branchwork.runtime.engine.request import Req
 from branchwork.runtime.engine.sharing import shared_prefixes
 from branchwork.runtime.plan import Plan, Segment, SharedPrefix, StepResult, TableWrite
@@ -60,6 +61,9 @@ class Scheduler:
         self._arrivals = 0
         self._work: dict[Req, int] = {}  # the step being planned: how many tokens of which request
         self._in_flight: list[tuple[Req, int, int]] = []  # the last plan's segments: [start, stop)
+        self._pace = Pace(config.profile)
+        self._someone_decodes = False
+        self._prompt_tokens = 0.0  # how many tokens of prompts the step being planned may still take
         self._someone_missed = False
         # No waiting request could be let in, and nothing has come free since.
         self._nobody_fits = False
@@ -112,6 +116,10 @@ class Scheduler:
         prefilling: list[Req] = []
         for req in self.running:
             (prefilling if req.computed < req.prefill_end else decoding).append(req)
+        self._someone_decodes = bool(decoding)
+        self._prompt_tokens = self._pace.prompt_tokens(
+            len(decoding), len(prefilling) + len(self.waiting)
+        )
         budget = self._config.max_tokens_per_step
         if self._someone_missed:  # who has waited longest goes first
             decoding.sort(key=lambda req: req.last_step)
@@ -126,14 +134,17 @@ class Scheduler:
                     self._work[req] = count
                     budget -= count
         for req in prefilling:
-            count = min(len(req.tokens) - req.computed, self._chunk(), self._budget)
+            count = self._chunk(req)
             if req.row is not None and count > 0 and self._reserve(req, req.computed + count):
                 self._work[req] = count
+                self._prompt_tokens -= count
 
-    def _chunk(self) -> int:
-        """How much of one prompt a step may compute: little where others wait for their next token."""
-        decoding = any(not req.prefilling for req in self.running)
-        return self._config.max_chunk if decoding else self._config.max_tokens_per_step
+    def _chunk(self, req: Req) -> int:
+        """How much of a prompt this step may compute: little where others wait for their next token."""
+        rest = len(req.tokens) - req.computed
+        if self._someone_decodes:
+            rest = min(rest, self._config.max_chunk)
+        return int(min(rest, self._budget, self._prompt_tokens))
 
     def _admit_waiting(self) -> None:
         """Let waiting requests in, in order, as far as rows, memory and the step's budget reach."""
@@ -144,11 +155,10 @@ class Scheduler:
         queue = ordered(
             self.waiting.candidates(), self.running, self.cache, steps, config.aging_steps
         )
-        chunk = self._chunk()
         twins = Twins(self.running)
         self._nobody_fits = True
         for req in queue:
-            if budget <= 0:
+            if budget <= 0 or self._prompt_tokens < 1:
                 self._nobody_fits = False
                 break
             if twins.of(req, find(req, self.cache)) is not None:
@@ -162,9 +172,10 @@ class Scheduler:
                 continue
             self._nobody_fits = False
             twins.add(req)
-            count = min(len(req.tokens) - req.computed, chunk, budget)
+            count = self._chunk(req)
             if self._reserve(req, req.computed + count):
                 self._work[req] = count
+                self._prompt_tokens -= count
                 budget = self._budget
 
     def _may_have_row(self) -> bool:
@@ -341,6 +352,11 @@ class Scheduler:
             if done:
                 self._end(req, None)
         self._in_flight = []
+
+    def took(self, seconds: float) -> None:
+        """The step that was planned last has taken so long to compute."""
+        prompts = [stop - start for req, start, stop in self._in_flight if start < req.prefill_end]
+        self._pace.took(seconds, len(self._in_flight) - len(prompts), sum(prompts))
 
     def fail_step(self, error: Exception) -> None:
         """The step could not be computed: its requests fail, the others go on."""

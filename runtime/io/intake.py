@@ -75,7 +75,7 @@ class TextEncoder(Protocol):
 
 
 class Compiler(Protocol):
-    """Constraints to grammars, elsewhere."""
+    """Constraints to grammars and stop patterns to tables, elsewhere."""
 
     def submit(self, constraint: Constraint) -> "Future[Grammar]":
         """A future of the compiled grammar; done at once where it is cached."""
@@ -359,10 +359,14 @@ class Intake:
     def _fail(self, instruction: Instruction, error: RequestError, taken: Taken) -> None:
         """Let the instruction's slot fail; one without a slot fails its branch."""
         branch = instruction.branch
-        if isinstance(instruction, End):
-            taken.answers.append(Closed(branch))
-            return
         state = self._branches.get(branch)
+        if isinstance(instruction, End):
+            if state is not None and state.opened:  # else its memory would stay
+                taken.operations.append(CloseBranch(BranchKey(self._client, branch), abort=True))
+            else:
+                self._branches.pop(branch, None)
+                taken.answers.append(Closed(branch))
+            return
         slot = instruction.slot if isinstance(instruction, Slot) else None
         if state is not None and state.ending is None:
             key = BranchKey(self._client, branch)

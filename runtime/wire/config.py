@@ -53,6 +53,12 @@ class RuntimeConfig:
         1,
         1_000_000,
     )
+    profile: Literal["balanced", "latency", "throughput"] = option(
+        "balanced",
+        "how much longer a prompt may make the steps that others decode in: twice as long, half as much "
+        "again, or as long as it takes; balanced lets them be longer where more prompts wait",
+        "scheduling",
+    )
     aging_steps: int = option(
         64, "passes after which a waiting request goes first", "scheduling", "passes", 1, 1_000_000
     )

@@ -115,6 +115,19 @@ def test_a_prompt_comes_in_chunks_where_others_decode() -> None:
     assert step(scheduler) == [(5, 1), (8, 2)]
 
 
+def test_where_others_decode_all_prompts_together_take_no_more_time_than_the_pace_allows() -> None:
+    scheduler = make_scheduler()
+    submit(scheduler, make_req(range(3), num_new=20))
+    step(scheduler)
+    step(scheduler)
+    scheduler.took(0.010)
+    scheduler._pace.took(0.020, num_decoding=1, num_prompt_tokens=100)
+    submit(scheduler, make_req(range(100, 300), num_new=20), make_req(range(500, 600)))
+    # Two prompts wait for one that decodes: 0.9 x 10 ms x 2 at 0.1 ms a token.
+    assert step(scheduler) == [(4, 1), (0, 180)]
+    assert step(scheduler) == [(5, 1), (180, 20), (0, 100)]
+
+
 def test_more_decoders_than_the_budget_take_turns() -> None:
     scheduler = make_scheduler(max_tokens_per_step=16)
     reqs = [make_req([number], num_new=60, jump=5) for number in range(8)]

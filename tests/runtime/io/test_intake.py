@@ -154,6 +154,16 @@ def test_texts_are_joined_and_tokenised_when_another_instruction_comes() -> None
     assert client.send(Text(1, "e"), gen)[0] == [Append(key(1), ids("e")), Generate(key(1), gen)]
 
 
+def test_a_close_that_meets_a_bug_of_ours_still_gives_the_memory_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    client = Client()
+    client.send(Open(1))
+    monkeypatch.setattr(Intake, "_close", lambda *_: 1 / 0)
+    assert client.send(Close(1)) == ([CloseBranch(key(1), abort=True)], [])
+    assert client.send(Close(2)) == ([], [Closed(2)])
+
+
 def test_token_ids_are_taken_as_they_are_after_the_text_before_them() -> None:
     client = Client()
     operations, _ = client.send(Open(1), Text(1, "a"), Text(1, token_ids=(7, 8)), Text(1, "b"))

@@ -1,0 +1,59 @@
+"""How much of prompts a step may compute while others wait for their next token.
+
+A step that holds part of a prompt takes longer, and all who decode in it wait for it. So the part is chosen by time:
+decoding steps may become longer by a share of what they take, and what a prompt's token adds to a step is measured as
+the steps go by, on this machine, with this model, under this load (chunked prefill as in Agrawal et al. 2024,
+"Sarathi-Serve", section 4, whose token budget is profiled beforehand).
+"""
+
+from typing import Literal
+
+Profile = Literal["balanced", "latency", "throughput"]
+
+# By what share of itself a decoding step may become longer: twice as long is what a reader is to notice at most.
+STRETCH = {"balanced": 0.9, "latency": 0.4, "throughput": float("inf")}
+
+# A prompt makes some progress in every step; and fewer tokens are too few to tell what one costs.
+MIN_TOKENS = 16
+
+# Weight of the newest step in what is remembered: a slow one alone changes little.
+NEWEST = 0.2
+
+
+class Pace:
+    """Learns what steps cost, and says how many tokens of prompts the next one may hold."""
+
+    def __init__(self, profile: Profile) -> None:
+        self._profile = profile
+        self._decode_s: float | None = None  # a step in which nothing but decoding happens
+        self._token_s: float | None = None  # a prompt's token more
+
+    def prompt_tokens(self, num_decoding: int, num_prompts: int) -> float:
+        """Tokens of prompts that a step may compute in all, beside `num_decoding` requests, when `num_prompts` wait.
+
+        Where more wait for their first token than for their next, "balanced" gives them as much more time.
+        Without limit where nobody would be kept waiting, and until something has been measured.
+        """
+        if num_decoding == 0 or self._decode_s is None or self._token_s is None:
+            return float("inf")
+        extra_s = STRETCH[self._profile] * self._decode_s
+        if self._profile == "balanced":
+            extra_s *= max(1.0, num_prompts / num_decoding)
+        return max(MIN_TOKENS, extra_s / self._token_s)
+
+    def took(self, seconds: float, num_decoding: int, num_prompt_tokens: int) -> None:
+        """A step is done that held so much."""
+        if num_prompt_tokens == 0:
+            self._decode_s = _mixed(self._decode_s, seconds)
+        elif num_prompt_tokens >= MIN_TOKENS:
+            decode_s = (self._decode_s or 0.0) if num_decoding else 0.0
+            # Where the rest of the step seems to be all of it, a token is still not free.
+            extra_s = max(seconds - decode_s, 0.1 * seconds)
+            self._token_s = _mixed(self._token_s, extra_s / num_prompt_tokens)
+
+
+def _mixed(before: float | None, new: float) -> float | None:
+    """What was known and the new value, by weight; a clock that stands still tells nothing."""
+    if new <= 0.0:
+        return before
+    return new if before is None else before + NEWEST * (new - before)

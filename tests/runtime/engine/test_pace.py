@@ -1,0 +1,47 @@
+import pytest
+
+from branchwork.runtime.engine.pace import MIN_TOKENS, Pace, Profile
+
+
+def measured(profile: Profile, decode_s: float = 0.010, token_s: float = 0.0001) -> Pace:
+    """On a machine where decoding takes 10 ms, and 100 tokens of a prompt as much again."""
+    pace = Pace(profile)
+    pace.took(decode_s, num_decoding=16, num_prompt_tokens=0)
+    pace.took(decode_s + 200 * token_s, num_decoding=16, num_prompt_tokens=200)
+    return pace
+
+
+def test_prompts_make_steps_less_than_twice_as_long_by_default() -> None:
+    assert measured("balanced").prompt_tokens(num_decoding=16, num_prompts=1) == pytest.approx(90)
+
+
+def test_the_latency_profile_allows_less_and_throughput_anything() -> None:
+    assert measured("latency").prompt_tokens(16, 1) == pytest.approx(40)
+    assert measured("throughput").prompt_tokens(16, 1) == float("inf")
+
+
+def test_where_three_wait_for_each_that_decodes_prompts_get_three_times_the_time() -> None:
+    assert measured("balanced").prompt_tokens(8, 24) == pytest.approx(270)
+    assert measured("latency").prompt_tokens(8, 24) == pytest.approx(40)
+
+
+def test_a_prompt_always_makes_progress() -> None:
+    assert measured("latency", decode_s=0.0001).prompt_tokens(16, 1) == MIN_TOKENS
+
+
+def test_where_nobody_decodes_or_nothing_is_known_there_is_no_limit() -> None:
+    assert measured("latency").prompt_tokens(0, 5) == float("inf")
+    assert Pace("latency").prompt_tokens(16, 1) == float("inf")
+
+
+def test_one_slow_step_changes_little() -> None:
+    pace = measured("balanced")
+    pace.took(0.030, num_decoding=16, num_prompt_tokens=0)
+    assert pace.prompt_tokens(16, 1) < 1.5 * measured("balanced").prompt_tokens(16, 1)
+
+
+def test_a_clock_that_stands_still_teaches_nothing() -> None:
+    pace = Pace("latency")
+    pace.took(0.0, num_decoding=16, num_prompt_tokens=0)
+    pace.took(0.0, num_decoding=16, num_prompt_tokens=100)
+    assert pace.prompt_tokens(16, 1) == float("inf")
