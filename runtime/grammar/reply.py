@@ -6,7 +6,7 @@ import msgspec
 class Reply(msgspec.Struct, frozen=True, array_like=True):
     """One of: the result (a program or a table, serialised); why it is refused, and where; how the child failed.
 
-    `is_last`: the child ends now, since its caches have grown; the next constraint is for a fresh one.
+    `is_last`: the child ends now; the next constraint is for a fresh one.
     """
 
     result: bytes = b""

@@ -10,6 +10,7 @@ BENCHES = {
     "lang": "what the language costs, against a runtime that answers at once",
     "jump": "what a constraint costs and what jump-forward saves",
     "grammar": "coverage, compile and mask times of constraints",
+    "hostile": "what expensive constraints cost, and what other clients notice",
 }
 
 

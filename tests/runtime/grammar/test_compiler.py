@@ -11,14 +11,13 @@ from dataclasses import replace
 import pytest
 from tests.runtime.grammar.vocabularies import allowed, letters
 
+from branchwork.bench.hostile import CASES, nested
 from branchwork.runtime.grammar.compiler import GrammarCompiler
 from branchwork.runtime.grammar.stops import StopHit, StopScanner
 from branchwork.runtime.wire.config import RuntimeConfig
 from branchwork.runtime.wire.errors import ConstraintError, InternalError
 from branchwork.runtime.wire.messages import (
-    AnyOf,
     Choices,
-    Constraint,
     Ebnf,
     JsonSchema,
     JsonValue,
@@ -47,60 +46,15 @@ def test_equal_constraints_are_compiled_once(compiler: GrammarCompiler) -> None:
     assert compiler.submit(Regex("[ab]+c")).result(60) is first.result(60)
 
 
-def nested(depth: int) -> AnyOf:
-    constraint: Constraint = Regex("a")
-    for _ in range(depth):
-        constraint = AnyOf((constraint,))
-    assert isinstance(constraint, AnyOf)
-    return constraint
-
-
 deep = '{"type": "array", "items": ' * 5000 + "true" + "}" * 5000
-# Distinct words that share no ends.
-words = [f"{n * 7919 % 1000003:x}{n * 104729 % 999983:x}" for n in range(50_000)]
-HOSTILE: dict[str, Constraint] = {
-    "(a+)+b": Regex("(a+)+b"),
-    "x{100000}": Regex("x{100000}"),
-    "((x{100}){100}){100}": Regex("((x{100}){100}){100}"),
-    "30,000 parentheses": Regex("(" * 30_000),
-    "30,000 groups": Regex("(" * 30_000 + "a" + ")" * 30_000),
-    "(a|b)*a(a|b){200}": Regex("(a|b)*a(a|b){200}"),
-    "no character": Regex("[^\\s\\S]"),
-    "trailing backslash": Regex("a\\"),
-    "possessive": Regex("a++"),
-    "stars of stars": Regex("((a*)*)*b{0,1000}(a|b|ab)*"),
-    "1,000 counts": Regex("|".join(f"a{{{n}}}b" for n in range(1000))),
-    "root ::= root": Ebnf("root ::= root"),
-    "30,000 in EBNF": Ebnf("root ::= " + "(" * 30_000),
-    "20,000 rules": Ebnf("".join(f"r{n} ::= r{n + 1}\n" for n in range(20_000)), root="r0"),
-    "self-$ref": JsonSchema('{"$ref": "#"}'),
-    "5,000 arrays": JsonSchema(deep),
-    "5,000 allOf": JsonSchema('{"allOf": [' * 5000 + "true" + "]}" * 5000),
-    "50,000 values": JsonSchema(json.dumps({"enum": [f"value {n}" for n in range(50_000)]})),
-    "50,000 words": JsonSchema(json.dumps({"enum": words})),
-    "50,000 choices": Choices(tuple(words)),
-    "10,000 properties": JsonSchema(
-        json.dumps({"properties": {f"p{n}": {"type": "integer"} for n in range(10_000)}})
-    ),
-    "1 MB": JsonSchema('{"description": "' + "x" * 1_000_000 + '"}'),
-    "10,000 patterns": JsonSchema(
-        json.dumps({"properties": {f"p{n}": {"pattern": f"^[a-z]+{n}$"} for n in range(10_000)}})
-    ),
-    "2**40 cases": JsonSchema(
-        json.dumps(
-            {"allOf": [{"anyOf": [{"required": [f"a{n}"]}, {"required": [f"b{n}"]}]} for n in range(40)]}
-        )
-    ),
-    "2,000 AnyOf": nested(2000),
-}  # fmt: skip
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("name", CASES)
 def test_hostile_constraints_are_served_or_refused_and_the_next_good_one_works(
     compiler: GrammarCompiler, name: str
 ) -> None:
-    answer = compiler.submit(HOSTILE[name])
+    answer = compiler.submit(CASES[name])
     refusal = answer.exception(60)
     if refusal is None:
         matcher = answer.result().start()
