@@ -1,6 +1,6 @@
-"""A constraint to a program, and a program to a grammar over a vocabulary."""
+"""What the compiler's child does: a constraint to a program, a stop pattern to a table."""
 
-from branchwork.runtime.grammar import dfa, ir
+from branchwork.runtime.grammar import ir
 from branchwork.runtime.grammar.ebnf import ebnf_rules
 from branchwork.runtime.grammar.json_schema import compile_schema
 from branchwork.runtime.grammar.lower import lower
@@ -43,7 +43,7 @@ def to_rules(constraint: Constraint) -> ir.Rules:
         case Choices(values):
             if not values:
                 raise ConstraintError("there is nothing to choose from", "values")
-            return ir.Rules(ir.Piece(dfa.of_strings(value.encode() for value in values)))
+            return ir.Rules(ir.any_of(value.encode() for value in values))
         case JsonSchema(schema, mode, whitespace, order):
             return compile_schema(schema, mode, whitespace, order)
         case JsonValue(kind, whitespace):
