@@ -31,13 +31,14 @@ async def attempt_async(call: Call) -> State:
     driver = loop_driver()
     if not call.is_async:
         return await driver.run_body(lambda: attempt(call, driver, shared=True))
-    for number in range(call.retries + 1):
+    retried = 0
+    while True:
         state = start(call, driver, shared=True)
         await _run_body(call, state)
-        if number == call.retries or not isinstance(state.branch.program.error, TransportError):
-            break
-        await asyncio.sleep(RETRY_AFTER_S * 2**number)
-    return state
+        if retried == call.retries or not isinstance(state.branch.program.error, TransportError):
+            return state
+        await asyncio.sleep(RETRY_AFTER_S * 2**retried)
+        retried += 1
 
 
 async def _run_body(call: Call, state: State) -> None:

@@ -240,7 +240,7 @@ class Branch:
         """`size` branches that continue this one; nothing is sent again."""
         self._check_open()
         with self.program.lock:
-            children = [type(self)(self.program, self) for _ in range(size)]
+            children: list[Branch] = [type(self)(self.program, self) for _ in range(size)]
             main = id(self.program.backends[0])
             self.pieces.append(Forked([child._cursors[main] for child in children]))
             self._advance()

@@ -192,7 +192,8 @@ def default_backend() -> Backend:
     """The backend that was set; without one the embedded runtime, which is started when there is none that lives."""
     with global_config.lock:
         backend, embedded = global_config.default_backend, global_config.embedded
-        if backend is not None and (backend is not embedded or embedded.alive):
+        has_died = embedded is not None and backend is embedded and not embedded.alive
+        if backend is not None and not has_died:
             return backend
         started = Runtime()
         global_config.default_backend = global_config.embedded = started

@@ -48,6 +48,9 @@ class Driver(Protocol):
     def wait(self, program: Waiting, ready: Ready, subscribe: Subscribe) -> None:
         """Return when `ready()`; raises DeadlineExceeded when the program's time is over."""
 
+    def sleep(self, seconds: float) -> None:
+        """Return after so long; who shares the thread goes on meanwhile."""
+
 
 def time_left(program: Waiting) -> float | None:
     """Seconds until the program's deadline, None without one.
@@ -117,6 +120,10 @@ class Direct:
             return wait_for_signal(program, ready, subscribe)
         while not program.backends[0].wait(ready, time_left(program)):
             time_left(program)
+
+    def sleep(self, seconds: float) -> None:
+        """Block the thread."""
+        time.sleep(seconds)
 
 
 def wait_for_signal(program: Waiting, ready: Ready, subscribe: Subscribe) -> None:

@@ -15,6 +15,7 @@ from greenlet import getcurrent
 
 from branchwork.lang.driver import MAX_FRAME, Body, Outgoing, Ready, Subscribe, Waiting, time_left
 from branchwork.runtime.wire.backend import Backend
+from branchwork.runtime.wire.errors import TransportError
 from branchwork.runtime.wire.messages import Instruction
 
 
@@ -79,7 +80,7 @@ class Hub:
 
         def wake() -> None:
             self._ready.append(body)
-            if len(self._backends) > 1:
+            if len(self._backends) != 1:
                 self._signal.set()
 
         while True:
@@ -89,6 +90,15 @@ class Hub:
                 subscribe(wake)
             if time_left(program) is not None and program.deadline is not None:
                 heapq.heappush(self._deadlines, (program.deadline, next(self._order), body))
+            self._home.switch()
+
+    def sleep(self, seconds: float) -> None:
+        """Set the running body aside for so long."""
+        body = getcurrent()
+        assert isinstance(body, Body), "only a body of this hub sleeps here"
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            heapq.heappush(self._deadlines, (end, next(self._order), body))
             self._home.switch()
 
     def _watch(self, backends: Sequence[Backend]) -> None:
@@ -105,7 +115,10 @@ class Hub:
         if self._deadlines:
             timeout = max(self._deadlines[0][0] - time.monotonic(), 0.0)
         if len(self._backends) == 1:
-            self._backends[0].wait(self._has_work, timeout)
+            try:
+                self._backends[0].wait(self._has_work, timeout)
+            except TransportError:
+                self._backends.clear()  # it is gone, and whoever waited on it has been told
         else:
             self._signal.wait(timeout)
             self._signal.clear()

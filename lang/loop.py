@@ -51,6 +51,13 @@ class LoopDriver:
             assert body.parent is not None
             body.parent.switch((future, time_left(program)))
 
+    def sleep(self, seconds: float) -> None:
+        """Set the running body aside for so long."""
+        body = getcurrent()
+        assert isinstance(body, Body), "only a body of this loop sleeps here"
+        assert body.parent is not None
+        body.parent.switch((self._loop.create_future(), seconds))
+
     async def wait_async(self, program: Waiting, ready: Ready, subscribe: Subscribe) -> None:
         """Await until `ready()`."""
         while True:

@@ -78,7 +78,7 @@ def _flag(value: Any) -> bool:
 def _strings(value: Any) -> tuple[str, ...]:
     if isinstance(value, str):
         return (value,)
-    items = tuple(value) if isinstance(value, Iterable) else (None,)
+    items: tuple[Any, ...] = tuple(value) if isinstance(value, Iterable) else (None,)
     if not all(isinstance(item, str) for item in items):
         raise TypeError("a string or a list of strings")
     return items

@@ -1,7 +1,6 @@
 """How a body is run: here, beside, or on an asyncio loop; and how its end becomes the caller's."""
 
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +15,7 @@ from branchwork.lang.report import located
 from branchwork.lang.slot import Slot
 from branchwork.lang.state import Appending, State
 from branchwork.runtime.wire.backend import Backend
-from branchwork.runtime.wire.errors import TransportError
+from branchwork.runtime.wire.errors import InvalidParameter, TransportError
 
 RETRY_AFTER_S = 0.25
 """Before the first retry; each further one waits twice as long."""
@@ -41,6 +40,10 @@ class Call(msgspec.Struct, frozen=True):
     timeout_s: float | None = None
     retries: int = 0
 
+    def __post_init__(self) -> None:
+        if self.retries < 0:
+            raise InvalidParameter(f"retries={self.retries}: must be 0 or more", "retries")
+
 
 def run(call: Call) -> State:
     """Run to the end. Raises what the body raises, or what became of a slot that the body did not read."""
@@ -57,13 +60,14 @@ def raise_error(state: State) -> State:
 
 def attempt(call: Call, driver: Driver, *, shared: bool = False) -> State:
     """Run to the end, well or badly; `state.branch.program.error` says which."""
-    for number in range(call.retries + 1):
+    retried = 0
+    while True:
         state = start(call, driver, shared=shared)
         _run_body(call, state)
-        if number == call.retries or not isinstance(state.branch.program.error, TransportError):
-            break
-        time.sleep(RETRY_AFTER_S * 2**number)
-    return state
+        if retried == call.retries or not isinstance(state.branch.program.error, TransportError):
+            return state
+        driver.sleep(RETRY_AFTER_S * 2**retried)
+        retried += 1
 
 
 def start(call: Call, driver: Driver, *, shared: bool = False) -> State:

@@ -66,11 +66,14 @@ class Unknown(str):
     def _looked_at(self, *_: object, **__: object) -> NoReturn:
         raise TraceEnd(f"the body looks at {self._what}")
 
-    __len__ = __iter__ = __getitem__ = __contains__ = __bool__ = _looked_at
-    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __mul__ = __rmul__ = __mod__ = _looked_at
-    upper = lower = strip = lstrip = rstrip = split = splitlines = replace = title = _looked_at
-    startswith = endswith = find = index = count = join = partition = _looked_at
-    __hash__ = str.__hash__
+
+for _question in (
+    *("__len__", "__iter__", "__getitem__", "__contains__", "__bool__"),
+    *("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__mul__", "__rmul__", "__mod__"),
+    *("upper", "lower", "title", "strip", "lstrip", "rstrip", "split", "splitlines", "partition"),
+    *("startswith", "endswith", "find", "index", "count", "replace", "join"),
+):
+    setattr(Unknown, _question, Unknown._looked_at)
 
 
 class TraceEnd(ProgramError):
@@ -117,6 +120,9 @@ class _NeverWaits:
     def wait(self, program: Waiting, ready: Ready, subscribe: Subscribe) -> None:
         """Raises TraceEnd."""
         raise TraceEnd("the body waits for an answer")
+
+    def sleep(self, seconds: float) -> None:
+        """Nothing is tried again."""
 
 
 class _AnyRole(dict[str, str]):

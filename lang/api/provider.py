@@ -42,6 +42,8 @@ class Provider(Protocol):
 
     def generate(self, transcript: Transcript, gen: wire.Gen, emit: Emit) -> Completion:
         """Continue the transcript; `emit` takes the text piece by piece where `gen.stream` asks for it."""
+        ...
 
     def select(self, transcript: Transcript, select: wire.Select) -> Sequence[wire.ChoiceScore]:
         """How well each choice continues the transcript; the highest `score` is the best."""
+        ...

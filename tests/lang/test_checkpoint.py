@@ -15,6 +15,7 @@ from branchwork.runtime.wire.errors import (
     InvalidParameter,
     ProgramError,
     RuntimeDied,
+    RuntimeUnreachable,
 )
 
 MakeScript = Callable[..., Scripted]
@@ -159,6 +160,53 @@ def test_a_program_is_run_again_when_the_transport_failed(monkeypatch: pytest.Mo
     used = iter([*backends[:1], alive])
     monkeypatch.setattr("branchwork.lang.function.resolve", lambda given: next(used))
     assert ask.run(q="?", retries=1)["a"] == "back"
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda: ask.run_batch(["x", "y"], retries=1),
+        lambda: asyncio.run(ask.arun_batch(["x", "y"], retries=1)),
+    ],
+    ids=["run_batch", "arun_batch"],
+)
+def test_who_waits_to_be_tried_again_does_not_block_the_thread_it_shares(
+    run: Callable[[], list[bw.State]], script: MakeScript, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("branchwork.lang.run.RETRY_AFTER_S", 0.01)
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("the thread was blocked"))
+    script(a=[RuntimeUnreachable("away"), "fine", "back"])
+    assert [state["a"] for state in run()] == ["back", "fine"]
+
+
+def test_a_batch_outlives_the_backend_on_which_its_programs_failed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("branchwork.lang.run.RETRY_AFTER_S", 0.01)
+    dying = Scripted({"a": lambda asked: RuntimeUnreachable("away")})
+    backends = [dying, dying, *[Scripted({"a": "back"})] * 2]
+    monkeypatch.setattr("branchwork.lang.function.resolve", lambda given: backends.pop(0))
+    monkeypatch.setattr(dying, "wait", Dying(dying).wait)
+    states = ask.run_batch(["x", "y"], retries=1)
+    assert [state["a"] for state in states] == ["back", "back"]
+
+
+class Dying:
+    """A backend that is gone once its answers are given: who waits on is told so."""
+
+    def __init__(self, backend: Scripted) -> None:
+        self._wait = backend.wait
+
+    def wait(self, ready: Callable[[], bool], timeout_s: float | None = None) -> bool:
+        if self._wait(ready, 0.0):
+            return True
+        raise RuntimeDied("gone")
+
+
+def test_fewer_than_no_retries_are_refused(script: MakeScript) -> None:
+    script()
+    with pytest.raises(InvalidParameter, match="retries=-1: must be 0 or more"):
+        ask.run(q="?", retries=-1)
 
 
 def test_an_empty_batch_is_no_batch(script: MakeScript) -> None:
