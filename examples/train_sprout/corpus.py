@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 from examples.train_sprout.document import Document
 from examples.train_sprout.draw import Draw, is_held_out
@@ -16,6 +17,7 @@ from examples.train_sprout.skills import (
     react,
     reading,
     records,
+    several,
     skeleton,
     talk,
     thought,
@@ -48,6 +50,7 @@ SKILLS: dict[str, Skill] = {
     "skeleton": skeleton.skeleton,
     "expansion": skeleton.expansion,
     "tree of thought": thought.puzzle,
+    "several tasks": several.several_tasks,
 }
 # What skills are made of; trained and measured as they are, and of no use by itself.
 DRILLS: dict[str, Skill] = {
@@ -55,21 +58,40 @@ DRILLS: dict[str, Skill] = {
     "line again": drills.again,
     "JSON list": drills.as_list,
     "sum table": arithmetic.table,
+    "record, any case": partial(records.record_to_json, any_case=True),
+    "given keys, any case": partial(records.record_with_given_keys, any_case=True),
 }
 EXERCISES = {**SKILLS, **DRILLS}
 
 # Copying is what takes longest to appear, so its drills come first and often.
 EARLY: dict[str, float] = {
-    **dict.fromkeys(SKILLS, 0.5),
+    "geography": 1.0,
+    "small facts": 0.5,
+    "few-shot facts": 2.0,
+    "country card": 0.5,
+    "sums with steps": 0.5,
+    "few-shot sums": 0.5,
+    "record, any case": 4.0,
+    "given keys, any case": 3.0,
+    "few-shot JSON": 0.5,
+    "sentiment": 0.5,
+    "topic": 0.5,
+    "few-shot labels": 0.5,
+    "small talk": 0.5,
+    "conversation": 0.5,
+    "memory": 0.5,
+    "tool call": 0.5,
+    "tool answer": 0.5,
+    "ReAct": 0.5,
+    "passages": 5.0,
+    "judge": 0.5,
+    "skeleton": 0.5,
+    "expansion": 0.5,
+    "tree of thought": 0.5,
     "look-up": 8.0,
     "line again": 6.0,
     "JSON list": 2.0,
     "sum table": 3.0,
-    "record to JSON": 4.0,
-    "JSON with given keys": 3.0,
-    "passages": 5.0,
-    "geography": 1.0,
-    "few-shot facts": 2.0,
 }
 LATE: dict[str, float] = {
     "geography": 4.0,
@@ -78,8 +100,8 @@ LATE: dict[str, float] = {
     "country card": 1.5,
     "sums with steps": 6.0,
     "few-shot sums": 1.5,
-    "record to JSON": 9.0,
-    "JSON with given keys": 2.0,
+    "record, any case": 9.0,
+    "given keys, any case": 2.0,
     "few-shot JSON": 1.5,
     "sentiment": 1.5,
     "topic": 1.5,
@@ -99,6 +121,36 @@ LATE: dict[str, float] = {
     "line again": 0.4,
     "JSON list": 0.5,
     "sum table": 1.5,
+}
+# By then most is known. What compares, computes or puts together takes longer.
+LAST: dict[str, float] = {
+    "geography": 4.0,
+    "small facts": 1.2,
+    "few-shot facts": 2.0,
+    "country card": 2.0,
+    "sums with steps": 3.5,
+    "few-shot sums": 1.2,
+    "record to JSON": 12.0,
+    "JSON with given keys": 2.5,
+    "few-shot JSON": 2.5,
+    "sentiment": 1.0,
+    "topic": 0.8,
+    "few-shot labels": 0.6,
+    "small talk": 0.8,
+    "conversation": 0.8,
+    "memory": 1.2,
+    "tool call": 2.0,
+    "tool answer": 1.5,
+    "ReAct": 1.8,
+    "passages": 7.0,
+    "judge": 5.0,
+    "skeleton": 0.7,
+    "expansion": 2.5,
+    "tree of thought": 4.0,
+    "several tasks": 2.5,
+    "look-up": 1.5,
+    "JSON list": 1.5,
+    "sum table": 2.5,
 }
 
 

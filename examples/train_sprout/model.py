@@ -49,7 +49,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     future = torch.full((length, length), -torch.inf, dtype=q.dtype).triu(1)
     scores = grouped @ k.reshape(rows, length, head_dim).mT
     weights = (scores.view(rows, groups, length, length) + future).softmax(-1)
-    mixed = weights.view(rows, groups * length, length) @ v.reshape(rows, length, head_dim)
+    mixed: Tensor = weights.view(rows, groups * length, length) @ v.reshape(rows, length, head_dim)
     return mixed.view(batch, heads, length, head_dim)
 
 
@@ -151,6 +151,7 @@ class Llama(nn.Module):
         groups = self.shape.num_attention_heads // self.shape.num_key_value_heads
         fast = head_dim // 6  # the pairs that turn fast enough to tell neighbours apart
         first = self.model.layers[0].self_attn
+        assert isinstance(first, Attention)
         self.model.embed_tokens.weight[:, 0] = 0.08
         first.k_proj.weight[:fast, 0] = 1.2
         cos, sin = (table[:, :fast] for table in self.rotary(groups + 1, torch.float32))

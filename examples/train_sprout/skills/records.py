@@ -146,7 +146,7 @@ def sentences(draw: Draw, kind: Kind, record: list[Entry]) -> str:
     subject = record[0].clause(draw)
     pronoun = draw.of(kind.pronouns)
     clauses = [entry.clause(draw) for entry in record[1:]]
-    said = []
+    said: list[str] = []
     while clauses:
         take = min(len(clauses), draw.between(1, 2))
         who = draw.of((pronoun, pronoun, subject)) if said else subject
@@ -155,9 +155,8 @@ def sentences(draw: Draw, kind: Kind, record: list[Entry]) -> str:
     return " ".join(said)
 
 
-def lines(draw: Draw, record: list[Entry]) -> str:
-    """The record as `key: value` lines."""
-    capital = draw.chance(0.5)
+def lines(record: list[Entry], *, capital: bool) -> str:
+    """The record as `key: value` lines, the keys in large or small letters."""
     keys = [entry.field.key.capitalize() if capital else entry.field.key for entry in record]
     return "\n".join(f"{key}: {entry.line()}" for key, entry in zip(keys, record, strict=True))
 
@@ -195,20 +194,26 @@ def as_json(record: list[Entry]) -> str:
     return "{" + f",{CUT} ".join(members) + "}"
 
 
-def told(draw: Draw) -> tuple[list[Entry], str]:
-    """A record and a text that tells it: prose or lines."""
+def told(draw: Draw, *, any_case: bool) -> tuple[list[Entry], str]:
+    """A record and a text that tells it: prose or lines.
+
+    Keys that mean nothing stand as JSON has them, unless `any_case`: how a word never met before
+    looks in small letters cannot be copied.
+    """
     form = draw.rng.random()
     if form < 0.15:
         record = entries(draw, random_kind(draw))
-        return record, lines(draw, record)
+        return record, lines(record, capital=draw.chance(0.5) and any_case)
     kind = draw.of(KINDS)
     record = entries(draw, kind)
-    return record, sentences(draw, kind, record) if form < 0.7 else lines(draw, record)
+    if form < 0.7:
+        return record, sentences(draw, kind, record)
+    return record, lines(record, capital=draw.chance(0.5))
 
 
-def record_to_json(draw: Draw) -> Document:
+def record_to_json(draw: Draw, *, any_case: bool = False) -> Document:
     """A record, and the keys to keep in their order; or lines without keys: the JSON."""
-    record, text = told(draw)
+    record, text = told(draw, any_case=any_case)
     if "\n" in text and draw.chance(0.5):
         keep = record
         prompt = draw.of((f"{ORDERS[0]}\n{text}", f"{text}\n\n{ORDERS[1]}"))
@@ -222,12 +227,12 @@ def record_to_json(draw: Draw) -> Document:
     return plain(f"{prompt}\nJSON:", f" {as_json(keep)}\n")
 
 
-def record_with_given_keys(draw: Draw) -> Document:
+def record_with_given_keys(draw: Draw, *, any_case: bool = False) -> Document:
     """No keys in the prompt: they come from outside (a constraint), and the model gives the values.
 
     A value is wanted up to the mark that ends it, but for the last: nothing tells that it is.
     """
-    record, text = told(draw)
+    record, text = told(draw, any_case=any_case)
     keep = draw.some(record, len(record))
     keep.sort(key=lambda entry: not isinstance(entry.value, list))
     opening = f"{ORDERS[0]}\n{text}"
