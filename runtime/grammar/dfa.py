@@ -334,17 +334,15 @@ class Nfa:
             return nothing()
         numbers, order, rows = {0: DEAD, first: 1}, [first], [[DEAD] * columns[256]]
         for subset in order:
-            moves = [0] * columns[256]
-            for index in _bits(subset):
-                moves = list(map(operator.or_, moves, subsets.moves(kept[index], columns)))
-            for full in moves:
-                if full not in numbers:
-                    least = full & absorbed or full
-                    if least not in numbers:
-                        numbers[least] = len(order) + 1
-                        order.append(least)
-                    numbers[full] = numbers[least]
-            rows.append([numbers[full] for full in moves])
+            members = (subsets.moves(kept[index], columns) for index in _bits(subset))
+            moves = functools.reduce(lambda a, b: list(map(operator.or_, a, b)), members)
+            for full in set(moves).difference(numbers):
+                least = full & absorbed or full
+                if least not in numbers:
+                    numbers[least] = len(order) + 1
+                    order.append(least)
+                numbers[full] = numbers[least]
+            rows.append(list(map(numbers.__getitem__, moves)))
             if len(order) > limit:
                 raise TooManyStates(f"the automaton has more than {limit} states")
         accepting = np.array([False, *(bool(subset & ending) for subset in order)])

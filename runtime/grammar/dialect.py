@@ -14,6 +14,9 @@ Dialect = Literal["python", "ecma"]
 # Characters that stand for \p{...}: high surrogates for private use, which no text holds.
 _FIRST_PLACEHOLDER = 0xDB80
 
+# Characters that stand for themselves outside of classes, whatever comes before or after them.
+_PLAIN = re.compile(r"[^\\.^$*+?{}\[\]()|]+")
+
 _NOT_REGULAR = (
     (re.compile(r"\(\?P=\w+\)|\\[1-9][0-9]?|\\k<\w+>"), "a backreference"),
     (re.compile(r"\(\?\("), "a conditional group"),
@@ -68,6 +71,12 @@ class _Writer:
 
     def step(self) -> None:
         """Translate what stands at the current place."""
+        plain = None if self.in_class else _PLAIN.match(self.pattern, self.at)
+        if plain:
+            self.text.append(plain[0])
+            self.offsets += range(plain.start(), plain.end())
+            self.at = plain.end()
+            return
         char = self.pattern[self.at]
         if not self.in_class:
             self._refuse_not_regular()

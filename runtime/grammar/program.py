@@ -88,8 +88,8 @@ OTHER_CHARS = 1
 """The group of characters that are not ASCII: as whole characters, which begin and end where a character does."""
 IRREGULAR = 60
 """The group of what is no text, or does not begin where a character does."""
-PASSES_ENDS = 1 << 61
-"""Beside a family of groups: the piece may be over within its span."""
+PASSES_ENDS, COUNTS_CHARS = 1 << 61, 1 << 62
+"""Beside a family of groups: the piece may be over within the span; each character is counted (else nothing is)."""
 
 GROUPS = _groups()
 """[256] int64: each byte's group, of fewer than 60: letters (a to f by themselves), digits, each mark, all else."""

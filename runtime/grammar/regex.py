@@ -38,6 +38,10 @@ MAX_WORDS = 100_000
 # Bytes that are in no UTF-8 text stand for assertions.
 MARKERS = (*range(0xF5, 0x100), 0xC0, 0xC1)
 
+_GROUP = re.compile(r"\((?:\?:)?(.*)\)", re.DOTALL)
+_WORD = re.compile(r"(?:[^\\.^$*+?{}\[\]()|\ud800-\udfff]|\\[^0-9A-Za-z])*")
+_ESCAPED = re.compile(r"\\(.)", re.DOTALL)
+
 _REPEATS = (sre.MAX_REPEAT, sre.MIN_REPEAT)
 
 
@@ -46,6 +50,9 @@ def compile_regex(pattern: str) -> ir.Node:
 
     Raises ConstraintError (param: the position) for what cannot be parsed, is not regular or is too large.
     """
+    words = _plain_words(pattern)
+    if len(words) >= MIN_WORDS:
+        return ir.any_of(word.encode() for word in words)
     reader = _Reader(pattern, "python")
     items = reader.items
     if reader.has_assertions(items):
@@ -243,12 +250,14 @@ class _Reader:
         low, high, inner = value
         end = nfa.state()
         if high is sre.MAXREPEAT:
-            for _ in range(low):
+            # The last that must come is also what comes again.
+            for _ in range(low - 1):
                 at = self._add(nfa, inner, at, flags, markers)
             loop = nfa.state()
             nfa.skip(at, loop)
-            nfa.skip(self._add(nfa, inner, loop, flags, markers), loop)
-            nfa.skip(loop, end)
+            behind = self._add(nfa, inner, loop, flags, markers)
+            nfa.skip(behind, loop)
+            nfa.skip(behind if low else loop, end)
             return end
         for count in range(high):
             if count >= low:
@@ -437,6 +446,25 @@ def _num_chars(items: Items) -> int:
             inner *= max(value[0] if value[1] is sre.MAXREPEAT else value[1], 1)
         total += inner if _parts(op, value) else 1
     return total
+
+
+def _plain_words(pattern: str) -> list[str]:
+    """The options of a pattern that is nothing but words with bars between them, perhaps in a group; [] for another.
+
+    Such patterns are long, and reading them item by item is what would take most of their time.
+    """
+    whole = _GROUP.fullmatch(pattern)
+    body = whole[1] if whole else pattern
+    found: list[str] = []
+    at = -1
+    while at < len(body):
+        word = _WORD.match(body, at + 1)
+        assert word is not None  # it may be empty
+        found.append(_ESCAPED.sub(r"\1", word[0]))
+        at = word.end()
+        if at < len(body) and body[at] != "|":
+            return []
+    return found
 
 
 def _words(items: Items) -> list[str] | None:

@@ -13,7 +13,13 @@ import numpy.typing as npt
 
 from branchwork.runtime.grammar import dfa, normal
 from branchwork.runtime.grammar.dfa import DEAD, Dfa
-from branchwork.runtime.grammar.program import GROUPS, NO_GROUP, OTHER_CHARS, PASSES_ENDS
+from branchwork.runtime.grammar.program import (
+    COUNTS_CHARS,
+    GROUPS,
+    NO_GROUP,
+    OTHER_CHARS,
+    PASSES_ENDS,
+)
 
 Longs = npt.NDArray[np.int64]
 Counted = tuple[bool, ...] | None
@@ -30,27 +36,31 @@ def spans(
 ) -> tuple[Longs, npt.NDArray[np.int32]]:
     """For each state its family, as bits, and its span.
 
-    Where `counted` is given, each character on the way is counted, and what is needed afterwards stays the same.
-    The bit PASSES_ENDS is set where the piece may be over on the way.
+    Where `counted` is given, each character on the way is counted (COUNTS_CHARS) or none is, and what is needed
+    afterwards stays the same. The bit PASSES_ENDS is set where the piece may be over on the way.
     """
     groups = np.zeros(language.num_states, np.int64)
     span = np.zeros(language.num_states, np.int32)
     if not wide.any():
         return groups, span
-    families = _families(language) * wide
+    families = _families(language, need) * wide
     for family, _ in Counter(families[families > 0].tolist()).most_common(MAX_FAMILIES):
         states = np.flatnonzero(families == family)
-        span[states], passes_ends = _spans_of(language, counted, need, family, states)
-        groups[states] = family | (PASSES_ENDS if passes_ends else 0)
+        span[states], about = _spans_of(language, counted, need, family, states)
+        groups[states] = family | about
     return groups, span
 
 
-def _families(language: Dfa) -> Longs:
-    """For each state the groups of which every character can be read, and after which all of them still can."""
+def _families(language: Dfa, need: Longs) -> Longs:
+    """For each state the groups of which every character can be read, and after which all of them still can.
+
+    Where one more is needed after an ASCII character than before it, it is left out.
+    """
     reached = language.table[:, language.classes]
+    readable = (reached != DEAD) & (need[reached] == need[:, None])
     order = np.argsort(GROUPS, kind="stable")
     firsts = np.searchsorted(GROUPS[order], np.arange(GROUPS.max() + 1))
-    alive = np.logical_and.reduceat((reached != DEAD)[:, order], firsts, axis=1)
+    alive = np.logical_and.reduceat(readable[:, order], firsts, axis=1)
     alive[:, NO_GROUP] = False
     alive[:, OTHER_CHARS] = _reads_other_chars(language)
     bit = np.int64(1) << np.arange(alive.shape[1])
@@ -87,13 +97,16 @@ def _reads_other_chars(language: Dfa) -> npt.NDArray[np.bool_]:
 
 def _spans_of(
     language: Dfa, counted: Counted, need: Longs, family: int, states: Longs
-) -> tuple[Longs, bool]:
-    """The spans of `states` for one family, and whether the piece may be over within them.
+) -> tuple[Longs, int]:
+    """The spans of `states` for one family, with PASSES_ENDS and COUNTS_CHARS where they hold.
 
     Pairs of a place in a text of the family and a state are followed side by side, up to those with a way out.
     """
     text = _texts(family)
     columns = _telling(text, language)
+    counts = np.array(counted or (False,) * language.num_states)
+    ascii_ = [byte for byte in range(0x80) if family >> int(GROUPS[byte]) & 1]
+    counts_chars = bool(counts[language.table[states][:, language.classes[ascii_]]].any())
     text_table = text.table[:, text.classes[columns]].astype(np.int64)
     table = language.table[:, language.classes[columns]].astype(np.int64)
     width = language.num_states
@@ -106,11 +119,12 @@ def _spans_of(
         place, state = fresh // width, fresh % width
         place_after, after = text_table[place], table[state]
         lost = after == DEAD
-        if counted is not None:
-            within = place_after != text.start
+        if counts_chars:
             # Within a character one more is needed than before it: the character itself.
-            due = need[state] - (place != text.start)
-            lost |= (np.array(counted)[after] == within) | (need[after] - within != due[:, None])
+            within, due = place_after != text.start, need[state] - (place != text.start)
+            lost |= (counts[after] == within) | (need[after] - within != due[:, None])
+        else:
+            lost |= counts[after] | (need[after] != need[state][:, None])
         way_out = (lost & (place_after != DEAD)).any(axis=1)
         targets = np.where((place_after == DEAD) | way_out[:, None], 0, place_after * width + after)
         rows.append(targets)
@@ -121,7 +135,8 @@ def _spans_of(
     number[0] = 0
     pairs = number[np.concatenate(rows)]
     found = normal.distances(pairs, np.concatenate(way_outs))[1 : len(states) + 1]
-    return np.where(found < 0, MAX_SPAN, np.minimum(found, MAX_SPAN)), any(ends)
+    about = (PASSES_ENDS if any(ends) else 0) | (COUNTS_CHARS if counts_chars else 0)
+    return np.where(found < 0, MAX_SPAN, np.minimum(found, MAX_SPAN)), about
 
 
 @functools.lru_cache(maxsize=64)

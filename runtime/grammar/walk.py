@@ -36,6 +36,7 @@ from branchwork.runtime.grammar.program import (
     ACCEPTING,
     CHARS,
     COUNTS,
+    COUNTS_CHARS,
     DFA,
     GROUPS,
     LIT,
@@ -189,11 +190,13 @@ def note_family(code: Code, w: Words, here: int) -> None:
         if code[a] == LIT:
             continue
         piece, state = int64(code[a + 3]), w[p + 1] & STATE_MASK
-        # Where characters are counted they may become too many. That the piece may be over matters to no one here.
-        counted = code[a] == CHARS and code[a + 5] != NONE
-        if not counted and span_of(code, piece, state) > w[here + 5]:
-            w[here + 4] = family_of(code, piece, state)
-            w[here + 5] = span_of(code, piece, state)
+        span = span_of(code, piece, state)
+        if code[a] == CHARS and code[a + 5] != NONE:
+            # At most each byte is counted. That the piece may be over within the span matters to no one here.
+            left = code[a + 5] - (w[p + 1] >> COUNT_SHIFT) - need_of(code, piece, state)
+            span = min(span, max(left, int64(0)))
+        if span > w[here + 5]:
+            w[here + 4], w[here + 5] = family_of(code, piece, state), span
 
 
 @compiled
@@ -284,15 +287,17 @@ def base_walk(
         byte, depth = int64(trie[HEAD + node] & 255), depth_of(trie, node)
         above = states[depth - 1]
         if is_within(trie, node, family[depth - 1], span[depth - 1]):
-            # Whatever of the family is read, it stays in the piece; each character is counted if any is.
+            # Whatever of the family is read, it stays in the piece.
             end = behind(trie, node)
             first, last = first_token_of(trie, node), first_token_of(trie, end)
             if len(row):
                 allow(trie, first, last, row)
             if len(need):
-                base = counts[depth - 1] + need_of(code, piece, above) - begun[depth - 1]
+                each = 1 if family[depth - 1] & COUNTS_CHARS else 0
+                base = counts[depth - 1] + need_of(code, piece, above)
                 for place in range(first, last):
-                    need[token_at(trie, place)] = min(base + chars_at(trie, place), int64(65535))
+                    due = base + each * (chars_at(trie, place) - begun[depth - 1])
+                    need[token_at(trie, place)] = min(due, int64(65535))
             node = end
             continue
         if leaves[depth - 1] and (bits[byte >> 5] >> (byte & 31)) & 1:
