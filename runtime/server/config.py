@@ -40,6 +40,10 @@ class ServerConfig:
         "auto", "how the model marks its reasoning; auto: as its chat template does", "server"
     )
 
+    otel_endpoint: str = option(
+        "", "where OpenTelemetry spans go, as OTLP over HTTP; empty: nowhere", "server"
+    )
+
     max_body: int = option(8 << 20, "body of one request", "limits", "bytes", 1024, 1 << 30)
     max_header_bytes: int = option(
         65_536, "headers of one request", "limits", "bytes", 1024, 1 << 20

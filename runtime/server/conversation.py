@@ -91,7 +91,9 @@ class Conversation:
         use = self.tools
         if use.mode == "required":
             if form is None:
-                raise ApiError("this model's chat template knows no tools", param="tools")
+                raise ApiError(
+                    "this server writes no tool calls (--tool-format none)", param="tools"
+                )
             return Wanted(form.constraint(use.specs, True, use.parallel), "tools")
         constraint = wanted.constraint
         if form is not None and constraint is None:

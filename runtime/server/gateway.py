@@ -17,6 +17,7 @@ from branchwork.runtime.server.generation import Generation, Limits
 from branchwork.runtime.server.jobs import ClientGone, Job, Pump
 from branchwork.runtime.server.metrics import Metrics
 from branchwork.runtime.server.model import Model, describe
+from branchwork.runtime.server.spans import Spans
 from branchwork.runtime.server.stored import ResponseStore
 from branchwork.runtime.wire.backend import Backend
 from branchwork.runtime.wire.errors import Aborted, BranchworkError, RequestError
@@ -52,13 +53,14 @@ class Running:
 class Gateway:
     """Owns the runtime's attachment and the running requests; used on the event loop alone.
 
-    `pulse` says what is wrong with the attached runtime; its supervisor sets it.
+    `pulse` says what is wrong with the attached runtime; its supervisor sets it. `spans`, if any, are told of requests.
     """
 
     def __init__(self, config: ServerConfig) -> None:
         self.config = config
         self.metrics = Metrics()
         self.responses = ResponseStore(config.max_stored, config.max_stored_bytes)
+        self.spans: Spans | None = None
         self.waiting_error: str | None = None
         self.pulse: Callable[[], str | None] = lambda: None
         self._attached: Attached | None = None
@@ -130,6 +132,7 @@ class Gateway:
             )
         assert self._pump is not None
         job = Job(attached.backend, self._pump, request.state.request_id)
+        request.state.usages = job.usages
         job.start(generations)
         watch = asyncio.create_task(self._watch(request, job))
         running = Running(job, watch, request.state.began, asyncio.current_task())

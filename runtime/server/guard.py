@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from branchwork.runtime.server.body import too_large
 from branchwork.runtime.server.errors import ApiError, error_response
 from branchwork.runtime.server.gateway import Gateway
+from branchwork.runtime.server.spans import Finished
 
 log = logging.getLogger(__name__)
 
@@ -73,16 +74,22 @@ class Guard:
                 "send": send,
             }
             await self._app(scope, receive, send_named)
+        self._book(scope, request_id, status, began)
+
+    def _book(self, scope: Scope, request_id: str, status: int, began: float) -> None:
+        """Count and log a request that has been answered; of what it said, nothing."""
         route = getattr(scope.get("route"), "path", "other")
+        method = scope["method"] if scope["method"].isalpha() else "?"
         self._gateway.metrics.requests.labels(route, str(status)).inc()
-        log.info(
-            "%s %s %s %d %.1f ms",
-            request_id,
-            scope["method"] if scope["method"].isalpha() else "?",
-            route,
-            status,
-            (time.monotonic() - began) * 1e3,
-        )
+        took_ms = (time.monotonic() - began) * 1e3
+        log.info("%s %s %s %d %.1f ms", request_id, method, route, status, took_ms)
+        if self._gateway.spans is not None:
+            parents = _values(scope["headers"], b"traceparent")
+            parent = parents[0].decode("latin-1") if len(parents) == 1 else ""
+            usages = scope.get("state", {}).get("usages", ())
+            self._gateway.spans.record(
+                Finished(request_id, method, route, status, began, parent, usages)
+            )
 
     def _admit(self, scope: Scope) -> bool:
         """Whether the caller is an administrator. Raises ApiError for who may not come in."""

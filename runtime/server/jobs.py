@@ -75,6 +75,7 @@ class Job:
 
     def __init__(self, backend: Backend, pump: Pump, request_id: str) -> None:
         self.request_id = request_id
+        self.usages: list[Usage] = []
         self._backend = backend
         self._pump = pump
         self._unfinished: dict[int, BranchId] = {}
@@ -129,6 +130,7 @@ class Job:
             return
         if isinstance(event, Done):
             del self._unfinished[index]
+            self.usages.append(event.usage)
         self._events.append((index, event))
         self._wake()
 

@@ -12,6 +12,7 @@ from branchwork.runtime.server.app import build_app
 from branchwork.runtime.server.config import ServerConfig
 from branchwork.runtime.server.gateway import Gateway
 from branchwork.runtime.server.protocol import bounded_protocol
+from branchwork.runtime.server.spans import open_spans
 from branchwork.runtime.server.supervisor import Launch, Supervisor
 from branchwork.runtime.wire.config import RuntimeConfig
 from branchwork.runtime.wire.errors import ConfigError
@@ -40,17 +41,21 @@ def serve(server: ServerConfig, runtime: RuntimeConfig, start: Launch | None = N
     the runtime answers.
     """
     config = server.with_keys()
+    spans = open_spans(config)
     start = start or partial(launch, runtime, progress=_say)
     bound = bind(config)
     with bound:
         first = start()
         gateway = Gateway(config)
+        gateway.spans = spans
         supervisor = Supervisor(gateway, start, first)
         app = build_app(gateway, supervisor.lifespan)
         host, port = bound.getsockname()[:2]
         _say(f"runtime    pid {first.pid}")
         _say(f"listening  http://{f'[{host}]' if ':' in host else host}:{port}")
         run(Server(uvicorn_config(app, config)), bound)
+        if spans is not None:
+            spans.close()
 
 
 def run(server: Server, bound: socket.socket) -> None:

@@ -103,15 +103,17 @@ FORMATS = {
 }
 
 
-def format_of(chat_template: str) -> ToolFormat | None:
-    """The format a chat template teaches, or None where it knows no tools."""
-    if "<tool_call>" in chat_template:
-        return FORMATS["hermes"]
+def format_of(chat_template: str) -> ToolFormat:
+    """The format a chat template teaches.
+
+    Where it knows no tools, the model is not shown them, but a call that is required is written and read all the same:
+    in the commonest form.
+    """
     if "[TOOL_CALLS]" in chat_template:
         return FORMATS["mistral"]
     if '"parameters"' in chat_template and "ipython" in chat_template:
         return FORMATS["llama3"]
-    return None
+    return FORMATS["hermes"]
 
 
 _HEAD = re.compile(r'\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"(?:arguments|parameters)"\s*:')

@@ -60,7 +60,7 @@ def test_pydantic_ai_answers_in_types_and_calls_tools(url: str) -> None:
 
     provider = OpenAIProvider(base_url=url + "/v1", api_key=KEY)
     model = OpenAIChatModel("sprout", provider=provider)
-    settings: Any = {"temperature": 0, "max_tokens": 200}
+    settings: Any = {"temperature": 0, "max_tokens": 200, "timeout": 120}
     for output in (NativeOutput(Person), ToolOutput(Person)):
         agent = Agent(model, output_type=output, model_settings=settings, retries=0)
         assert isinstance(agent.run_sync(RECORD).output, Person)
