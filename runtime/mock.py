@@ -130,6 +130,13 @@ class MockRunner:
         if segment.sample is not None:
             assert segment.sample.position == segment.start + len(segment.token_ids)
             sampled = self._sample(segment.sample, hashes[-1])
+        num_guessed = len(segment.guessed)
+        guessed = tuple(
+            [
+                self._sample(sample, hashes[len(hashes) - 1 - num_guessed + place])
+                for place, sample in enumerate(segment.guessed)
+            ]
+        )
         if segment.score is not None:
             score = segment.score
             assert score.first >= 0
@@ -144,7 +151,7 @@ class MockRunner:
             states = _unit(mix(hashes[:, None], np.arange(8, dtype=np.uint64)))
             pooled = states.sum(0) if segment.pool_hidden == "mean" else states[-1]
             hidden = pooled.astype(np.float32)
-        return SegmentResult(sampled, scored, hidden)
+        return SegmentResult(sampled, scored, hidden, guessed)
 
     def _sample(self, sample: Sample, prefix_hash: np.uint64) -> Scored | None:
         logits = self.logits(prefix_hash)

@@ -11,6 +11,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+MAX_GUESSED = 16
+"""Guessed tokens of one plan, at most."""
+
 Slots = npt.NDArray[np.int32]
 """Places in the KV pool, one for each token."""
 
@@ -81,6 +84,7 @@ class Segment:
     `row` is the request's line in the slot table, `start` the position of the first token. All earlier positions'
     K/V is in the pool. `sample` (for the position after the last token) and `score` say which logits are needed;
     `pool_hidden` asks for the last layer's hidden states of all the segment's tokens, summed ("mean") or the last.
+    The last len(guessed) tokens are guesses, and `guessed` samples the position of each.
     """
 
     row: int
@@ -90,6 +94,7 @@ class Segment:
     sample: Sample | None = None
     score: Score | None = None
     pool_hidden: Literal["mean", "last"] | None = None
+    guessed: tuple[Sample, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,12 +142,14 @@ class SegmentResult:
     """What came out of one segment; absent parts were not asked for.
 
     `sampled` carries the chosen token; its logprob is of the model's own distribution (temperature 1, before mask,
-    bias and penalties) and is NaN when not asked for. `hidden` is float32 [hidden_size].
+    bias and penalties) and is NaN when not asked for. `hidden` is float32 [hidden_size]. `guessed` carries what was
+    sampled in the place of each guess, None where nothing may stand.
     """
 
     sampled: Scored | None = None
     scored: tuple[Scored, ...] = ()
     hidden: npt.NDArray[np.float32] | None = None
+    guessed: tuple[Scored | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,6 +57,8 @@ class Context:
     events: list[tuple[bytes, Event]] = field(default_factory=list)
     num_sampled: int = 0
     num_jumped: int = 0
+    num_speculated: int = 0
+    speculate: int = 0  # tokens that a slot may guess ahead
     sorted_tokens: SortedTokens = field(init=False)
 
     def __post_init__(self) -> None:

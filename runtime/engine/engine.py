@@ -66,7 +66,9 @@ class Engine:
         self.cache = PrefixCache(runner.num_slots, config.prefix_cache)
         self.scheduler = Scheduler(config, self.cache, clock)
         capacity = Capacity(runner.max_len, runner.num_slots, config.max_len > 0)
-        self.context = Context(vocabulary, tokenizer, capacity, clock, StopScanner)
+        self.context = Context(
+            vocabulary, tokenizer, capacity, clock, StopScanner, speculate=config.speculate
+        )
         self.branches = Branches(config, self.context, self.scheduler, self._control)
         self._runner = runner
         self._inbox = inbox
@@ -170,6 +172,7 @@ class Engine:
             "tokens_cached": counters.cached,
             "tokens_sampled": context.num_sampled,
             "tokens_jumped": context.num_jumped,
+            "tokens_speculated": context.num_speculated,
             "tokens_evicted": cache.num_evicted,
             "retracted": counters.retracted,
             "unknown_operations": self.branches.num_unknown,

@@ -12,6 +12,7 @@ from branchwork.runtime.engine.context import Context
 from branchwork.runtime.engine.forcing import closes_within, find_jump
 from branchwork.runtime.engine.healing import HealedMatcher
 from branchwork.runtime.engine.request import Ask, Req
+from branchwork.runtime.engine.speculation import Guesser
 from branchwork.runtime.grammar.interface import Grammar, MaskRow, Matcher
 from branchwork.runtime.grammar.stops import StopTable
 from branchwork.runtime.plan import Sample, Sampler, Score, Scored, SegmentResult
@@ -67,6 +68,11 @@ class Generation:
         self._begun_s = context.clock()
         self._first_token_s: float | None = None
         self._req = Req(branch.tokens, self, branch.namespace, branch.priority, branch.program)
+        self._ahead: list[MaskRow | None] = []  # after each guessed token: what may follow it
+        self._guesser: Guesser | None = None
+        if context.speculate > 0:
+            self._guesser = Guesser(context.speculate)
+            self._req.guess = self._guess
 
     # ------------------------------------------------------------------ as an activity of the branch
 
@@ -107,6 +113,7 @@ class Generation:
         answer.send_rest()
         self._context.num_sampled += answer.num_of["sampled"]
         self._context.num_jumped += answer.num_of["jumped"]
+        self._context.num_speculated += answer.num_of["speculated"]
         started = req.admitted_s if req.admitted_s is not None else now
         first = self._first_token_s if self._first_token_s is not None else now
         usage = Usage(
@@ -153,29 +160,27 @@ class Generation:
         score = self._score(start, stop) if self._unscored else None
         if stop < self._tokens.length or self._reason is not None:
             return Ask(None, score)
-        sampler = self._sampler
-        banned: tuple[int, ...] = ()
-        if self._answer.num_tokens < self._gen.sampling.min_tokens:
-            banned = self._banned_early
         if self._matcher is not None:
-            banned = self._fill_mask(self._matcher, banned)
-        context: tuple[int, ...] = ()
-        generated: tuple[int, ...] = ()
-        if sampler.has_penalties:
-            context = self._tokens.ids(0, stop)
-            generated = context[self._start :]
+            self._mask = self._mask_of(self._matcher, self._mask)
         mask = self._mask if self._matcher is not None else None
-        sample = Sample(sampler, stop, mask, banned, self._gen.logprobs, context, generated)
-        return Ask(sample, score)
+        guessed = self._req.guessed
+        if not guessed:
+            return Ask(self._sample_after((), mask), score)
+        masks = [mask, *self._ahead]
+        *early, last = [
+            self._sample_after(guessed[:count], masks[count]) for count in range(len(guessed) + 1)
+        ]
+        return Ask(last, score, guessed=tuple(early))
 
     def take(self, start: int, stop: int, result: SegmentResult) -> bool:
         """Add the logprobs and the sampled token; True when the slot is filled."""
         if self._unscored:
             self._take_scores(result.scored, stop)
         if stop == self._tokens.length and self._reason is None:
-            if result.sampled is None:
-                raise ConstraintError("no token of the vocabulary may follow here")
-            self._take_sampled(result.sampled)
+            if result.guessed:
+                self._take_guessed(result)
+            else:
+                self._take_sampled(result.sampled, "sampled")
         if not self._unscored:
             self._answer.send()
         return self._complete and (self._max_tokens > 0 or stop == len(self._tokens))
@@ -194,7 +199,25 @@ class Generation:
     def _complete(self) -> bool:
         return self._reason is not None and not self._unscored
 
-    def _take_sampled(self, scored: Scored) -> None:
+    def _sample_after(self, guessed: tuple[int, ...], mask: MaskRow | None) -> Sample:
+        """How to choose what follows all tokens so far, and then some guessed ones."""
+        sampler, gen, answer = self._sampler, self._gen, self._answer
+        banned: tuple[int, ...] = ()
+        if answer.num_tokens + len(guessed) < gen.sampling.min_tokens:
+            banned = self._banned_early
+            if mask is not None and not _leaves_some(mask, banned):
+                banned = ()  # nothing else may follow
+        context: tuple[int, ...] = ()
+        generated: tuple[int, ...] = ()
+        if sampler.has_penalties:
+            context = self._tokens.ids(0, len(self._tokens)) + guessed
+            generated = context[self._start :]
+        position = len(self._tokens) + len(guessed)
+        return Sample(sampler, position, mask, banned, gen.logprobs, context, generated)
+
+    def _take_sampled(self, scored: Scored | None, kind: Kind) -> None:
+        if scored is None:
+            raise ConstraintError("no token of the vocabulary may follow here")
         token, sampling = scored.token_id, self._gen.sampling
         if self._first_token_s is None:
             self._first_token_s = self._context.clock()
@@ -203,13 +226,13 @@ class Generation:
             return
         if token in sampling.stop_token_ids:
             if sampling.include_stop:
-                self._write((token,), "sampled", scored)
+                self._write((token,), kind, scored)
             self._finish("stop_token", token)
             return
         if self._matcher is not None and not self._follow(self._matcher, token):
             self._close()
             return
-        self._write((token,), "sampled", scored)
+        self._write((token,), kind, scored)
         if self._reason is not None:
             return
         if self._matcher is not None and self._matcher.must_end():
@@ -333,17 +356,48 @@ class Generation:
                 "max_tokens",
             )
 
-    def _fill_mask(self, matcher: Matcher, banned: tuple[int, ...]) -> tuple[int, ...]:
-        """Write the mask of what may follow; returns the bans, lifted if nothing else could follow."""
-        if self._mask is None:
-            self._mask = np.zeros(self._context.vocabulary.mask_words, np.int32)
-        matcher.fill_mask(self._mask)
-        if not banned:
+    def _mask_of(self, matcher: Matcher, row: MaskRow | None = None) -> MaskRow:
+        """What may follow, written into `row` if there is one."""
+        if row is None:
+            row = np.zeros(self._context.vocabulary.mask_words, np.int32)
+        matcher.fill_mask(row)
+        return row
+
+    # ------------------------------------------------------------------ guesses
+
+    def _guess(self, room: int) -> tuple[int, ...]:
+        """Tokens that may follow, as far as the constraint allows them; the step will tell which are right."""
+        assert self._guesser is not None
+        if self._unscored or self._reason is not None or self._answer.num_hidden:
             return ()
-        mask = self._mask.view(np.uint32).copy()
-        for token in banned:
-            mask[token >> 5] &= np.uint32(~(1 << (token & 31)) & 0xFFFFFFFF)
-        return banned if mask.any() else ()
+        # The step samples one token more than are guessed.
+        guessed = self._guesser.guess(self._tokens, min(room, self._left - 1))
+        if self._matcher is None:
+            self._ahead = [None] * len(guessed)
+            return guessed
+        self._ahead, matcher = [], self._matcher.copy()
+        for token in guessed:
+            if token in self._ends or not matcher.accept(token) or matcher.must_end():
+                break
+            self._ahead.append(self._mask_of(matcher))
+        return guessed[: len(self._ahead)]
+
+    def _take_guessed(self, result: SegmentResult) -> None:
+        """Take what was sampled as long as it is what was guessed, and then the first other token."""
+        assert self._guesser is not None
+        guessed, length = self._req.guessed, len(self._tokens)
+        num_kept = 0
+        for place, scored in enumerate((*result.guessed, result.sampled)):
+            is_right = (
+                scored is not None and place < len(guessed) and scored.token_id == guessed[place]
+            )
+            num_kept += is_right
+            self._take_sampled(scored, "speculated" if is_right else "sampled")
+            # What was jumped over, or cut, was not guessed.
+            has_moved = len(self._tokens) != length + place + 1
+            if not is_right or has_moved or self._reason is not None:
+                break
+        self._guesser.learn(len(guessed), num_kept)
 
     # ------------------------------------------------------------------ logprobs
 
@@ -393,6 +447,14 @@ class Generation:
         for position in range(max(self._start, self._score_from), self._score_until):
             self._add_unscored(position)
         self._score_until = min(self._score_until, self._start)
+
+
+def _leaves_some(mask: MaskRow, banned: tuple[int, ...]) -> bool:
+    """Whether a mask allows anything but the banned tokens."""
+    left = mask.view(np.uint32).copy()
+    for token in banned:
+        left[token >> 5] &= np.uint32(~(1 << (token & 31)) & 0xFFFFFFFF)
+    return bool(left.any())
 
 
 def _sampler(sampling: Sampling, context: Context) -> Sampler:

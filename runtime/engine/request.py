@@ -1,5 +1,6 @@
 """One request as the scheduler sees it: tokens, some of whose K/V is still to be computed."""
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple, Protocol
 
 from branchwork.runtime.engine.buffer import IntBuffer
@@ -14,6 +15,7 @@ class Ask(NamedTuple):
     sample: Sample | None = None
     score: Score | None = None
     pool_hidden: Literal["mean", "last"] | None = None
+    guessed: tuple[Sample, ...] = ()
 
 
 class Task(Protocol):
@@ -44,7 +46,8 @@ class Req:
     """A sequence being served. Created by a slot of a branch, changed by the scheduler (and its tokens by the task).
 
     `computed` tokens' K/V is in the pool; the others are what there is to do. While it runs, it has a `row` of the
-    slot table and a `lease` on slots. `prefill_end` is where the tokens ended at its admission.
+    slot table and a `lease` on slots. `prefill_end` is where the tokens ended at its admission. `guess` (room -> token
+    ids) may be asked for tokens that could follow; `guessed` are those that the step being computed checks.
     """
 
     __slots__ = (
@@ -55,6 +58,8 @@ class Req:
         "computed",
         "found",
         "found_generation",
+        "guess",
+        "guessed",
         "last_step",
         "lease",
         "namespace",
@@ -98,6 +103,8 @@ class Req:
         )
         self.found: Found | None = None  # the longest cached prefix, as of `found_generation`
         self.found_generation = -1
+        self.guess: Callable[[int], tuple[int, ...]] | None = None
+        self.guessed: tuple[int, ...] = ()
 
     @property
     def prefilling(self) -> bool:

@@ -7,12 +7,22 @@ and jump-forward are many, chunked prefill is some of many. What to do with the 
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
 from branchwork.runtime.engine.admission import Twins, WaitingQueue, find, ordered
+from branchwork.runtime.engine.buffer import common_len
 from branchwork.runtime.engine.cache import Lease, PrefixCache
 from branchwork.runtime.engine.pace import Pace
 from branchwork.runtime.engine.request import Req
 from branchwork.runtime.engine.sharing import shared_prefixes
-from branchwork.runtime.plan import Plan, Segment, SharedPrefix, StepResult, TableWrite
+from branchwork.runtime.plan import (
+    MAX_GUESSED,
+    Plan,
+    Segment,
+    SharedPrefix,
+    StepResult,
+    TableWrite,
+)
 from branchwork.runtime.wire.config import RuntimeConfig
 
 # A growing request takes so many slots at a time: one question to the pool for many steps, and long runs of slots.
@@ -63,7 +73,9 @@ class Scheduler:
         self._in_flight: list[tuple[Req, int, int]] = []  # the last plan's segments: [start, stop)
         self._pace = Pace(config.profile)
         self._someone_decodes = False
-        self._prompt_tokens = 0.0  # how many tokens of prompts the step being planned may still take
+        self._prompt_tokens = (
+            0.0  # how many tokens of prompts the step being planned may still take
+        )
         self._someone_missed = False
         # No waiting request could be let in, and nothing has come free since.
         self._nobody_fits = False
@@ -108,7 +120,24 @@ class Scheduler:
 
     @property
     def _budget(self) -> int:
-        return self._config.max_tokens_per_step - sum(self._work.values())
+        guessed = sum(len(req.guessed) for req in self._work)
+        return self._config.max_tokens_per_step - sum(self._work.values()) - guessed
+
+    def _guess(self, req: Req, budget: int, num_decoding: int) -> int:
+        """Let a decoding request guess ahead, where that takes nothing from others; returns how many tokens it did.
+
+        Few tokens are computed in the time of one, since a step reads all weights; with many the step takes longer.
+        """
+        room = min(budget, MAX_GUESSED // num_decoding)
+        length = req.computed + self._work[req]
+        if req.guess is None or room == 0 or length < req.tokens.length:
+            return 0
+        guessed = req.guess(room)
+        assert req.lease is not None
+        if len(guessed) > self.cache.num_free or not req.lease.reserve(length + len(guessed)):
+            return 0
+        req.guessed = guessed
+        return len(guessed)
 
     def _continue_running(self) -> None:
         """Give every running request its tokens: first those that decode, then prompts in chunks."""
@@ -133,6 +162,7 @@ class Scheduler:
                 if self._reserve(req, req.computed + count):
                     self._work[req] = count
                     budget -= count
+                    budget -= self._guess(req, budget, len(decoding))
         for req in prefilling:
             count = self._chunk(req)
             if req.row is not None and count > 0 and self._reserve(req, req.computed + count):
@@ -255,7 +285,8 @@ class Scheduler:
             return True
         for other in self.running:
             if other.lease is not None and other is not req:
-                other.lease.trim(max(other.computed + self._work.get(other, 0), other.lease.shared))
+                used = other.computed + self._work.get(other, 0) + len(other.guessed)
+                other.lease.trim(max(used, other.lease.shared))
         while not req.lease.reserve(length):
             victim = self._youngest()
             assert victim is not None
@@ -288,6 +319,7 @@ class Scheduler:
         self._work.pop(req, None)
         req.row = req.lease = None
         req.computed = 0
+        req.guessed = ()
 
     # ------------------------------------------------------------------ segments
 
@@ -308,8 +340,8 @@ class Scheduler:
                 Segment(
                     req.row,
                     start,
-                    req.tokens.ids(start, stop),
-                    req.lease.slots.view(start, stop),
+                    req.tokens.ids(start, stop) + req.guessed,
+                    req.lease.slots.view(start, stop + len(req.guessed)),
                     *ask,
                 )
             )
@@ -344,11 +376,15 @@ class Scheduler:
                 req.last_step = steps
             if start < req.prefill_end:
                 self._publish(req)
+            guessed = req.guessed
             try:
                 done = req.task.take(start, stop, out)
             except Exception as error:  # the boundary: whatever a task does, only its request fails
                 self._end(req, error)
                 continue
+            req.guessed = ()
+            if guessed and req.computed == stop:
+                req.computed += _num_right(req, stop, guessed)
             if done:
                 self._end(req, None)
         self._in_flight = []
@@ -380,3 +416,10 @@ class Scheduler:
     def _end(self, req: Req, error: Exception | None) -> None:
         self._release(req)
         self._ended.append(Ended(req, error))
+
+
+def _num_right(req: Req, stop: int, guessed: tuple[int, ...]) -> int:
+    """How many guessed tokens are the request's next ones: their K/V is right and need not be computed again."""
+    limit = min(stop + len(guessed), req.task.reuse_limit())
+    tokens = req.tokens.view(stop, max(stop, limit))
+    return common_len(tokens, np.array(guessed, np.int32))

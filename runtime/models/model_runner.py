@@ -16,7 +16,15 @@ from branchwork.runtime.models.forward import CompiledForward, Forward, PlainFor
 from branchwork.runtime.models.loader import LoadedModel
 from branchwork.runtime.models.rope import Rotation
 from branchwork.runtime.models.sampling import sampling_rows
-from branchwork.runtime.plan import Plan, Scored, Segment, SegmentResult, Slots, StepResult
+from branchwork.runtime.plan import (
+    MAX_GUESSED,
+    Plan,
+    Scored,
+    Segment,
+    SegmentResult,
+    Slots,
+    StepResult,
+)
 
 MAX_LOGIT_BYTES = 64 << 20
 """Logits of prompt tokens are made this many bytes at a time: 2,048 rows of a large vocabulary would be a gigabyte."""
@@ -49,7 +57,9 @@ class ModelRunner:
         shape = (config.num_layers, num_slots, config.num_kv_heads, config.head_dim)
         self.num_slots, self.max_len = num_slots, max_len
         self._num_token_ids = num_token_ids or config.vocab_size
-        self._max_logit_rows = max(max_rows, MAX_LOGIT_BYTES // (4 * config.vocab_size))
+        self._max_logit_rows = max(
+            max_rows + MAX_GUESSED, MAX_LOGIT_BYTES // (4 * config.vocab_size)
+        )
         self._table = np.zeros((max_rows, max_len), dtype=np.int32)
         self._cache = cache = KvCache(
             k=torch.empty(shape, dtype=decoder.dtype),
@@ -82,43 +92,49 @@ class ModelRunner:
         first_tokens = batch.query_start.tolist()
         sampled = self._sample(plan.segments, first_tokens)
         scored = self._score(plan.segments, first_tokens)
-        return StepResult(
-            tuple(
-                SegmentResult(
-                    sampled.get(i), scored.get(i, ()), self._pool(segment, first_tokens[i])
-                )
-                for i, segment in enumerate(plan.segments)
-            )
-        )
+        results = []
+        for i, segment in enumerate(plan.segments):
+            *guessed, last = sampled.get(i, (None,))
+            hidden = self._pool(segment, first_tokens[i])
+            results.append(SegmentResult(last, scored.get(i, ()), hidden, tuple(guessed)))
+        return StepResult(tuple(results))
 
     def _write(self, row: int, start: int, slots: Slots) -> None:
         self._table[row, start : start + len(slots)] = slots
 
     def _sample(
         self, segments: Sequence[Segment], first_tokens: Sequence[int]
-    ) -> dict[int, Scored]:
-        """The token chosen for each segment (by its index) that asks for one and may have one."""
-        asked = [(i, s.sample) for i, s in enumerate(segments) if s.sample is not None]
+    ) -> dict[int, list[Scored | None]]:
+        """What is chosen for each segment (by its index) that asks: in the places of its guesses, then after them.
+
+        None where no token may stand.
+        """
+        asked = [
+            (i, first_tokens[i + 1] - 1 - len(s.guessed) + place, sample)
+            for i, s in enumerate(segments)
+            if s.sample is not None
+            for place, sample in enumerate((*s.guessed, s.sample))
+        ]
         if not asked:
             return {}
-        logits = self._forward.logits(_ints([first_tokens[i + 1] - 1 for i, _ in asked]))
-        rows = sampling_rows([sample for _, sample in asked], self._num_token_ids)
+        logits = self._forward.logits(_ints([token for _, token, _ in asked]))
+        rows = sampling_rows([sample for _, _, sample in asked], self._num_token_ids)
         tokens = self._forward.sample(rows, self._num_token_ids).tolist()
         results = [Scored(token, float("nan")) for token in tokens]
         wanted = {
             r: (tokens[r], sample.top_logprobs)
-            for r, (_, sample) in enumerate(asked)
+            for r, (_, _, sample) in enumerate(asked)
             if sample.top_logprobs is not None and tokens[r] != kernels.NO_TOKEN
         }
         if wanted:
             of_rows = _scored(logits[list(wanted)], list(wanted.values()))
             for r, scored in zip(wanted, of_rows, strict=True):
                 results[r] = scored
-        return {
-            i: result
-            for (i, _), result in zip(asked, results, strict=True)
-            if result.token_id != kernels.NO_TOKEN
-        }
+        chosen: dict[int, list[Scored | None]] = {}
+        for (i, _, _), result in zip(asked, results, strict=True):
+            may_stand = result.token_id != kernels.NO_TOKEN
+            chosen.setdefault(i, []).append(result if may_stand else None)
+        return chosen
 
     def _score(
         self, segments: Sequence[Segment], first_tokens: Sequence[int]

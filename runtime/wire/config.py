@@ -70,10 +70,18 @@ class RuntimeConfig:
         0,
         1_000_000,
     )
+    speculate: int = option(
+        0,
+        "tokens that a slot guesses ahead from the text so far, checked in one pass; 0: none",
+        "scheduling",
+        "tokens",
+        0,
+        16,
+    )
     prefix_cache: bool = option(True, "keep and share the K/V of prefixes", "scheduling")
 
     max_queue: int = option(
-        4096, "waiting requests before new ones are refused", "limits", "requests", 1, 10_000_000
+        16_384, "waiting requests before new ones are refused", "limits", "requests", 1, 10_000_000
     )
     max_branches: int = option(
         65_536, "open branches of one client", "limits", "branches", 1, 10_000_000

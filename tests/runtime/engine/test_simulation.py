@@ -170,7 +170,7 @@ def same(left: Done | Failed, right: Done | Failed) -> bool:
     if isinstance(left, Failed) or isinstance(right, Failed):
         return left == right
     exact = ("reason", "text", "matched", "warnings")
-    counts = ("prompt", "completion", "sampled", "jumped")
+    counts = ("prompt", "completion", "jumped")
     return (
         all(getattr(left, name) == getattr(right, name) for name in exact)
         and all(getattr(left.usage, name) == getattr(right.usage, name) for name in counts)

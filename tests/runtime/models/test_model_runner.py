@@ -181,3 +181,23 @@ def test_requests_over_a_shared_prefix_get_the_same_bits_as_each_alone(folder: P
     alone = runner.run(Plan(segments, writes))
     together = runner.run(Plan(segments, writes, (SharedPrefix(rows, 100),)))
     assert together == alone
+
+
+@BOTH
+def test_what_is_sampled_in_the_places_of_guesses_is_what_steps_would_sample(
+    folder: Path, compiled: bool
+) -> None:
+    runner = make_runner(folder, compiled)
+    warm = Sampler(1.0, 1.0, 0, 0.0, 0.0, 0.0, 1.0, 7, ())
+    samples = [Sample(warm, position, top_logprobs=2) for position in range(5, 9)]
+    text = [3, 1, 4, 1, 5, 9, 2, 6]
+    steps = [
+        one(runner, prefill(0, text[: 5 + count], sample=sample)).sampled
+        for count, sample in enumerate(samples)
+    ]
+    guessed = prefill(1, text, sample=samples[-1], guessed=tuple(samples[:-1]))
+    beside = prefill(2, range(9), sample=Sample(GREEDY, 9, top_logprobs=0))
+    result, other = runner.run(Plan((guessed, beside))).results
+    found = [*result.guessed, result.sampled]
+    assert [one.token_id for one in found if one] == [one.token_id for one in steps if one]
+    assert other == one(runner, beside)
