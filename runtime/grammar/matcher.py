@@ -16,6 +16,9 @@ from branchwork.runtime.wire.errors import ConstraintError
 # Places kept for one grammar, with their masks: some 1,600 at 151k tokens.
 MAX_SPOT_BYTES = 32 << 20
 
+# What it takes to remember where a token leads.
+LINK_BYTES = 100
+
 # What a way around keys that were there before may cost more than the straight one.
 BARRED_BYTES = 8
 
@@ -34,15 +37,20 @@ class View:
 
 
 class Spot:
-    """A place in a grammar: the machine's value there, and what was found out about it."""
+    """A place in a grammar: the machine's value there, and what was found out about it.
 
-    __slots__ = ("closing", "forced", "state", "view")
+    `following` are the places that tokens have led to from here.
+    """
+
+    __slots__ = ("closing", "cost", "following", "forced", "state", "view")
 
     def __init__(self, state: Words, view: View) -> None:
         self.state = state
         self.view = view
         self.forced: bytes | None = None
         self.closing: bytes | None = None
+        self.cost: int | None = None
+        self.following: dict[int, Spot] = {}
 
     @property
     def is_textual(self) -> bool:
@@ -100,12 +108,31 @@ class MachineGrammar:
             self._spots.move_to_end(key)
         return Spot(state, kept.view) if textual else kept
 
+    def link(self, spot: Spot, token_id: int, following: Spot) -> None:
+        """Remember where a token leads, if that is the same whatever the text was."""
+        if not self.program.records:
+            spot.following[token_id] = following
+            self._spot_bytes += LINK_BYTES
+            self._forget()
+
     def _keep(self, key: bytes, spot: Spot) -> None:
         self._spots[key] = spot
-        self._spot_bytes += len(key) + spot.state.nbytes + self._row_bytes
-        while self._spot_bytes > MAX_SPOT_BYTES and len(self._spots) > 1:
-            old_key, old = self._spots.popitem(last=False)
-            self._spot_bytes -= len(old_key) + old.state.nbytes + self._row_bytes
+        self._spot_bytes += self._size(key, spot)
+        self._forget()
+
+    def _size(self, key: bytes, spot: Spot) -> int:
+        return len(key) + spot.state.nbytes + self._row_bytes
+
+    def _forget(self) -> None:
+        """When places are too many, drop the half that was used least recently; and what leads to any of them."""
+        if self._spot_bytes <= MAX_SPOT_BYTES:
+            return
+        for spot in self._spots.values():
+            spot.following.clear()
+        self._spot_bytes = sum(self._size(key, spot) for key, spot in self._spots.items())
+        while self._spot_bytes > MAX_SPOT_BYTES // 2 and len(self._spots) > 1:
+            key, old = self._spots.popitem(last=False)
+            self._spot_bytes -= self._size(key, old)
 
 
 class MachineMatcher:
@@ -148,11 +175,18 @@ class MachineMatcher:
 
     def accept(self, token_id: int) -> bool:
         """Advance over a token (an end-of-sequence id where the text may end)."""
-        lexicon = self._grammar.lexicon
+        before, lexicon = self._spot, self._grammar.lexicon
+        known = before.following.get(token_id)
+        if known is not None and not self._ended:
+            self._spot = known
+            return True
         if token_id in lexicon.eos_ids:
             self._ended = self._ended or self.can_end()
             return self._ended
-        return self._advance(lexicon.token(token_id))
+        if not self._advance(lexicon.token(token_id)):
+            return False
+        self._grammar.link(before, token_id, self._spot)
+        return True
 
     def accept_bytes(self, data: bytes) -> bool:
         """Advance over bytes that need not be whole tokens."""
@@ -223,13 +257,15 @@ class MachineMatcher:
         spot = self._spot
         if self._ended:
             return 0
-        if spot.closing is None:
+        if spot.closing is not None:
+            return len(spot.closing)
+        if spot.cost is None:
             code, work = self._grammar.program.code, self._grammar.lexicon.work
             text = self._room(0)
-            cost = jump.least_cost(code, work.words, text, spot.state, self._pos)
+            spot.cost = int(jump.least_cost(code, work.words, text, spot.state, self._pos))
             # Where keys or items must be new, the way straight to the end may be barred.
-            return int(cost) + (BARRED_BYTES if spot.is_textual else 0)
-        return len(spot.closing)
+            spot.cost += BARRED_BYTES if spot.is_textual else 0
+        return spot.cost
 
     def closing(self) -> bytes:
         """A shortest run of bytes after which the text may end; ConstraintError if it is longer than 64 KiB."""
