@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from starlette.responses import Response
 
-from branchwork.runtime.wire.messages import Run, TokenLogprob, Usage
+from branchwork.runtime.wire.messages import Done, Run, TokenLogprob, Usage
 
 
 def new_id(prefix: str) -> str:
@@ -47,6 +47,12 @@ def usage_body(usage: Usage, reasoning: int | None = None) -> dict[str, Any]:
 def finish_reason(reason: str) -> str:
     """OpenAI's word for the end of an answer."""
     return "length" if reason == "length" else "stop"
+
+
+def warned(*ends: Done) -> dict[str, list[str]]:
+    """What the runtime warns of in these answers, each sentence once, as a field of the body; mostly no field."""
+    found = list(dict.fromkeys(each for done in ends for each in done.warnings))
+    return {"warnings": found} if found else {}
 
 
 def decoder() -> codecs.IncrementalDecoder:

@@ -203,10 +203,7 @@ class Shape:
         }
         if self.prompt_ids is not None:
             body["prompt_token_ids"] = self.prompt_ids
-        warnings = [each for answer in found if answer.done for each in answer.done.warnings]
-        if warnings:
-            body["warnings"] = list(dict.fromkeys(warnings))
-        return body
+        return body | answers.warned(*(answer.done for answer in found if answer.done))
 
     def _whole_choice(self, index: int, answer: Answer) -> dict[str, Any]:
         message = read_message(answer.text, self.reader())
@@ -332,7 +329,7 @@ class ChatStream:
         deltas = choice.deltas(choice.decoder.decode(b"", final=True), last=True)
         chunks = [self._chunk(index, delta) for delta in deltas]
         reason = end_of(event.reason, choice.called)
-        extra = {"warnings": event.warnings} if event.warnings else {}
+        extra = answers.warned(event)
         last = self._chunk(index, {}, finish_reason=reason, stop_reason=event.matched, **extra)
         return b"".join([*chunks, last])
 

@@ -166,10 +166,7 @@ class Shape:
         """The answer in one piece."""
         choices = [self._whole_choice(index, answer) for index, answer in enumerate(found)]
         body = {**self.head(), "choices": choices, "usage": answers.usage_body(usage)}
-        warnings = [each for answer in found if answer.done for each in answer.done.warnings]
-        if warnings:
-            body["warnings"] = list(dict.fromkeys(warnings))
-        return body
+        return body | answers.warned(*(answer.done for answer in found if answer.done))
 
     def _whole_choice(self, index: int, answer: Answer) -> dict[str, Any]:
         choice = self.choice(
@@ -257,8 +254,7 @@ class CompletionStream:
             out = self._chunk(before)
         choice = self._shape.choice(index, text, answers.finish_reason(event.reason))
         choice["stop_reason"] = event.matched
-        if event.warnings:
-            choice["warnings"] = event.warnings
+        choice |= answers.warned(event)
         return out + self._chunk(choice)
 
     def _chunk(self, choice: dict[str, Any]) -> bytes:

@@ -231,6 +231,7 @@ class Shape:
         return {
             **self.body(blocks),
             **stop_of(answer.done, called),
+            **answers.warned(answer.done),
             "usage": usage_body(answer.usage),
         }
 
@@ -339,7 +340,11 @@ class MessageStream:
         self.usage = done.usage
         pieces = self._reader.feed(self._decoder.decode(b"", final=True)) + self._reader.end()
         out = b"".join(self._piece(piece) for piece in pieces) + self._close()
-        delta = {"delta": stop_of(done, self._called), "usage": usage_body(done.usage)}
+        delta = {
+            "delta": stop_of(done, self._called),
+            "usage": usage_body(done.usage),
+            **answers.warned(done),
+        }
         return out + _event("message_delta", delta) + _event("message_stop", {})
 
     def error(self, error: ApiError) -> bytes:

@@ -161,6 +161,7 @@ class Shape:
             "cached_tokens": usage.cached,
             "jumped_tokens": usage.jumped,
             "e2e_latency": time.monotonic() - self.began,
+            **(answers.warned(done) if done else {}),
         }
         if self.with_logprobs:
             before = done.prompt_logprobs if done else ()

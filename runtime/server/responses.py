@@ -220,6 +220,7 @@ class Shape:
         ask = self._ask
         cut = done is not None and done.reason == "length"
         return {
+            **(answers.warned(done) if done else {}),
             "id": self.id,
             "object": "response",
             "created_at": self._created,

@@ -59,6 +59,7 @@ class Script:
     failure: tuple[str, str, str | None] | None = None
     hold: bool = False
     jumped: bool = False
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass
@@ -219,6 +220,7 @@ class FakeBackend:
             usage,
             script.matched,
             prompt_logprobs=before,
+            warnings=script.warnings,
         )
 
     def _tell(self, branch: BranchId, event: Tokens | Done | Failed | Closed) -> None:

@@ -308,6 +308,26 @@ def test_choices_and_likeness_are_scored(serving: Any) -> None:
     assert [pair["score"] for pair in pairs] == pytest.approx([1.0, 0.6])
 
 
+WARNED = {
+    "/v1/chat/completions": {"messages": HI},
+    "/v1/completions": {"prompt": "hi"},
+    "/v1/responses": {"input": "hi"},
+    "/v1/messages": {"messages": HI, "max_tokens": 4},
+    "/generate": {"text": "hi"},
+}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("path", WARNED)
+def test_every_route_says_what_a_constraint_does_not_enforce(
+    serving: Any, path: str, stream: bool
+) -> None:
+    server = serving(Script([b"{}"], warnings=("format is not enforced",)))
+    answer = server.post(path, {**WARNED[path], "stream": stream}).text
+    assert '"warnings":["format is not enforced"]' in answer
+    assert "warnings" not in serving().post(path, {**WARNED[path], "stream": stream}).text
+
+
 # ------------------------------------------------------------------ the server itself
 
 
