@@ -27,9 +27,10 @@ _REFUSED = (
 _EVENTS, _POLLIN = int(zmq.EVENTS), int(zmq.POLLIN)
 
 # ZeroMQ's own heartbeat, from its own thread, so that it needs no thread of ours: a runtime that is stopped or
-# unplugged for this long counts as dead. A busy one still answers, since its ZeroMQ thread needs no Python.
+# unplugged for this long counts as dead. A busy one still answers, since its ZeroMQ thread needs no Python. Longer than
+# the silence after which the gateway's /health is red, so that one that goes on finds its clients waiting.
 PING_MS = 1_500
-PING_TIMEOUT_MS = 6_000
+PING_TIMEOUT_MS = 20_000
 
 # Frames that wait in the socket while the runtime does not read; beyond it `send` raises QueueFull.
 MAX_UNSENT_FRAMES = 100_000

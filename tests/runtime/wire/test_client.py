@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -299,6 +300,21 @@ def test_when_the_runtime_is_killed_every_waiter_hears_it_and_a_new_one_works() 
     with launch_empty() as runtime:
         client = runtime.connect()
         assert client.request("stats") == "{}"
+        client.close()
+
+
+@pytest.mark.slow
+def test_a_runtime_that_was_stopped_for_a_while_goes_on_where_it_was() -> None:
+    with launch_empty() as runtime:
+        client = runtime.connect()
+        os.kill(runtime.pid, signal.SIGSTOP)
+        heard: list[Event | BranchworkError] = []
+        branch = client.new_branch(heard.append)
+        client.send([Open(branch), Gen(branch, "x"), Close(branch)])
+        assert not client.wait(lambda: bool(heard), 10)
+        os.kill(runtime.pid, signal.SIGCONT)
+        assert client.wait(lambda: bool(heard) and isinstance(heard[-1], Closed), 5)
+        assert time.monotonic() - client.last_seen < 5
         client.close()
 
 
