@@ -89,7 +89,7 @@ def _stretches(branch: Branch) -> Iterator[Stretch]:
         else:
             said.append(render([piece], chat_format))
     if said:
-        yield Stretch("".join(said), "prefilled")
+        yield Stretch("".join(said).removesuffix("\n"), "prefilled")
 
 
 def _length_before(branch: Branch) -> int:
@@ -193,5 +193,6 @@ def _block(row: Row) -> str:
 
 
 def _span(stretch: Stretch) -> str:
-    note = f' title="{html.escape(stretch.note)}"' if stretch.note else ""
-    return f'<span style="color:{_COLOURS[stretch.kind]}"{note}>{html.escape(stretch.text)}</span>'
+    note = f'<small style="color:#8a8f98"> {html.escape(stretch.note)} </small>'
+    text = f'<span style="color:{_COLOURS[stretch.kind]}">{html.escape(stretch.text)}</span>'
+    return text + note if stretch.note else text

@@ -6,6 +6,8 @@ import random
 import threading
 import time
 
+import pytest
+
 import branchwork as bw
 from branchwork.runtime.wire.backend import Backend
 from branchwork.testing import Answer, Scripted, mock_runtime
@@ -37,10 +39,15 @@ def test_ten_thousand_async_programs_need_no_thread_each() -> None:
     backend.close()
 
 
-def test_cancelled_programs_leave_no_slot_behind() -> None:
+@pytest.mark.parametrize(
+    ("count", "cancelled"), [(200, 40), pytest.param(10_000, 1_000, marks=pytest.mark.slow)]
+)
+def test_cancelled_programs_leave_no_slot_behind(count: int, cancelled: int) -> None:
     with mock_runtime() as backend:
-        results = asyncio.run(run_and_cancel(200, 40, backend))
-        assert sum(isinstance(each, bw.State) for each in results) == 160
+        before = threading.active_count()
+        results = asyncio.run(run_and_cancel(count, cancelled, backend))
+        assert threading.active_count() <= before + 1
+        assert sum(isinstance(each, bw.State) for each in results) == count - cancelled
         deadline = time.monotonic() + 20
         while (stats := json.loads(backend.request("stats")))[
             "branches"
@@ -48,3 +55,6 @@ def test_cancelled_programs_leave_no_slot_behind() -> None:
             time.sleep(0.05)
         assert stats["branches"] == stats["slots_locked"] == 0
         assert stats["slots_free"] + stats["slots_cached"] == stats["slots_total"]
+        assert bw.flush_cache(backend)
+        stats = json.loads(backend.request("stats"))
+        assert stats["slots_free"] == stats["slots_total"]

@@ -48,4 +48,4 @@ def test_the_page_is_one_piece_and_escapes_what_was_said() -> None:
     assert "<script>" not in page
     assert "&lt;script&gt;" in page
     assert "http" not in page
-    assert 'title="a: 1 tokens' in page
+    assert "> a: 1 tokens, " in page
