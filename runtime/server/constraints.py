@@ -37,15 +37,18 @@ class Reading:
         self.any_whitespace = any_whitespace
 
     def wanted(self, fields: Constraining) -> Wanted:
-        """The one constraint that `fields` name. Raises ApiError (400) for two, or one out of bounds."""
+        """The one constraint that `fields` name. Raises ApiError (400) for two, or one out of bounds.
+
+        Clients that do not know which server they have say one thing in the words of several.
+        """
         found = [
             *self._format(fields.response_format),
             *self._group(fields.structured_outputs),
             *self._own(fields),
         ]
-        if len(found) > 1:
-            first, second = found[0][0], found[1][0]
-            raise ApiError(f"give {first} or {second}, not both", param=second)
+        for name, constraint in found[1:]:
+            if constraint != found[0][1]:
+                raise ApiError(f"give {found[0][0]} or {name}, not both", param=name)
         return Wanted(found[0][1], found[0][0]) if found else Wanted()
 
     def _own(self, fields: Constraining) -> list[tuple[str, Constraint]]:

@@ -377,3 +377,11 @@ def test_a_failure_in_mid_stream_ends_the_stream_with_an_error(serving: Any) -> 
     found = events(server.run(both))
     assert found[-1] == "[DONE]"
     assert found[-2]["error"]["code"] == "runtime_unavailable"
+
+
+def test_one_constraint_in_the_words_of_two_servers_is_one(serving: Any) -> None:
+    server = serving()
+    twice = {"messages": HI, "guided_regex": "a", "structured_outputs": {"regex": "a"}}
+    assert server.post("/v1/chat/completions", twice).status_code == 200
+    other = {**twice, "guided_regex": "b"}
+    assert server.post("/v1/chat/completions", other).json()["error"]["param"] == "guided_regex"
