@@ -52,7 +52,11 @@ class Checkpoint:
         self._seen: dict[str, int] = {}
         self._finished: dict[str, Finished] = {}
         if self._path.exists():
-            for line in self._path.read_bytes().splitlines():
+            written = self._path.read_bytes()
+            if written and not written.endswith(b"\n"):
+                with self._path.open("ab") as out:
+                    out.write(b"\n")  # what is written next must not go on in a torn line
+            for line in written.splitlines():
                 try:
                     found = msgspec.json.decode(line, type=Finished)
                 except msgspec.DecodeError:

@@ -6,7 +6,7 @@ nats; a token's entry is `(logprob, token_id, text)`.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NotRequired, TypedDict, Unpack
 
 import msgspec
 
@@ -14,6 +14,20 @@ from branchwork.runtime.wire import messages as wire
 from branchwork.runtime.wire.errors import ProgramError
 
 TokenEntry = tuple[float | None, int, str]
+
+
+class Scores(TypedDict):
+    """The keywords that a method is called with: for each choice, in order, how likely it is after the prompt.
+
+    `normalized_prompt_logprobs` is the mean over the choice's tokens; `unconditional_token_logprobs` how likely they
+    are without the prompt, None where that was not asked for.
+    """
+
+    choices: list[str]
+    normalized_prompt_logprobs: list[float]
+    input_token_logprobs: list[list[Any]]
+    output_token_logprobs: list[list[Any]]
+    unconditional_token_logprobs: NotRequired[list[list[Any]] | None]
 
 
 class ChoicesDecision(msgspec.Struct):
@@ -45,15 +59,7 @@ class ChoicesSamplingMethod(ABC):
         return False
 
     @abstractmethod
-    def __call__(
-        self,
-        *,
-        choices: list[str],
-        normalized_prompt_logprobs: list[float],
-        input_token_logprobs: list[list[Any]],
-        output_token_logprobs: list[list[Any]],
-        unconditional_token_logprobs: list[list[Any]] | None = None,
-    ) -> ChoicesDecision:
+    def __call__(self, **scores: Unpack[Scores]) -> ChoicesDecision:
         """Decide."""
 
 
@@ -65,19 +71,10 @@ class TokenLengthNormalized(ChoicesSamplingMethod):
     ' good'
     """
 
-    def __call__(
-        self,
-        *,
-        choices: list[str],
-        normalized_prompt_logprobs: list[float],
-        input_token_logprobs: list[list[Any]],
-        output_token_logprobs: list[list[Any]],
-        unconditional_token_logprobs: list[list[Any]] | None = None,
-    ) -> ChoicesDecision:
+    def __call__(self, **scores: Unpack[Scores]) -> ChoicesDecision:
         """Decide by `normalized_prompt_logprobs`; the first of equals."""
-        best = _argmax(normalized_prompt_logprobs)
-        meta = _meta(normalized_prompt_logprobs, input_token_logprobs, output_token_logprobs)
-        return ChoicesDecision(choices[best], meta)
+        best = _argmax(scores["normalized_prompt_logprobs"])
+        return ChoicesDecision(scores["choices"][best], _told(scores))
 
 
 class GreedyTokenSelection(ChoicesSamplingMethod):
@@ -90,27 +87,19 @@ class GreedyTokenSelection(ChoicesSamplingMethod):
     ' good'
     """
 
-    def __call__(
-        self,
-        *,
-        choices: list[str],
-        normalized_prompt_logprobs: list[float],
-        input_token_logprobs: list[list[Any]],
-        output_token_logprobs: list[list[Any]],
-        unconditional_token_logprobs: list[list[Any]] | None = None,
-    ) -> ChoicesDecision:
+    def __call__(self, **scores: Unpack[Scores]) -> ChoicesDecision:
         """Decide position by position; the first of those that stay equal."""
-        rows = [[entry[0] for entry in tokens] for tokens in input_token_logprobs]
+        rows = [[entry[0] for entry in tokens] for tokens in scores["input_token_logprobs"]]
         width = max(map(len, rows))
         matrix = [row + [_mean(row)] * (width - len(row)) for row in rows]
-        remaining = list(range(len(choices)))
+        remaining = list(range(len(matrix)))
         for position in range(width):
             best = max(matrix[i][position] for i in remaining)
             remaining = [i for i in remaining if matrix[i][position] == best]
             if len(remaining) == 1:
                 break
-        meta = _meta(normalized_prompt_logprobs, input_token_logprobs, output_token_logprobs)
-        return ChoicesDecision(choices[remaining[0]], {**meta, "greedy_logprob_matrix": matrix})
+        told = _told(scores) | {"greedy_logprob_matrix": matrix}
+        return ChoicesDecision(scores["choices"][remaining[0]], told)
 
 
 class UnconditionalLikelihoodNormalized(ChoicesSamplingMethod):
@@ -126,26 +115,20 @@ class UnconditionalLikelihoodNormalized(ChoicesSamplingMethod):
         """True."""
         return True
 
-    def __call__(
-        self,
-        *,
-        choices: list[str],
-        normalized_prompt_logprobs: list[float],
-        input_token_logprobs: list[list[Any]],
-        output_token_logprobs: list[list[Any]],
-        unconditional_token_logprobs: list[list[Any]] | None = None,
-    ) -> ChoicesDecision:
+    def __call__(self, **scores: Unpack[Scores]) -> ChoicesDecision:
         """Decide by the mean difference of both log-probabilities; raises ValueError without the second."""
-        if unconditional_token_logprobs is None:
+        alone = scores.get("unconditional_token_logprobs")
+        if alone is None:
             raise ValueError(
                 "unconditional_likelihood_normalized needs unconditional_token_logprobs"
             )
-        pairs = zip(input_token_logprobs, unconditional_token_logprobs, strict=True)
-        scores = [_mean_gain(given, alone) for given, alone in pairs]
-        meta = _meta(normalized_prompt_logprobs, input_token_logprobs, output_token_logprobs)
-        meta["unconditional_token_logprobs"] = unconditional_token_logprobs
-        meta["normalized_unconditional_prompt_logprobs"] = scores
-        return ChoicesDecision(choices[_argmax(scores)], meta)
+        pairs = zip(scores["input_token_logprobs"], alone, strict=True)
+        gains = [_mean_gain(given, by_itself) for given, by_itself in pairs]
+        told = _told(scores) | {
+            "unconditional_token_logprobs": alone,
+            "normalized_unconditional_prompt_logprobs": gains,
+        }
+        return ChoicesDecision(scores["choices"][_argmax(gains)], told)
 
 
 token_length_normalized = TokenLengthNormalized()
@@ -199,7 +182,7 @@ def meta_info(method: Method, scores: Sequence[wire.ChoiceScore]) -> dict[str, A
     return known(**keywords).meta_info or {}
 
 
-def _keywords(scores: Sequence[wire.ChoiceScore]) -> dict[str, Any]:
+def _keywords(scores: Sequence[wire.ChoiceScore]) -> Scores:
     inputs = [_entries(score.logprobs) for score in scores]
     alone = [_entries(score.unconditional) for score in scores]
     return {
@@ -217,13 +200,12 @@ def _entries(tokens: Sequence[wire.TokenLogprob]) -> list[TokenEntry]:
     ]
 
 
-def _meta(
-    normalized: list[float], inputs: list[list[Any]], outputs: list[list[Any]]
-) -> dict[str, Any]:
+def _told(scores: Scores) -> dict[str, Any]:
+    """What every method tells of its decision."""
     return {
-        "normalized_prompt_logprobs": normalized,
-        "input_token_logprobs": inputs,
-        "output_token_logprobs": outputs,
+        "normalized_prompt_logprobs": scores["normalized_prompt_logprobs"],
+        "input_token_logprobs": scores["input_token_logprobs"],
+        "output_token_logprobs": scores["output_token_logprobs"],
     }
 
 

@@ -84,6 +84,17 @@ def test_a_line_that_was_cut_is_run_again(script: MakeScript, tmp_path: Path) ->
     assert ran == [1]
 
 
+def test_a_torn_line_does_not_spoil_the_one_after_it(script: MakeScript, tmp_path: Path) -> None:
+    path = tmp_path / "done.jsonl"
+    script(city=fails_at(-1))
+    describe.run_batch([{"i": 0}], checkpoint=str(path))
+    path.write_bytes(path.read_bytes()[:-9])
+    describe.run_batch([{"i": 0}], checkpoint=str(path))
+    ran.clear()
+    describe.run_batch([{"i": 0}], checkpoint=str(path))
+    assert ran == []
+
+
 def test_equal_calls_are_told_apart(script: MakeScript, tmp_path: Path) -> None:
     path = str(tmp_path / "done.jsonl")
     script(city=fails_at(-1))
