@@ -35,6 +35,7 @@ class Job:
     done: Done | None = None
     error: str | None = None
     times: list[float] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
 
 
 def run_jobs(backend: Backend, jobs: Sequence[Job], timeout_s: float = 600.0) -> float:
@@ -47,6 +48,8 @@ def run_jobs(backend: Backend, jobs: Sequence[Job], timeout_s: float = 600.0) ->
             nonlocal left
             if isinstance(event, Tokens):
                 job.times.append(time.perf_counter() - start)
+                for piece in event.runs:
+                    job.token_ids += piece.token_ids
             elif isinstance(event, Done):
                 job.done = event
             elif isinstance(event, Failed):

@@ -6,10 +6,13 @@ from pathlib import Path
 
 BENCHES = {
     "prefix": "what sharing a prefix saves",
+    "serve": "workloads W1 to W5 beside other engines",
+    "soak": "what cancelled and disconnected requests leave behind",
     "http": "what the gateway adds to the runtime",
     "lang": "what the language costs, against a runtime that answers at once",
     "jump": "what a constraint costs and what jump-forward saves",
     "grammar": "coverage, compile and mask times of constraints",
+    "kernels": "every kernel beside torch's own (needs a GPU)",
     "hostile": "what expensive constraints cost, and what other clients notice",
 }
 
