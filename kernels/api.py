@@ -1,42 +1,76 @@
 """The operations of the runtime on its device: one function each, and the only module of kernels it imports.
 
 Outputs and workspaces are the caller's, except where a library makes its own (`linear`). A call is checked, and then
-goes to the fast form for the tensors' device, or to `kernels.reference`. Raises KernelError; nothing is launched then.
+goes to the form for the tensors' device: Triton on a GPU, else `kernels.reference` (the CPU's fast form is a whole
+network, `Network`). Raises KernelError; nothing is launched then. No operation reads a value of the device on the host.
 
 T new tokens in a step · R requests in it · S slots in the pool · V vocabulary
 """
+
+import importlib
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from branchwork.kernels import linear as _linear
 from branchwork.kernels import reference
+from branchwork.kernels.attention import (
+    AttentionWorkspace,
+    SharedPrefixes,
+    make_workspace,
+    num_lines,
+)
+from branchwork.kernels.automaton import Automata, Places
+from branchwork.kernels.configs import HEAD_DIMS, MAX_QUANTIZED_ROWS
 from branchwork.kernels.cpu.compiling import is_compiled, start_compiling
 from branchwork.kernels.cpu.host import Network, runs_compiled
+from branchwork.kernels.device_rows import (
+    DeviceRows,
+    SamplingWorkspace,
+    device_rows,
+    make_sampling_workspace,
+)
 from branchwork.kernels.errors import KernelError
 from branchwork.kernels.linear import PackedLinear
 from branchwork.kernels.linear import pack as pack_linear
+from branchwork.kernels.quantized import QuantizedLinear, largest_stored, quantize_linear
 from branchwork.kernels.sampling import NO_TOKEN, SamplingRows
 from branchwork.kernels.weights import DecoderWeights, LayerWeights
 
 __all__ = [
     "NO_TOKEN",
+    "AttentionWorkspace",
+    "Automata",
     "DecoderWeights",
+    "DeviceRows",
     "KernelError",
     "LayerWeights",
     "Network",
     "PackedLinear",
+    "Places",
+    "QuantizedLinear",
     "SamplingRows",
+    "SamplingWorkspace",
+    "SharedPrefixes",
     "add_rms_norm",
     "attend",
+    "check_slots",
+    "device_rows",
     "embed",
+    "fsm_advance",
     "is_compiled",
     "linear",
+    "make_sampling_workspace",
+    "make_workspace",
     "pack_linear",
+    "quantize_linear",
+    "quantized_linear",
     "rms_norm",
     "rope_store_kv",
     "runs_compiled",
     "sample",
+    "sample_on_device",
     "silu_mul",
     "start_compiling",
     "target_logprobs",
@@ -59,10 +93,32 @@ def _require(name: str, tensor: Tensor, like: Tensor, *shape: int) -> None:
         raise KernelError(name, "a contiguous tensor", f"strides {tensor.stride()}")
 
 
-def _require_ints(name: str, tensor: Tensor, *shape: int) -> None:
+def _require_ints(
+    name: str, tensor: Tensor, *shape: int, device: torch.device | None = None
+) -> None:
     if tensor.dtype is not torch.int32:
         raise KernelError(name, "int32", str(tensor.dtype))
+    if device is not None and tensor.device != device:
+        raise KernelError(name, f"a tensor on {device}", str(tensor.device))
     _require(name, tensor, tensor, *shape)
+
+
+def _require_head_dim(name: str, tensor: Tensor) -> None:
+    """On a GPU a tile holds a whole head."""
+    if _on_gpu(tensor) and tensor.shape[-1] not in HEAD_DIMS:
+        raise KernelError(name, f"a head dimension of {HEAD_DIMS}", str(tensor.shape[-1]))
+
+
+def _on_gpu(tensor: Tensor) -> bool:
+    return tensor.device.type == "cuda"
+
+
+def _form(tensor: Tensor, module: str) -> Any:
+    """The module whose functions compute on the tensor's device."""
+    if not _on_gpu(tensor):
+        return reference
+    # Triton is there on Linux only, and takes a second to import: only a GPU needs it.
+    return importlib.import_module(f"branchwork.kernels.triton.{module}")
 
 
 def embed(token_ids: Tensor, table: Tensor, out: Tensor) -> None:
@@ -72,9 +128,9 @@ def embed(token_ids: Tensor, table: Tensor, out: Tensor) -> None:
     table      [V, hidden]  float32 | bfloat16
     out        [T, hidden]  as table
     """
-    _require_ints("token_ids", token_ids, -1)
+    _require_ints("token_ids", token_ids, -1, device=table.device)
     _require("out", out, table, token_ids.shape[0], table.shape[1])
-    reference.embed(token_ids, table, out)
+    _form(table, "pointwise").embed(token_ids, table, out)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor) -> None:
@@ -85,7 +141,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor) -> None:
     """
     _require("weight", weight, x, x.shape[-1])
     _require("out", out, x, *x.shape)
-    reference.rms_norm(x, weight, eps, out)
+    _form(x, "pointwise").rms_norm(x, weight, eps, out)
 
 
 def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float, out: Tensor) -> None:
@@ -96,7 +152,7 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float, out: T
     _require("residual", residual, x, *x.shape)
     _require("weight", weight, x, x.shape[-1])
     _require("out", out, x, *x.shape)
-    reference.add_rms_norm(x, residual, weight, eps, out)
+    _form(x, "pointwise").add_rms_norm(x, residual, weight, eps, out)
 
 
 def linear(x: Tensor, weight: PackedLinear) -> Tensor:
@@ -121,6 +177,8 @@ def rope_store_kv(
     q_norm: Tensor | None = None,
     k_norm: Tensor | None = None,
     eps: float = 0.0,
+    k_scale: Tensor | None = None,
+    v_scale: Tensor | None = None,
 ) -> None:
     """Rotate q into `q_out`; rotate k and write k and v to their slots. A token with slot < 0 writes nothing.
 
@@ -128,23 +186,38 @@ def rope_store_kv(
     cos, sin       [length, D / 2]                  float32, by position
     positions      [T]                              int32
     slots          [T]                              int32, each slot at most once
-    k_pool, v_pool [S, kv_heads, D]                 as qkv
+    k_pool, v_pool [S, kv_heads, D]                 as qkv; or float8_e4m3fn | int8, and then with scales:
+    k_scale, v_scale [S, kv_heads]                  float32: stored · scale is the value, and the largest of a head fits
     q_out          [T, heads, D]                    as qkv
     q_norm, k_norm [D]                              if given, each head of q and k goes through rms_norm first
     """
     num_tokens, (num_heads, head_dim), kv_heads = qkv.shape[0], q_out.shape[1:], k_pool.shape[1]
-    _require("qkv", qkv, k_pool, -1, (num_heads + 2 * kv_heads) * head_dim)
+    _require("qkv", qkv, qkv, num_tokens, (num_heads + 2 * kv_heads) * head_dim)
     _require("q_out", q_out, qkv, num_tokens, num_heads, head_dim)
-    _require("k_pool", k_pool, qkv, -1, kv_heads, head_dim)
-    _require("v_pool", v_pool, qkv, *k_pool.shape)
-    _require_ints("positions", positions, num_tokens)
-    _require_ints("slots", slots, num_tokens)
+    _require_pool(qkv, k_pool, v_pool, k_scale, v_scale)
+    _require_ints("positions", positions, num_tokens, device=qkv.device)
+    _require_ints("slots", slots, num_tokens, device=qkv.device)
+    _require_head_dim("q_out", q_out)
     if cos.dtype is not torch.float32 or cos.shape != sin.shape or cos.shape[1] * 2 != head_dim:
         raise KernelError(
             "cos", f"float32 [length, {head_dim // 2}]", f"{cos.dtype} {list(cos.shape)}"
         )
-    reference.rope_store_kv(
-        qkv, cos, sin, positions, slots, k_pool, v_pool, q_out, q_norm, k_norm, eps
+    if (q_norm is None) != (k_norm is None):
+        raise KernelError("k_norm", "a norm for both of q and k, or for none", "one alone")
+    _form(qkv, "pointwise").rope_store_kv(
+        qkv,
+        cos,
+        sin,
+        positions,
+        slots,
+        k_pool,
+        v_pool,
+        q_out,
+        q_norm,
+        k_norm,
+        eps,
+        k_scale,
+        v_scale,
     )
 
 
@@ -159,6 +232,11 @@ def attend(
     out: Tensor,
     scale: float,
     window: int = 0,
+    k_scale: Tensor | None = None,
+    v_scale: Tensor | None = None,
+    workspace: AttentionWorkspace | None = None,
+    max_new_tokens: int = 0,
+    shared: SharedPrefixes | None = None,
 ) -> None:
     """Causal attention of each request's new tokens over all its tokens so far, themselves included.
 
@@ -171,18 +249,115 @@ def attend(
     query_start     [R + 1]             int32: q[query_start[i] : query_start[i + 1]] are request i's
     kv_len          [R]                 int32, in tokens, with the new ones; 0 gives zeros
     window          how many positions a token looks back over, itself included; 0: all
+    k_scale, …      as in `rope_store_kv`
+
+    A GPU needs the rest, the reference ignores it: room for partial results, how many new tokens a request has at most
+    (1: each has one), and which decoding requests share their first slots, which are then read once.
     """
     num_requests, head_dim, kv_heads = rows.shape[0], q.shape[2], k_pool.shape[1]
     _require("out", out, q, *q.shape)
-    _require("k_pool", k_pool, q, -1, kv_heads, head_dim)
-    _require("v_pool", v_pool, q, *k_pool.shape)
+    _require("q", q, q, -1, q.shape[1], head_dim)
+    _require_pool(q, k_pool, v_pool, k_scale, v_scale)
     if q.shape[1] % kv_heads:
         raise KernelError("q", f"a multiple of {kv_heads} heads", f"{q.shape[1]}")
-    _require_ints("slot_table", slot_table, -1, -1)
-    _require_ints("rows", rows, num_requests)
-    _require_ints("query_start", query_start, num_requests + 1)
-    _require_ints("kv_len", kv_len, num_requests)
-    reference.attend(q, k_pool, v_pool, slot_table, rows, query_start, kv_len, out, scale, window)
+    _require_ints("slot_table", slot_table, -1, -1, device=q.device)
+    _require_ints("rows", rows, num_requests, device=q.device)
+    _require_ints("query_start", query_start, num_requests + 1, device=q.device)
+    _require_ints("kv_len", kv_len, num_requests, device=q.device)
+    arguments = (
+        q, k_pool, v_pool, slot_table, rows, query_start, kv_len, out, scale, window, k_scale, v_scale
+    )  # fmt: skip
+    if not _on_gpu(q):
+        reference.attend(*arguments)
+        return
+    if workspace is None or max_new_tokens < 1:
+        raise KernelError("workspace", "a workspace and max_new_tokens of at least 1", "none")
+    _require_head_dim("q", q)
+    lines = num_lines(num_requests, q.shape[0], q.shape[1], head_dim)
+    if workspace.lse.numel() < lines or workspace.partial.numel() < lines * head_dim:
+        raise KernelError("workspace", f"room for {lines} lines", str(workspace.lse.numel()))
+    _form(q, "attention").attend(*arguments, workspace, max_new_tokens, shared)
+
+
+def _require_pool(
+    like: Tensor, k_pool: Tensor, v_pool: Tensor, k_scale: Tensor | None, v_scale: Tensor | None
+) -> None:
+    """K and V of one shape and dtype: that of `like`, or a quantised one with scales."""
+    num_slots, kv_heads, head_dim = k_pool.shape
+    if (k_scale is None) != (v_scale is None):
+        raise KernelError("v_scale", "scales for both of K and V, or for none", "one alone")
+    if k_scale is None or v_scale is None:
+        _require(
+            "k_pool",
+            k_pool,
+            like,
+            num_slots,
+            kv_heads,
+            like.shape[-1] if like.dim() == 3 else head_dim,
+        )
+    elif not largest_stored(k_pool.dtype):
+        raise KernelError("k_pool", "float8_e4m3fn or int8 beside scales", str(k_pool.dtype))
+    else:
+        for name, scales in (("k_scale", k_scale), ("v_scale", v_scale)):
+            if scales.dtype is not torch.float32:
+                raise KernelError(name, "float32", str(scales.dtype))
+            _require(name, scales, scales, num_slots, kv_heads)
+    _require("v_pool", v_pool, k_pool, num_slots, kv_heads, head_dim)
+
+
+def check_slots(slot_table: Tensor, rows: Tensor, kv_len: Tensor, num_slots: int) -> None:
+    """For debugging, for it waits for the device: every slot that attention would read is in the pool."""
+    for row, length in zip(rows.tolist(), kv_len.tolist(), strict=True):
+        used = slot_table[row, :length]
+        if length and not 0 <= int(used.min()) <= int(used.max()) < num_slots:
+            raise KernelError(
+                "slot_table",
+                f"slots 0 to {num_slots - 1}",
+                f"{int(used.min())} to {int(used.max())} in row {row}",
+            )
+
+
+def quantized_linear(x: Tensor, weight: QuantizedLinear, out: Tensor) -> None:
+    """out = x Wᵀ + b with W in 8 or 4 bits, for up to 64 tokens: beyond, the weights are better widened once.
+
+    x    [T, in]   float32 | bfloat16
+    out  [T, out]  as x
+    """
+    if x.shape[0] > MAX_QUANTIZED_ROWS:
+        raise KernelError("x", f"at most {MAX_QUANTIZED_ROWS} rows", str(x.shape[0]))
+    _require("x", x, x, -1, weight.in_features)
+    _require("out", out, x, x.shape[0], weight.out_features)
+    _form(x, "linear").quantized_linear(x, weight, out)
+
+
+def fsm_advance(tokens: Tensor, automata: Automata, places: Places) -> None:
+    """Follow each request's token in its machine: `places` then says where it stands and what that means.
+
+    tokens  [R] int32; NO_TOKEN ends the request
+    """
+    _require_ints("tokens", tokens, places.grammar.shape[0])
+    _form(tokens, "automaton").fsm_advance(tokens, automata, places)
+
+
+def sample_on_device(
+    logits: Tensor,
+    rows: DeviceRows,
+    out: Tensor,
+    workspace: SamplingWorkspace,
+    logprobs: Tensor | None = None,
+) -> None:
+    """As `sample`, with all its inputs on a GPU; the same choice.
+
+    logits    [R, V]  float32 | bfloat16; rows may lie apart
+    logprobs  [R]     float32: of the chosen token in the model's own distribution; −inf where nothing may follow
+    """
+    _require_ints("out", out, logits.shape[0])
+    if logits.stride(1) != 1:
+        raise KernelError("logits", "rows without gaps", f"strides {logits.stride()}")
+    if not _on_gpu(logits):
+        raise KernelError("logits", "a tensor on a GPU", str(logits.device))
+    _require("temperature", rows.temperature, rows.temperature, logits.shape[0])
+    _form(logits, "sampling").sample(logits, rows, out, logprobs, workspace)
 
 
 def silu_mul(gate_up: Tensor, out: Tensor) -> None:
@@ -192,7 +367,7 @@ def silu_mul(gate_up: Tensor, out: Tensor) -> None:
     out      [T, width]
     """
     _require("out", out, gate_up, gate_up.shape[0], gate_up.shape[1] // 2)
-    reference.silu_mul(gate_up, out)
+    _form(gate_up, "pointwise").silu_mul(gate_up, out)
 
 
 def sample(logits: Tensor, rows: SamplingRows, out: Tensor) -> None:

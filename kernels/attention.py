@@ -28,12 +28,17 @@ def make_workspace(
     device: torch.device | str,
 ) -> AttentionWorkspace:
     """Room for steps of up to so many requests and new tokens."""
-    decode = max_requests * (DECODE[head_dim].max_splits + CASCADE[head_dim].max_splits)
-    lines = max(decode, max_tokens * EXTEND[head_dim].max_splits) * num_heads
+    lines = num_lines(max_requests, max_tokens, num_heads, head_dim)
     return AttentionWorkspace(
         torch.empty(lines * head_dim, dtype=torch.float32, device=device),
         torch.empty(lines, dtype=torch.float32, device=device),
     )
+
+
+def num_lines(num_requests: int, num_tokens: int, num_heads: int, head_dim: int) -> int:
+    """Partial results of a step at most, each of head_dim sums and one lse."""
+    decode = num_requests * (DECODE[head_dim].max_splits + CASCADE[head_dim].max_splits)
+    return max(decode, num_tokens * EXTEND[head_dim].max_splits) * num_heads
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ values here were chosen from the resources that `tests/kernels/budget.json` reco
 of threads at once) and await their first measurement on a device: docs/performance.md says what is measured.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 HEAD_DIMS = (16, 32, 64, 128, 256)
 """What the attention kernels are written for: one tile holds a whole head, so a power of two."""
@@ -70,6 +70,21 @@ CASCADE = {
         block_rows=64, block_keys=32, split_keys=128, max_splits=8, few_tokens=1, warps=8, stages=2
     )
 }
+
+
+def extend_config(head_dim: int, capability: int) -> AttentionConfig:
+    """How new tokens are computed on a device of a compute capability (80, 90, …)."""
+    return _fitting(EXTEND[head_dim], capability)
+
+
+def cascade_config(head_dim: int, capability: int) -> AttentionConfig:
+    """How a shared prefix is read on a device of a compute capability."""
+    return _fitting(CASCADE[head_dim], capability)
+
+
+def _fitting(config: AttentionConfig, capability: int) -> AttentionConfig:
+    """Before sm_90 a product's operands lie in registers too: 64 keys at a time spilled there (stack of 64 bytes)."""
+    return config if capability >= 90 else replace(config, block_keys=min(32, config.block_keys))
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,10 +80,10 @@ def device_rows(rows: SamplingRows, num_ids: int, device: torch.device | str) ->
     mask = np.ascontiguousarray(rows.mask[:, :words])
     lines = np.where(rows.has_mask, np.arange(rows.num_rows), -1).astype(np.int32)
 
-    def there(array: np.ndarray | None) -> Tensor | None:  # type: ignore[type-arg]
+    def there(array: np.ndarray | None) -> Tensor | None:
         return None if array is None else torch.from_numpy(array).to(device)
 
-    def always(array: np.ndarray) -> Tensor:  # type: ignore[type-arg]
+    def always(array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(device)
 
     return DeviceRows(
@@ -95,7 +95,7 @@ def device_rows(rows: SamplingRows, num_ids: int, device: torch.device | str) ->
     )  # fmt: skip
 
 
-def _edits(rows: SamplingRows, num_ids: int) -> tuple[np.ndarray, ...] | None:  # type: ignore[type-arg]
+def _edits(rows: SamplingRows, num_ids: int) -> tuple[np.ndarray, ...] | None:
     """`edited`, `seen` and `bias` of DeviceRows."""
     if not len(rows.edit_ids) and not rows.has_penalties.any():
         return None

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from branchwork.kernels.quantized import quantize_heads
+from branchwork.kernels.automaton import DONE, FORCED, Automata, Places
+from branchwork.kernels.quantized import QuantizedLinear, dequantize, quantize_heads
 from branchwork.kernels.sampling import NO_TOKEN, SamplingRows, random_uniform
 
 
@@ -129,6 +130,34 @@ def attend(
             hidden |= key_place <= place - window
         scores = scores.masked_fill(hidden, -math.inf)
         out[first:last] = torch.einsum("hqn,nhd->qhd", scores.softmax(-1), v)
+
+
+def quantized_linear(x: Tensor, weight: QuantizedLinear, out: Tensor) -> None:
+    """See `api.quantized_linear`."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    bias = None if weight.bias is None else weight.bias.to(wide)
+    out.copy_(F.linear(x.to(wide), dequantize(weight).to(wide), bias))
+
+
+def fsm_advance(tokens: Tensor, automata: Automata, places: Places) -> None:
+    """See `api.fsm_advance`; one request after another."""
+    for i, grammar in enumerate(places.grammar.tolist()):
+        if grammar < 0:
+            places.mask_row[i], places.done[i], places.forced[i] = -1, 0, 0
+            continue
+        state, token = int(places.state[i]), int(tokens[i])
+        following = -1
+        if token >= 0:
+            kind = int(automata.class_of[automata.class_start[grammar] + token])
+            line = automata.next_start[grammar] + state * automata.num_classes[grammar]
+            following = int(automata.next_state[line + kind])
+        if following >= 0:
+            state = following
+        row = int(automata.state_start[grammar]) + state
+        flags = int(automata.flags[row])
+        done = bool(flags & DONE) or following < 0
+        places.state[i], places.mask_row[i] = state, row
+        places.done[i], places.forced[i] = done, bool(flags & FORCED) and not done
 
 
 def target_logprobs(logits: Tensor, targets: Tensor, out: Tensor) -> None:

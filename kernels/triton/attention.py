@@ -13,12 +13,15 @@ Gimelshein 2018; splits of the keys: Dao et al., Flash-Decoding, 2023; shared pr
 Scores are in units of log2, for exp2 is one instruction.
 """
 
+from functools import cache
+
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from branchwork.kernels.attention import AttentionWorkspace, SharedPrefixes
-from branchwork.kernels.configs import CASCADE, DECODE, EXTEND, AttentionConfig
+from branchwork.kernels.configs import DECODE, AttentionConfig, cascade_config, extend_config
 
 _LOG2_E = 1.4426950408889634
 
@@ -375,11 +378,25 @@ def attend(
 ) -> None:
     """See `api.attend`. With one new token a request it is decode, and q[i] is request i's."""
     pool = (k_pool, v_pool, k_scale, v_scale, slot_table, rows)
+    capability, head_dim = capability_of(q.device), q.shape[2]
     if max_new_tokens == 1:
         # Beyond a window the shared keys are not looked at: then each request reads its own few.
-        decode(q, pool, kv_len, out, scale, window, workspace, None if window else shared)
+        decode(
+            q, pool, kv_len, out, scale, window, workspace, None if window else shared,
+            DECODE[head_dim], cascade_config(head_dim, capability),
+        )  # fmt: skip
     else:
-        extend(q, pool, query_start, kv_len, out, scale, window, workspace, max_new_tokens)
+        extend(
+            q, pool, query_start, kv_len, out, scale, window, workspace, max_new_tokens,
+            extend_config(head_dim, capability),
+        )  # fmt: skip
+
+
+@cache
+def capability_of(device: torch.device) -> int:
+    """80 for sm_80, and so on."""
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
 
 
 Pool = tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor, Tensor]
@@ -395,14 +412,12 @@ def decode(
     window: int,
     workspace: AttentionWorkspace,
     shared: SharedPrefixes | None,
-    config: AttentionConfig | None = None,
-    shared_config: AttentionConfig | None = None,
+    own: AttentionConfig,
+    common: AttentionConfig,
 ) -> None:
     """Attention of one new token a request; requests that share a prefix read it once."""
     num_requests, num_heads, head_dim = q.shape
     kv_heads, max_len = pool[0].shape[1], pool[4].shape[1]
-    own = config or DECODE[head_dim]
-    common = shared_config or CASCADE[head_dim]
     partial, lse = workspace.partial, workspace.lse
     limit = window or None
     log2_scale = scale * _LOG2_E
@@ -442,13 +457,12 @@ def extend(
     window: int,
     workspace: AttentionWorkspace,
     max_new_tokens: int,
-    config: AttentionConfig | None = None,
+    own: AttentionConfig,
 ) -> None:
     """Attention of any number of new tokens a request, up to `max_new_tokens`."""
     num_requests = kv_len.shape[0]
     num_heads, head_dim = q.shape[1:]
     kv_heads, max_len = pool[0].shape[1], pool[4].shape[1]
-    own = config or EXTEND[head_dim]
     partial, lse = workspace.partial, workspace.lse
     padded_group = triton.next_power_of_2(num_heads // kv_heads)
     tokens = own.block_rows // padded_group

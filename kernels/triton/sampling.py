@@ -192,7 +192,7 @@ def compact_kernel(
 
 @triton.jit
 def _cut(weights, num, max_count, max_mass, BLOCK: tl.constexpr):
-    """Where a list ends: at most `max_count` of its heaviest are kept, those before which there is less than `max_mass`.
+    """Where a list ends: at most `max_count` of its heaviest are kept, those with less than `max_mass` before them.
 
     Returns the lightest weight that is kept (as bits, which order as the weights do), how many of that very weight are
     kept, the first of the list, and the mass of all that is kept.

@@ -19,6 +19,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
+from branchwork.kernels.configs import MAX_SHARED_BYTES
+
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 ARCHS = (80, 90, 100)
 
@@ -42,11 +44,18 @@ class Launch:
     def name(self) -> str:
         return str(self.kernel.__name__)
 
+    @property
+    def key(self) -> str:
+        """Its name, and that of an argument without which it is another kernel."""
+        with_residual = self.name == "rms_norm_kernel" and self.constants.get("residual", "") == ""
+        return f"{self.name} with residual" if with_residual else self.name
+
 
 @dataclass(frozen=True)
 class Resources:
     """What a compiled kernel takes; `instructions` counts the ones a budget may ask for."""
 
+    arch: int
     registers: int
     stack: int
     shared: int
@@ -55,9 +64,9 @@ class Resources:
 
     @property
     def blocks_at_once(self) -> int:
-        """Blocks of threads that an SM of sm_90 holds: 64 Ki registers, 227 KiB shared memory, 2,048 threads."""
+        """Blocks of threads that a multiprocessor holds: it has 64 Ki registers and 2,048 threads."""
         by_registers = 65_536 // (-(-self.registers // 8) * 8 * self.threads)
-        by_shared = 232_448 // (self.shared + 1024)
+        by_shared = MAX_SHARED_BYTES[self.arch] // (self.shared + 1024)
         return min(by_registers, by_shared, 2048 // self.threads, 32)
 
 
@@ -110,6 +119,7 @@ def compile_for(launch: Launch, arch: int) -> Resources:
     found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
     assert found, usage
     return Resources(
+        arch=arch,
         registers=int(found[1]),
         stack=int(found[2]),
         shared=compiled.metadata.shared,
@@ -128,8 +138,8 @@ def _cuobjdump(what: str, path: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def launches_of(work: Callable[[], None]) -> list[Launch]:
-    """What `work` launches, in order."""
+def launches_of(work: Callable[[int], None], arch: int) -> list[Launch]:
+    """What `work` launches on a device of a compute capability, in order."""
     with recorded() as launches:
-        work()
+        work(arch)
     return launches

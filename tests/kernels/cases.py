@@ -1,8 +1,8 @@
 """What every form of an operation is held to: the same inputs for the reference, the interpreter and a device.
 
 Inputs are poisoned where nothing may be read and outputs where all must be written: NaN in outputs, workspaces and
-slots that are not in use. A request's slots lie anywhere in the pool. Sizes are tiny, lengths sit around the edges of
-blocks (16 keys) and splits (32).
+slots that are not in use, and behind outputs. A request's slots lie anywhere in the pool. Sizes are tiny, lengths sit
+around the edges of blocks (16 keys) and splits (32).
 """
 
 import itertools
@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from tests.kernels.sampling_rows import VOCAB, Row, make_rows
 from torch import Tensor
 
-from branchwork.kernels.quantized import quantize_heads
+from branchwork.kernels.automaton import Automata, Places
+from branchwork.kernels.quantized import quantize_heads, quantize_linear
 from branchwork.kernels.reference import choice_weights
 from branchwork.kernels.sampling import random_uniform
-from tests.kernels.sampling_rows import VOCAB, Row, make_rows
 
 BF16, F32, F64 = torch.bfloat16, torch.float32, torch.float64
 FP8, INT8 = torch.float8_e4m3fn, torch.int8
@@ -73,6 +74,9 @@ def compare(case: Case, found: dict[str, Any], expected: dict[str, Any]) -> str 
             if not torch.equal(bits, wanted):
                 return f"{name}: {int((bits != wanted).sum())} of {bits.numel()} differ"
             continue
+        whole = torch.empty(0, dtype=have.dtype).set_(have.untyped_storage())
+        if not whole[have.storage_offset() + have.numel() :].isnan().all():
+            return f"{name}: written past its end"
         tolerance = case.tolerance or TOLERANCE[have.dtype]
         difference = (have.double() - want.double()).abs()
         allowed = tolerance * (1 + want.double().abs())
@@ -142,7 +146,7 @@ def attention(
         "q": (normal(sum(new), num_heads, dim) * magnitude).to(dtype),
         "k_pool": k.to(dtype), "v_pool": v.to(dtype), "slot_table": table, "rows": rows,
         "query_start": starts(new), "kv_len": ints(*lengths),
-        "out": poisoned(sum(new), num_heads, dim, dtype=dtype), "scale": dim**-0.5, "window": window,
+        "out": poisoned(sum(new) + 4, num_heads, dim, dtype=dtype)[: sum(new)], "scale": dim**-0.5, "window": window,
     }  # fmt: skip
     if stored is not None:
         arguments["k_pool"], arguments["k_scale"] = quantize_heads(k, stored)
@@ -199,6 +203,7 @@ ATTENTION = [
         for heads, dtype in [((4, 4, 16), BF16), ((4, 2, 16), F32), ((7, 1, 32), BF16)]
     ),
     Case("attend", "extend, one tile exactly", lambda: attention([8, 16], [40, 16], (4, 2, 16), F32)),
+    Case("attend", "extend, a split that only the last token sees", lambda: attention([3], [98], (4, 2, 16), F32)),
     Case("attend", "extend, window", lambda: attention([3, 20, 1], [100, 40, 61], (4, 2, 16), F32, window=20)),
     Case("attend", "extend, fp8", lambda: attention([3, 20], [70, 40], (4, 2, 16), BF16, stored=FP8)),
 ]  # fmt: skip
@@ -349,4 +354,50 @@ SAMPLING = [
         *(Row(seed=2**62 + s, position=s, **c) for s, c in enumerate(_CUTS)), vocab=333, magnitude=0.5)),
 ]  # fmt: skip
 
-CASES = [*ATTENTION, *POINTWISE, *SAMPLING]
+# Automata and quantised linears -------------------------------------------------------------------------------------
+
+
+def automata() -> dict[str, Any]:
+    """Two machines of 5 and 3 classes over 40 tokens; requests with and without one, one of them without a token."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(low: int, high: int, size: int, dtype: torch.dtype) -> Tensor:
+        return torch.randint(low, high, (size,), generator=generator).to(dtype)
+
+    kinds = torch.cat((draw(0, 5, 40, torch.int16), draw(0, 3, 40, torch.int16)))
+    following = torch.cat((draw(-1, 6, 6 * 5, torch.int32), draw(-1, 4, 4 * 3, torch.int32)))
+    machines = Automata(
+        kinds, following, draw(0, 4, 10, torch.int8),
+        torch.tensor([0, 40]), torch.tensor([0, 30]), ints(5, 3), ints(0, 6),
+    )  # fmt: skip
+    grammar = ints(0, 1, -1, 0, 1, 0, 1, 0, 0, 1, -1, 1)
+    state = ints(5, 3, 77, 0, 0, 2, 1, 3, 4, 2, 77, 0)
+    unset = torch.full((12,), 77, dtype=torch.int8)
+    places = Places(grammar, state, ints(*[77] * 12), unset, unset.clone())
+    tokens = ints(0, 39, 5, 39, -1, 7, 8, 9, 10, 0, -1, 20)
+    written = {name: getattr(places, name) for name in ("state", "mask_row", "done", "forced")}
+    return {"tokens": tokens, "automata": machines, "places": places, **written}
+
+
+def quantized(
+    num_rows: int, bits: Any, group: int, dtype: torch.dtype, bias: bool = False
+) -> dict[str, Any]:
+    """37 outputs of 256 inputs: not a whole number of tiles."""
+    generator = torch.Generator().manual_seed(num_rows)
+    weight = torch.randn(37, 256, generator=generator)
+    added = torch.randn(37, generator=generator).to(dtype) if bias else None
+    x = (torch.randn(num_rows, 256, generator=generator) / 16).to(dtype)
+    out = poisoned(num_rows, 37, dtype=dtype)
+    return {"x": x, "weight": quantize_linear(weight, bits, group, added), "out": out}
+
+
+TABLES = [
+    Case("fsm_advance", "two machines", automata, ("state", "mask_row", "done", "forced")),
+    *(
+        Case("quantized_linear", f"{b} bits, group {g}, {m} rows, {d}",
+             lambda m=m, b=b, g=g, d=d: quantized(m, b, g, d, m == 17))
+        for m, b, g, d in [(1, 8, 64, BF16), (17, 8, 128, F32), (1, 4, 64, F32), (17, 4, 128, BF16), (16, 4, 128, F32)]
+    ),
+]  # fmt: skip
+
+CASES = [*ATTENTION, *POINTWISE, *SAMPLING, *TABLES]

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from tests.kernels.cases import F32, ints, poisoned, starts
 from torch import Tensor
 
 from branchwork.kernels import reference
@@ -12,8 +13,7 @@ from branchwork.kernels.attention import AttentionWorkspace, SharedPrefixes
 from branchwork.kernels.configs import AttentionConfig, SampleConfig
 from branchwork.kernels.device_rows import device_rows, make_sampling_workspace
 from branchwork.kernels.sampling import SamplingRows
-from branchwork.kernels.triton import attention, pointwise, sampling
-from tests.kernels.cases import F32, ints, poisoned, starts
+from branchwork.kernels.triton import attention, automaton, linear, pointwise, sampling
 
 Call = Callable[..., None]
 
@@ -97,6 +97,11 @@ def triton_sample(logits: Tensor, rows: SamplingRows, out: Tensor, logprobs: Ten
     sampling.sample(logits, there, out, logprobs, work, CHUNKS)
 
 
+def advance(form: Call) -> Call:
+    """A case names the tensors of `places` too, as what is written."""
+    return lambda tokens, automata, places, **_: form(tokens, automata, places)
+
+
 REFERENCE: dict[str, Call] = {
     "attend": reference_attend,
     "rope_store_kv": reference.rope_store_kv,
@@ -105,6 +110,8 @@ REFERENCE: dict[str, Call] = {
     "silu_mul": reference.silu_mul,
     "embed": reference.embed,
     "sample": reference_sample,
+    "fsm_advance": advance(reference.fsm_advance),
+    "quantized_linear": reference.quantized_linear,
 }
 
 TRITON: dict[str, Call] = {
@@ -117,4 +124,6 @@ TRITON: dict[str, Call] = {
     "silu_mul": pointwise.silu_mul,
     "embed": pointwise.embed,
     "sample": triton_sample,
+    "fsm_advance": advance(automaton.fsm_advance),
+    "quantized_linear": linear.quantized_linear,
 }

@@ -90,7 +90,7 @@ _patched: set[int] = set()
 
 
 def _patch_once(function: Any) -> _Kept:
-    """At each call of a jitted function the interpreter patches the language it sees: most of its time. Once will do."""
+    """The interpreter patches the language at each call of a jitted function: most of its time. Once will do."""
     if id(function.__globals__) not in _patched:
         _patch_language(function)
         _patched.add(id(function.__globals__))

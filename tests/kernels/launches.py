@@ -1,4 +1,4 @@
-"""The launches that are compiled ahead of time: a layer of Llama-3-8B (32 query heads, 8 key heads, D 128), its ends."""
+"""The launches that are compiled ahead of time: those of Llama-3-8B (32 query heads, 8 key heads, D 128)."""
 
 from collections.abc import Callable
 
@@ -6,8 +6,11 @@ import torch
 from torch import Tensor
 
 from branchwork.kernels.attention import SharedPrefixes, make_workspace
+from branchwork.kernels.automaton import Automata, Places
+from branchwork.kernels.configs import DECODE, cascade_config, extend_config
 from branchwork.kernels.device_rows import DeviceRows, make_sampling_workspace
-from branchwork.kernels.triton import attention, pointwise, sampling
+from branchwork.kernels.quantized import QuantizedLinear
+from branchwork.kernels.triton import attention, automaton, linear, pointwise, sampling
 
 HEADS, KV_HEADS, D, HIDDEN, WIDTH, VOCAB = 32, 8, 128, 4096, 14336, 128_256
 BF16 = torch.bfloat16
@@ -31,17 +34,30 @@ def pool(dtype: torch.dtype = BF16, slots: int = 2**20) -> attention.Pool:
     return k, k, scale, scale, ints(64, 8192), ints(64)
 
 
-def decode(dtype: torch.dtype = BF16, window: int = 0, shared: bool = False) -> None:
+def decode(arch: int, dtype: torch.dtype = BF16, window: int = 0, shared: bool = False) -> None:
     groups = SharedPrefixes(ints(33), ints(64), ints(32), ints(64)) if shared else None
     q = empty(64, HEADS, D)
     work = make_workspace(64, 2048, HEADS, D, "meta")
-    attention.decode(q, pool(dtype), ints(64), q, D**-0.5, window, work, groups)
+    attention.decode(
+        q,
+        pool(dtype),
+        ints(64),
+        q,
+        D**-0.5,
+        window,
+        work,
+        groups,
+        DECODE[D],
+        cascade_config(D, arch),
+    )
 
 
-def extend(dtype: torch.dtype = BF16, window: int = 0) -> None:
+def extend(arch: int, dtype: torch.dtype = BF16, window: int = 0) -> None:
     q = empty(2048, HEADS, D)
     work = make_workspace(64, 2048, HEADS, D, "meta")
-    attention.extend(q, pool(dtype), ints(65), ints(64), q, D**-0.5, window, work, 2048)
+    attention.extend(
+        q, pool(dtype), ints(65), ints(64), q, D**-0.5, window, work, 2048, extend_config(D, arch)
+    )
 
 
 def rope(dtype: torch.dtype = BF16, norm: bool = False) -> None:
@@ -61,22 +77,6 @@ def pointwise_all() -> None:
     pointwise.silu_mul(empty(64, 2 * WIDTH), empty(64, WIDTH))
 
 
-LAUNCHES: dict[str, Callable[[], None]] = {
-    "decode": lambda: decode(shared=True),
-    "decode, window": lambda: decode(window=4096),
-    "decode, fp8 kv": lambda: decode(torch.float8_e4m3fn),
-    "decode, int8 kv": lambda: decode(torch.int8),
-    "extend": extend,
-    "extend, window": lambda: extend(window=4096),
-    "extend, fp8 kv": lambda: extend(torch.float8_e4m3fn),
-    "rope": rope,
-    "rope, head norm": lambda: rope(norm=True),
-    "rope, fp8 kv": lambda: rope(torch.float8_e4m3fn),
-    "rope, int8 kv": lambda: rope(torch.int8),
-    "pointwise": pointwise_all,
-}
-
-
 def sample(edits: bool = True) -> None:
     rows = 64
     words = (VOCAB + 31) // 32
@@ -89,5 +89,49 @@ def sample(edits: bool = True) -> None:
     sampling.sample(empty(rows, VOCAB), settings, ints(rows), floats(rows), work)
 
 
-LAUNCHES["sample"] = sample
-LAUNCHES["sample, no edits"] = lambda: sample(edits=False)
+def advance() -> None:
+    flags = empty(64, dtype=torch.int8)
+    starts = empty(4, dtype=torch.int64)
+    machines = Automata(
+        empty(VOCAB, dtype=torch.int16),
+        ints(4096),
+        empty(4096, dtype=torch.int8),
+        starts,
+        starts,
+        ints(4),
+        ints(4),
+    )
+    automaton.fsm_advance(ints(64), machines, Places(ints(64), ints(64), ints(64), flags, flags))
+
+
+def quantized(bits: int) -> None:
+    stored = (
+        empty(HIDDEN, WIDTH // 2, dtype=torch.uint8)
+        if bits == 4
+        else empty(HIDDEN, WIDTH, dtype=torch.int8)
+    )
+    scale = floats(HIDDEN, WIDTH // 128 if bits == 4 else 1)
+    weight = QuantizedLinear(stored, scale, None, bits, 128, WIDTH, HIDDEN)
+    linear.quantized_linear(empty(16, WIDTH), weight, empty(16, HIDDEN))
+
+
+LAUNCHES: dict[str, Callable[[int], None]] = {
+    "decode": lambda arch: decode(arch, shared=True),
+    "decode, window": lambda arch: decode(arch, window=4096),
+    "decode, fp8 kv": lambda arch: decode(arch, torch.float8_e4m3fn),
+    "decode, int8 kv": lambda arch: decode(arch, torch.int8),
+    "extend": extend,
+    "extend, window": lambda arch: extend(arch, window=4096),
+    "extend, fp8 kv": lambda arch: extend(arch, torch.float8_e4m3fn),
+    "rope": lambda arch: rope(),
+    "rope, head norm": lambda arch: rope(norm=True),
+    "rope, fp8 kv": lambda arch: rope(torch.float8_e4m3fn),
+    "rope, int8 kv": lambda arch: rope(torch.int8),
+    "pointwise": lambda arch: pointwise_all(),
+    "sample": lambda arch: sample(),
+    "sample, no edits": lambda arch: sample(edits=False),
+    "fsm_advance": lambda arch: advance(),
+    "int4 linear": lambda arch: quantized(4),
+    "int8 linear": lambda arch: quantized(8),
+}
+"""What is launched, given the compute capability of the device."""

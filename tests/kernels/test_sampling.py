@@ -7,12 +7,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.kernels.sampling_rows import VOCAB, Row, make_rows
 
 from branchwork.kernels import reference
 from branchwork.kernels.api import NO_TOKEN, SamplingRows
 from branchwork.kernels.cpu.sampling import choose_tokens, make_scratch
 from branchwork.kernels.sampling import random_uniform
-from tests.kernels.sampling_rows import VOCAB, Row, make_rows
 
 
 def by_reference(logits: torch.Tensor, rows: SamplingRows) -> list[int]:

@@ -1,0 +1,323 @@
+"""Every kernel on a GPU beside what torch has for it, and beside what the device could do at best.
+
+The shapes are of a Llama-3-8B layer: 32 query heads, 8 key heads, D 128. The floor of an operation is the time of the
+bytes it must move at the measured copy rate, or of its products at the measured rate of a large one.
+"""
+
+import argparse
+import importlib.util
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from branchwork.bench.gpu import Ceilings, Work, measure_ceilings, require_gpu, time_us
+from branchwork.bench.report import Report
+from branchwork.kernels import api
+from branchwork.kernels.sampling import SamplingRows
+
+HEADS, KV_HEADS, D, HIDDEN, WIDTH, VOCAB = 32, 8, 128, 4096, 14336, 128_256
+BF16, F32 = torch.bfloat16, torch.float32
+DEVICE = "cuda"
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One line: our work, a peer's, and what must be moved or multiplied at least."""
+
+    name: str
+    work: Work
+    num_bytes: float = 0.0
+    flop: float = 0.0
+    peer: str = ""
+    peer_work: Work | None = None
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What can be changed."""
+    parser.add_argument("--only", default="", help="measure the operations whose name begins so")
+
+
+def run(options: argparse.Namespace) -> Report:
+    """Ceilings first, then each operation and its peer in the same sitting."""
+    device = require_gpu()
+    return measure(device, measure_ceilings(), options.only)
+
+
+def measure(
+    device: str, ceilings: Ceilings, only: str = "", clock: Callable[[Work], float] = time_us
+) -> Report:
+    """The table. `clock` gives the microseconds of a piece of work."""
+    report = Report(
+        f"Kernels on {device}",
+        ("operation", "us", "rate", "floor us", "of ceiling", "peer", "peer us", "over peer"),
+    )
+    gigabytes, teraflops = ceilings.bytes_per_us / 1e3, ceilings.flop_per_us / 1e6
+    report.notes.append(f"Ceilings: copy {gigabytes:,.0f} GB/s, product {teraflops:,.0f} TFLOP/s.")
+    for part in PARTS:
+        for item in part():
+            if not item.name.startswith(only):
+                continue
+            took = clock(item.work)
+            floor = item.num_bytes / ceilings.bytes_per_us + item.flop / ceilings.flop_per_us
+            rate = (
+                f"{item.flop / took / 1e6:,.0f} TFLOP/s"
+                if item.flop
+                else f"{item.num_bytes / took / 1e3:,.0f} GB/s"
+            )
+            peer = clock(item.peer_work) if item.peer_work else None
+            report.add(
+                item.name, took, rate, floor, f"{floor / took:.0%}",
+                item.peer, peer or "", peer / took if peer else "",
+            )  # fmt: skip
+    return report
+
+
+def _normal(*shape: int, dtype: torch.dtype = BF16) -> Tensor:
+    return torch.randn(shape, device=DEVICE, dtype=F32).to(dtype)
+
+
+def _ints(values: list[int]) -> Tensor:
+    return torch.tensor(values, dtype=torch.int32).to(DEVICE)
+
+
+@dataclass(frozen=True, slots=True)
+class _Context:
+    """Requests of equal length with their tokens anywhere in the pool, and the same keys in a row for the peer."""
+
+    k_pool: Tensor
+    v_pool: Tensor
+    table: Tensor
+    rows: Tensor
+    kv_len: Tensor
+    length: int
+
+    @property
+    def num_bytes(self) -> float:
+        """Of K and V, read once."""
+        return 2.0 * self.rows.shape[0] * self.length * KV_HEADS * D * self.k_pool.element_size()
+
+    def in_a_row(self) -> tuple[Tensor, Tensor]:
+        """K and V as [requests, kv_heads, length, D]."""
+        k, v = (
+            F.embedding(self.table, pool.flatten(1)).unflatten(-1, pool.shape[1:])
+            for pool in (self.k_pool, self.v_pool)
+        )
+        return k.transpose(1, 2).contiguous(), v.transpose(1, 2).contiguous()
+
+
+def _context(num_requests: int, length: int, shared: int = 0) -> _Context:
+    """`shared` first tokens are the same slots for all."""
+    own = length - shared
+    num_slots = shared + num_requests * own
+    slots = torch.randperm(num_slots, device=DEVICE, dtype=torch.int32)
+    common, others = slots.split([shared, num_requests * own])
+    table = torch.cat((common.expand(num_requests, -1), others.view(num_requests, own)), 1)
+    return _Context(
+        _normal(num_slots, KV_HEADS, D), _normal(num_slots, KV_HEADS, D), table,
+        torch.arange(num_requests, dtype=torch.int32, device=DEVICE),
+        torch.full((num_requests,), length, dtype=torch.int32, device=DEVICE), length,
+    )  # fmt: skip
+
+
+def _attend(context: _Context, new: int, shared: int = 0) -> tuple[Work, Tensor]:
+    """Our attention of `new` tokens a request, and q."""
+    num_requests = context.rows.shape[0]
+    q = _normal(num_requests * new, HEADS, D)
+    out = torch.empty_like(q)
+    starts = torch.arange(num_requests + 1, dtype=torch.int32, device=DEVICE) * new
+    workspace = api.make_workspace(num_requests, len(q), HEADS, D, DEVICE)
+    groups = None
+    if shared:
+        groups = api.SharedPrefixes(
+            _ints([0, num_requests]),
+            context.rows,
+            _ints([shared]),
+            torch.full_like(context.rows, shared),
+        )
+
+    def work() -> None:
+        api.attend(
+            q, context.k_pool, context.v_pool, context.table, context.rows, starts, context.kv_len, out, D**-0.5,
+            workspace=workspace, max_new_tokens=new, shared=groups,
+        )  # fmt: skip
+
+    return work, q
+
+
+def _sdpa(context: _Context, q: Tensor, new: int) -> Work:
+    """torch's attention over keys in a row; causal where all tokens are new."""
+    k, v = context.in_a_row()
+    queries = q.view(len(k), new, HEADS, D).transpose(1, 2)
+    causal = new == context.length
+    return lambda: F.scaled_dot_product_attention(queries, k, v, is_causal=causal, enable_gqa=True)
+
+
+def decode() -> Iterator[Item]:
+    """One new token a request, over slots; SDPA reads keys in a row."""
+    for num_requests, length in ((32, 2048), (1, 32_768), (128, 1024)):
+        context = _context(num_requests, length)
+        work, q = _attend(context, 1)
+        name = f"decode {num_requests} x {length:,}"
+        yield Item(
+            name, work, context.num_bytes, peer="SDPA, contiguous", peer_work=_sdpa(context, q, 1)
+        )
+        if importlib.util.find_spec("flashinfer"):
+            yield Item(name + " beside flashinfer", work, context.num_bytes, peer="flashinfer, page 1",
+                       peer_work=_flashinfer_decode(context, q))  # fmt: skip
+
+
+def _flashinfer_decode(context: _Context, q: Tensor) -> Work:
+    # An optional peer: only where it is installed.
+    import flashinfer  # type: ignore[import-not-found]  # noqa: PLC0415
+
+    scratch = torch.empty(128 << 20, dtype=torch.uint8, device=DEVICE)
+    wrapper = flashinfer.BatchDecodeWithPagedKVCacheWrapper(scratch, "NHD")
+    num_requests = context.rows.shape[0]
+    starts = torch.arange(num_requests + 1, dtype=torch.int32, device=DEVICE) * context.length
+    ones = torch.ones(num_requests, dtype=torch.int32, device=DEVICE)
+    wrapper.plan(starts, context.table.flatten(), ones, HEADS, KV_HEADS, D, 1, q_data_type=BF16)
+    pages = (context.k_pool.unsqueeze(1), context.v_pool.unsqueeze(1))
+    return lambda: wrapper.run(q, pages)
+
+
+def cascade() -> Iterator[Item]:
+    """64 requests with 4,096 tokens in common and 256 of their own; the peer is ourselves without sharing."""
+    context = _context(64, 4096 + 256, shared=4096)
+    together, _ = _attend(context, 1, shared=4096)
+    alone, _ = _attend(context, 1)
+    num_bytes = 2.0 * (4096 + 64 * 256) * KV_HEADS * D * 2
+    yield Item("cascade 64 x (4,096 + 256)", together, num_bytes, peer="unshared", peer_work=alone)
+
+
+def extend() -> Iterator[Item]:
+    """Prompts, and a few new tokens over a long prefix (jump-forward, forks)."""
+    for length in (4096, 8192):
+        context = _context(1, length)
+        work, q = _attend(context, length)
+        flop = 4.0 * HEADS * D * length * (length + 1) / 2
+        yield Item(
+            f"extend {length:,} new",
+            work,
+            flop=flop,
+            peer="SDPA, causal",
+            peer_work=_sdpa(context, q, length),
+        )
+    context = _context(8, 8192)
+    work, _ = _attend(context, 8)
+    yield Item("extend 8 x 8 new over 8,192", work, context.num_bytes)
+
+
+def pointwise() -> Iterator[Item]:
+    """Norm, gate and rotation for 64 tokens and for 4,096; torch's own operations as the peer."""
+    for num_tokens in (64, 4096):
+        x, residual, weight = (
+            _normal(num_tokens, HIDDEN),
+            _normal(num_tokens, HIDDEN),
+            _normal(HIDDEN),
+        )
+        out, gate_up, gated = (
+            torch.empty_like(x),
+            _normal(num_tokens, 2 * WIDTH),
+            _normal(num_tokens, WIDTH),
+        )
+
+        def torch_norm(x: Tensor = x, residual: Tensor = residual, weight: Tensor = weight) -> None:
+            residual.add_(x)
+            F.rms_norm(residual, (HIDDEN,), weight, 1e-6)
+
+        def torch_gate(gate_up: Tensor = gate_up) -> Tensor:
+            gate, up = gate_up.chunk(2, dim=-1)
+            return F.silu(gate) * up
+
+        yield Item(
+            f"add_rms_norm {num_tokens:,}",
+            lambda x=x, r=residual, w=weight, o=out: api.add_rms_norm(x, r, w, 1e-6, o),
+            8.0 * x.numel(), peer="torch", peer_work=torch_norm,
+        )  # fmt: skip
+        yield Item(
+            f"silu_mul {num_tokens:,}", lambda g=gate_up, o=gated: api.silu_mul(g, o),
+            6.0 * gated.numel(), peer="torch", peer_work=torch_gate,
+        )  # fmt: skip
+        yield _rope(num_tokens)
+
+
+def _rope(num_tokens: int) -> Item:
+    qkv = _normal(num_tokens, (HEADS + 2 * KV_HEADS) * D)
+    pool = _normal(num_tokens, KV_HEADS, D)
+    values, q = torch.empty_like(pool), _normal(num_tokens, HEADS, D)
+    angles = _normal(num_tokens, D // 2, dtype=F32)
+    places = torch.arange(num_tokens, dtype=torch.int32, device=DEVICE)
+
+    def work() -> None:
+        api.rope_store_kv(qkv, angles, angles, places, places, pool, values, q)
+
+    return Item(f"rope_store_kv {num_tokens:,}", work, 4.0 * qkv.numel())
+
+
+def sample() -> Iterator[Item]:
+    """64 rows of 128,256 logits in every way of choosing, all masked; the floor is one read of the logits."""
+    num_rows, words = 64, -(-VOCAB // 32)
+    logits = _normal(num_rows, VOCAB)
+    out = torch.empty(num_rows, dtype=torch.int32, device=DEVICE)
+    workspace = api.make_sampling_workspace(num_rows, VOCAB, DEVICE)
+    ways = {
+        "greedy": (0.0, 0, 1.0),
+        "temperature": (0.8, 0, 1.0),
+        "top-k 50": (0.8, 50, 1.0),
+        "top-p 0.9": (0.8, 0, 0.9),
+    }
+    for name, (temperature, top_k, top_p) in ways.items():
+        rows = api.device_rows(_rows(num_rows, words, temperature, top_k, top_p), VOCAB, DEVICE)
+
+        def peer(temperature: float = temperature, top_p: float = top_p) -> Tensor:
+            if temperature == 0:
+                return logits.argmax(-1)
+            weights = (logits.float() / temperature).softmax(-1)
+            if top_p < 1:
+                ordered, ids = weights.sort(-1, descending=True)
+                ordered[ordered.cumsum(-1) - ordered >= top_p] = 0
+                weights = torch.zeros_like(weights).scatter_(1, ids, ordered)
+            # The exponential race: as multinomial, which waits for the host.
+            return (weights / torch.empty_like(weights).exponential_()).argmax(-1)
+
+        yield Item(
+            f"sample {name}", lambda rows=rows: api.sample_on_device(logits, rows, out, workspace),
+            2.0 * logits.numel(), peer="" if top_k else "torch, no mask", peer_work=None if top_k else peer,
+        )  # fmt: skip
+
+
+def _rows(num_rows: int, words: int, temperature: float, top_k: int, top_p: float) -> SamplingRows:
+    """Rows that choose alike, under a mask that allows all."""
+    none, starts = np.zeros(0, np.int32), np.zeros(num_rows + 1, np.int32)
+    zeros, ones = np.zeros(num_rows, np.float32), np.ones(num_rows, np.float32)
+    numbers = np.arange(num_rows, dtype=np.int64)
+    return SamplingRows(
+        temperature=ones * np.float32(temperature), top_p=ones * np.float32(top_p), min_p=zeros,
+        top_k=np.full(num_rows, top_k, np.int32), repetition_penalty=ones, frequency_penalty=zeros,
+        presence_penalty=zeros, seed=numbers, position=numbers, has_mask=np.ones(num_rows, bool),
+        has_penalties=np.zeros(num_rows, bool), mask=np.full((num_rows, words), -1, np.int32), edit_start=starts,
+        edit_ids=none, edit_values=none.astype(np.float32), context_start=starts, context_ids=none,
+        generated_start=starts, generated_ids=none,
+    )  # fmt: skip
+
+
+def linear() -> Iterator[Item]:
+    """Products of few tokens with quantised weights [14,336 → 4,096]; bf16 as the peer."""
+    weight = _normal(HIDDEN, WIDTH)
+    for bits in (4, 8):
+        packed = api.quantize_linear(weight, 4 if bits == 4 else 8, 128)
+        for num_rows in (1, 16):
+            x, out = _normal(num_rows, WIDTH), _normal(num_rows, HIDDEN)
+            num_bytes = float(packed.weight.nbytes + packed.scale.nbytes)
+            yield Item(
+                f"int{bits} linear, {num_rows} rows",
+                lambda x=x, p=packed, o=out: api.quantized_linear(x, p, o),
+                num_bytes, peer="bf16 product", peer_work=lambda x=x: F.linear(x, weight),
+            )  # fmt: skip
+
+
+PARTS = (decode, cascade, extend, pointwise, sample, linear)

@@ -1,0 +1,54 @@
+"""`python -m tests.kernels.budget`: compile every launch for every device; what it takes goes to kernels/budget.json.
+
+The table is committed: a change of a kernel that costs registers, spills or loses an instruction shows in its diff.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.kernels.ahead import ARCHS, Launch, Resources, compile_for, launches_of
+from tests.kernels.launches import LAUNCHES
+
+PATH = Path(__file__).parents[2] / "kernels" / "budget.json"
+
+NEEDS: dict[str, Callable[[int], list[str]]] = {
+    "decode_kernel": lambda arch: ["16-byte loads"],
+    "cascade_kernel": lambda arch: ["HGMMA"] if arch == 90 else ["16-byte loads"],
+    "extend_kernel": lambda arch: ["HGMMA"] if arch == 90 else ["16-byte loads"],
+    "scan_kernel": lambda arch: ["16-byte loads"],
+    "int4_linear_kernel": lambda arch: ["16-byte loads"],
+    "int8_linear_kernel": lambda arch: ["16-byte loads"],
+}
+"""The instructions without which a kernel is on a slow path: warpgroup products on sm_90, wide loads."""
+
+CANNOT = {(name, "sm_80"): "float8 e4m3 needs sm_89" for name in LAUNCHES if "fp8" in name}
+"""Launches that a device has no instructions for."""
+
+
+def budget_of(launch: Launch, arch: int, found: Resources) -> dict[str, Any]:
+    """A launch's line in the table."""
+    return {
+        "registers": found.registers,
+        "shared": found.shared,
+        "blocks_at_once": found.blocks_at_once,
+        "needs": NEEDS.get(launch.name, lambda arch: [])(arch),
+    }
+
+
+def main() -> None:
+    table: dict[str, dict[str, dict[str, Any]]] = {}
+    for name, work in LAUNCHES.items():
+        for arch in ARCHS:
+            for launch in launches_of(work, arch):
+                if (name, f"sm_{arch}") in CANNOT:
+                    continue
+                line = budget_of(launch, arch, compile_for(launch, arch))
+                print(name, launch.key, arch, line, flush=True)
+                table.setdefault(name, {}).setdefault(launch.key, {})[f"sm_{arch}"] = line
+    PATH.write_text(json.dumps(table, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""Every launch compiles for devices that are not there, and takes no more of them than kernels/budget.json allows."""
+
+import json
+
+import pytest
+from tests.kernels.ahead import ARCHS, compile_for, launches_of
+from tests.kernels.budget import CANNOT, PATH
+from tests.kernels.launches import LAUNCHES
+
+from branchwork.kernels.configs import MAX_SHARED_BYTES
+
+BUDGET = json.loads(PATH.read_text())
+AT_EVERY_TEST = {"decode": ARCHS, "extend": ARCHS, "rope": (90,), "pointwise": (90,), "sample": (90,),
+                 "fsm_advance": (90,), "int4 linear": (90,)}  # fmt: skip
+"""Compiled by `make test`; the others, for all devices, by `make test-all`."""
+
+EVERYTHING = [
+    pytest.param(name, arch, id=f"{name} sm_{arch}",
+                 marks=() if arch in AT_EVERY_TEST.get(name, ()) else pytest.mark.slow)
+    for name in LAUNCHES
+    for arch in ARCHS
+]  # fmt: skip
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("name", "arch"), EVERYTHING)
+def test_a_launch_stays_within_its_budget(name: str, arch: int) -> None:
+    for launch in launches_of(LAUNCHES[name], arch):
+        if (name, f"sm_{arch}") in CANNOT and "fp8e4nv" in str(launch.signature):
+            with pytest.raises(Exception, match="fp8e4nv"):
+                compile_for(launch, arch)
+            continue
+        found = compile_for(launch, arch)
+        allowed = BUDGET[name][launch.key][f"sm_{arch}"]
+        assert found.stack == 0, f"{launch.key} spills"
+        assert found.instructions["spills"] == 0, f"{launch.key} spills"
+        assert found.registers <= allowed["registers"], launch.key
+        assert found.shared <= min(allowed["shared"], MAX_SHARED_BYTES[arch]), launch.key
+        assert found.blocks_at_once >= allowed["blocks_at_once"], launch.key
+        for instruction in allowed["needs"]:
+            assert found.instructions[instruction] > 0, f"{launch.key} lost its {instruction}"
+
+
+def test_the_budget_has_a_line_for_each_launch_and_no_other() -> None:
+    for name, work in LAUNCHES.items():
+        assert [launch.key for launch in launches_of(work, 90)] == list(BUDGET[name])
+    assert list(BUDGET) == list(LAUNCHES)
+
+
+def test_the_budget_holds_what_makes_the_kernels_fast() -> None:
+    assert BUDGET["extend"]["extend_kernel"]["sm_90"]["needs"] == ["HGMMA"]
+    for arch in ARCHS:
+        assert BUDGET["decode"]["decode_kernel"][f"sm_{arch}"]["needs"] == ["16-byte loads"]
+        assert BUDGET["sample"]["scan_kernel"][f"sm_{arch}"]["needs"] == ["16-byte loads"]

@@ -1,0 +1,150 @@
+"""A wrong argument is refused by name, with what was expected and what was found, before anything is launched."""
+
+from typing import Any
+
+import pytest
+import torch
+from tests.kernels.ahead import recorded
+from tests.kernels.cases import (
+    BF16,
+    F32,
+    INT8,
+    attention,
+    automata,
+    ints,
+    quantized,
+    rope,
+    sampling,
+)
+from tests.kernels.sampling_rows import Row
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from branchwork.kernels import api
+from branchwork.kernels.errors import KernelError
+from branchwork.kernels.quantized import quantize_linear
+
+
+def on_a_gpu(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The same tensors as a GPU would hold them, without their values. Call it within FakeTensorMode."""
+    return {
+        name: torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="cuda")
+        if isinstance(value, Tensor)
+        else value
+        for name, value in arguments.items()
+    }
+
+
+ATTENTION: list[tuple[dict[str, Any], str]] = [
+    ({"k_pool": torch.zeros(4, 2, 16)}, "k_pool: expected torch.bfloat16 on cpu, found torch.float32"),
+    ({"out": torch.zeros(2, 4, 8, dtype=BF16)}, r"out: expected shape \[2, 4, 16\], found shape \[2, 4, 8\]"),
+    ({"q": torch.zeros(2, 16, 4, dtype=BF16).mT}, "q: expected a contiguous tensor, found strides"),
+    ({"q": torch.zeros(2, 3, 16, dtype=BF16), "out": torch.zeros(2, 3, 16, dtype=BF16)},
+     "q: expected a multiple of 2 heads, found 3"),
+    ({"slot_table": torch.zeros(2, 9, dtype=torch.int64)}, "slot_table: expected int32, found torch.int64"),
+    ({"rows": ints(0)}, "query_start: expected shape|kv_len: expected shape"),
+    ({"k_scale": torch.ones(2, 2)}, "v_scale: expected scales for both of K and V, or for none, found one alone"),
+    ({"k_scale": torch.ones(2, 2), "v_scale": torch.ones(2, 2)}, "k_pool: expected float8_e4m3fn or int8 beside"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "message"), ATTENTION, ids=[m[:30] for _, m in ATTENTION])
+def test_attention_refuses(change: dict[str, Any], message: str) -> None:
+    good = attention([1, 1], [5, 6], (4, 2, 16), BF16)
+    with pytest.raises(KernelError, match=message):
+        api.attend(**{**good, **change})
+    assert good["out"].isnan().all()
+
+
+def test_scales_have_a_place_for_each_slot_and_head() -> None:
+    good = attention([1, 1], [5, 6], (4, 2, 16), BF16, stored=INT8)
+    with pytest.raises(
+        KernelError, match=r"k_scale: expected shape \[18, 2\], found shape \[18, 1\]"
+    ):
+        api.attend(**{**good, "k_scale": good["k_scale"][:, :1].contiguous()})
+    with pytest.raises(KernelError, match=r"v_scale: expected float32, found torch\.bfloat16"):
+        api.attend(**{**good, "v_scale": good["v_scale"].bfloat16()})
+
+
+def test_a_gpu_needs_a_workspace_and_a_head_that_fits_a_tile() -> None:
+    good, odd = attention([1], [5], (4, 2, 16), BF16), attention([1], [5], (4, 2, 24), BF16)
+    with FakeTensorMode(), recorded() as launches:
+        with pytest.raises(KernelError, match="workspace: expected a workspace and max_new_tokens"):
+            api.attend(**on_a_gpu(good))
+        work = api.make_workspace(1, 1, 4, 16, "cuda")
+        with pytest.raises(
+            KernelError, match=r"q: expected a head dimension of \(16, 32.*found 24"
+        ):
+            api.attend(**on_a_gpu(odd), workspace=work, max_new_tokens=1)
+        with pytest.raises(KernelError, match="q_out: expected a head dimension"):
+            api.rope_store_kv(**on_a_gpu(rope((4, 2, 24), F32)))
+        small = api.make_workspace(1, 1, 2, 16, "cuda")
+        with pytest.raises(KernelError, match="workspace: expected room for"):
+            api.attend(**on_a_gpu(good), workspace=small, max_new_tokens=1)
+    assert launches == []
+
+
+def test_tensors_of_two_devices_are_refused() -> None:
+    good = attention([1], [5], (4, 2, 16), BF16)
+    with FakeTensorMode():
+        there = on_a_gpu(good)
+        with pytest.raises(
+            KernelError,
+            match=r"k_pool: expected torch\.bfloat16 on cuda.*found .* on cpu",
+        ):
+            api.attend(**{**there, "k_pool": torch.zeros(12, 2, 16, dtype=BF16)})
+        with pytest.raises(KernelError, match="kv_len: expected a tensor on cuda"):
+            api.attend(**{**there, "kv_len": torch.zeros(1, dtype=torch.int32)})
+
+
+def test_a_slot_outside_of_the_pool_is_found_when_asked_for() -> None:
+    good = attention([1, 1], [5, 6], (4, 2, 16), BF16)
+    api.check_slots(good["slot_table"], good["rows"], good["kv_len"], len(good["k_pool"]))
+    good["slot_table"][good["rows"][1], 5] = 99
+    with pytest.raises(KernelError, match=r"slot_table: expected slots 0 to 17, found .* to 99"):
+        api.check_slots(good["slot_table"], good["rows"], good["kv_len"], len(good["k_pool"]))
+    # Past the length anything may stand.
+    good["slot_table"][good["rows"][1], 5:] = -7
+    api.check_slots(good["slot_table"], good["rows"], good["kv_len"] - 1, len(good["k_pool"]))
+
+
+def test_the_other_operations_refuse() -> None:
+    weight = quantized(1, 4, 128, F32)
+    with pytest.raises(KernelError, match="x: expected at most 64 rows, found 65"):
+        api.quantized_linear(torch.zeros(65, 256), weight["weight"], torch.zeros(65, 37))
+    with pytest.raises(KernelError, match=r"out: expected shape \[1, 37\]"):
+        api.quantized_linear(weight["x"], weight["weight"], torch.zeros(1, 36))
+    with pytest.raises(KernelError, match="group: expected 64 or 128, dividing 200, found 64"):
+        quantize_linear(torch.zeros(4, 200), 4, 64)
+    machines = automata()
+    with pytest.raises(KernelError, match=r"tokens: expected shape \[12\]"):
+        api.fsm_advance(ints(1, 2), machines["automata"], machines["places"])
+    with pytest.raises(KernelError, match="k_norm: expected a norm for both of q and k"):
+        api.rope_store_kv(**rope((4, 2, 16), F32) | {"q_norm": torch.ones(16)})
+    choice = sampling(Row(), Row())
+    rows = api.device_rows(choice["rows"], 100, "cpu")
+    work = api.make_sampling_workspace(2, 100, "cpu")
+    with pytest.raises(KernelError, match="logits: expected a tensor on a GPU, found cpu"):
+        api.sample_on_device(choice["logits"], rows, choice["out"], work)
+
+
+def test_a_call_on_a_gpu_reaches_triton() -> None:
+    decode, extend = (
+        attention([1, 1], [5, 6], (4, 2, 16), BF16),
+        attention([2, 1], [5, 6], (4, 2, 16), BF16),
+    )
+    turn = rope((4, 2, 16), F32)
+    with FakeTensorMode(), recorded() as launches, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+        work = api.make_workspace(2, 8, 4, 16, "cuda")
+        api.attend(**on_a_gpu(decode), workspace=work, max_new_tokens=1)
+        api.attend(**on_a_gpu(extend), workspace=work, max_new_tokens=2)
+        api.rope_store_kv(**on_a_gpu(turn))
+    names = [
+        "decode_kernel",
+        "merge_decode_kernel",
+        "extend_kernel",
+        "merge_extend_kernel",
+        "rope_store_kv_kernel",
+    ]
+    assert [launch.name for launch in launches] == names
