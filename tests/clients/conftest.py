@@ -6,12 +6,12 @@
 import os
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 
 import httpx
 import pytest
+from tests.runtime.server.real import branchwork
 
 KEY = "clients-key"
 ADMIN_KEY = "clients-admin-key"
@@ -32,7 +32,7 @@ def url() -> Iterator[str]:
         return
     port = free_port()
     model = os.environ.get("BRANCHWORK_TEST_MODEL", "sprout")
-    command = [sys.executable, "-m", "branchwork", "serve", "--port", str(port), "--model", model]
+    command = [*branchwork(), "serve", "--port", str(port), "--model", model]
     names = ["--served-model-name", "sprout"]
     keys = {"BRANCHWORK_API_KEY": KEY, "BRANCHWORK_ADMIN_KEY": ADMIN_KEY}
     environment = {**os.environ, **keys}

@@ -16,11 +16,17 @@ KEY = "real-key"
 HEADERS = {"authorization": f"Bearer {KEY}"}
 
 
+def branchwork() -> list[str]:
+    """The command; `BRANCHWORK_COMMAND` names that of another environment, as clients have one of their own."""
+    named = os.environ.get("BRANCHWORK_COMMAND")
+    return [named] if named else [sys.executable, "-m", "branchwork"]
+
+
 class RealServer:
     """A server over the embedded model; `runtime_pid` is its first runtime's."""
 
     def __init__(self, *flags: str, key: str = KEY) -> None:
-        command = [sys.executable, "-m", "branchwork", "serve", "--port", "0", "--threads", "1"]
+        command = [*branchwork(), "serve", "--port", "0", "--threads", "1"]
         environment = {**os.environ, "BRANCHWORK_API_KEY": key}
         self.process = subprocess.Popen(
             [*command, *flags], env=environment, stderr=subprocess.PIPE, text=True
