@@ -19,7 +19,8 @@ from branchwork.runtime.grammar.json_schema.strings import disjoint, is_empty
 from branchwork.runtime.grammar.json_schema.terms import Both, Terms
 
 _Cells: TypeAlias = tuple[tuple[Language, Term], ...]
-_Asked: TypeAlias = tuple[Object, frozenset[tuple[str, Term | None]]]
+_Asked: TypeAlias = tuple[Object, frozenset[str], frozenset[tuple[str, Term]]]
+"""An object with the keys that must be there, and what it asks of its named keys, one by one."""
 
 
 class Objects:
@@ -27,15 +28,16 @@ class Objects:
 
     def __init__(self, terms: Terms) -> None:
         self._terms = terms
+        self._implied: dict[tuple[Term, Term], bool] = {}
 
     def essential(self, cases: Iterable[Object]) -> tuple[Object, ...]:
         """The same union without the cases that others plainly cover."""
         kept: list[_Asked] = []
         for case in cases:
-            one = (case, _demands(case))
+            one = _asked(case)
             if not any(self._covers(other, one) for other in kept):
                 kept = [other for other in kept if not self._covers(one, other)] + [one]
-        return tuple(case for case, _ in kept)
+        return tuple(case for case, _, _ in kept)
 
     @staticmethod
     def is_possible(item: Object) -> bool:
@@ -149,9 +151,11 @@ class Objects:
 
     def _covers(self, covering: _Asked, covered: _Asked) -> bool:
         """Whether plainly every object of the second is one of the first."""
-        (whole, demands), (part, given) = covering, covered
+        (whole, required, demands), (part, there, given) = covering, covered
+        if not required <= there:
+            return False
         for name, term in demands - given:
-            if term is None or not self._implies(part.at(name).term, term):
+            if not self._implies(part.at(name).term, term):
                 return False
         if whole.least > part.least or (whole.witnesses and whole.witnesses != part.witnesses):
             return False
@@ -171,20 +175,23 @@ class Objects:
 
     def _implies(self, term: Term, wanted: Term) -> bool:
         """Whether plainly all that `term` admits, `wanted` does."""
-        return term is wanted or term is FALSE or self._terms.both(term, wanted) is term
+        if term is wanted or term is FALSE:
+            return True
+        known = self._implied.get((term, wanted))
+        if known is None:
+            known = self._implied[term, wanted] = self._terms.both(term, wanted) is term
+        return known
 
 
-def _demands(item: Object) -> frozenset[tuple[str, Term | None]]:
-    """What an object asks of its named keys, one by one; None stands for being there."""
-    asked: set[tuple[str, Term | None]] = set()
+def _asked(item: Object) -> _Asked:
+    demands: set[tuple[str, Term]] = set()
     for name, found in item.properties.items():
         if isinstance(found.term, Both):
-            asked.update((name, part) for part in found.term.parts)
+            demands.update((name, part) for part in found.term.parts)
         elif found.term is not TRUE:
-            asked.add((name, found.term))
-        if found.required:
-            asked.add((name, None))
-    return frozenset(asked)
+            demands.add((name, found.term))
+    required = frozenset(name for name, found in item.properties.items() if found.required)
+    return item, required, frozenset(demands)
 
 
 def _outside(keys: Language, others: list[Language], term: Term) -> list[tuple[Language, Term]]:
