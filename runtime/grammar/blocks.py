@@ -1,14 +1,14 @@
 """A piece as the machine reads it: an automaton's table, and what else is known of each of its states."""
 
 import functools
-from collections import deque
 
 import numpy as np
 import numpy.typing as npt
 
-from branchwork.runtime.grammar import normal, program
+from branchwork.runtime.grammar import normal
 from branchwork.runtime.grammar.dfa import DEAD, Dfa
-from branchwork.runtime.grammar.program import COST_LIMIT, Code
+from branchwork.runtime.grammar.machine import program
+from branchwork.runtime.grammar.machine.program import COST_LIMIT, Code
 from branchwork.runtime.grammar.spans import Counted, spans
 
 
@@ -44,20 +44,5 @@ def block_of(language: Dfa, counted: Counted) -> Code:
 @functools.lru_cache(maxsize=1024)
 def needs(language: Dfa, counted: tuple[bool, ...]) -> npt.NDArray[np.int64]:
     """For each state, how many counted states at least are arrived at before acceptance."""
-    sources = normal.predecessors(language.table)
-    need = [COST_LIMIT] * language.num_states
-    nearest = deque(np.flatnonzero(language.accepting).tolist())
-    for state in nearest:
-        need[state] = 0
-    while nearest:
-        # Arriving costs 0 or 1: those that cost nothing come first, so the queue stays sorted.
-        state = nearest.popleft()
-        cost = need[state] + counted[state]
-        for source in sources[state]:
-            if cost < need[source]:
-                need[source] = cost
-                if counted[state]:
-                    nearest.append(source)
-                else:
-                    nearest.appendleft(source)
-    return np.array(need, np.int64)
+    found = normal.fewest(language.table, language.accepting, np.array(counted))
+    return np.where(found < 0, COST_LIMIT, found)

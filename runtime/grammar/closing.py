@@ -9,10 +9,10 @@ import itertools
 
 import numpy as np
 
-from branchwork.runtime.grammar import jump, values
+from branchwork.runtime.grammar.machine import jump, values
+from branchwork.runtime.grammar.machine.program import Bytes, Code, Words
+from branchwork.runtime.grammar.machine.stack import MAX_DEPTH
 from branchwork.runtime.grammar.masks import Workspace
-from branchwork.runtime.grammar.program import Bytes, Code, Words
-from branchwork.runtime.grammar.stack import MAX_DEPTH
 
 # Places that are looked at: some 50 ms.
 MAX_PLACES = 400

@@ -19,10 +19,10 @@ from typing import Any
 import msgspec
 
 from branchwork.runtime.grammar.interface import Grammar, Vocabulary
+from branchwork.runtime.grammar.machine.program import Program
 from branchwork.runtime.grammar.masks import Lexicon, lexicon_of
 from branchwork.runtime.grammar.matcher import MachineGrammar
 from branchwork.runtime.grammar.outlines import OutlinesVocabulary
-from branchwork.runtime.grammar.program import Program
 from branchwork.runtime.grammar.reply import Reply
 from branchwork.runtime.grammar.stops import StopPattern, StopTable
 from branchwork.runtime.wire.config import RuntimeConfig

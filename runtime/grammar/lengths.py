@@ -8,7 +8,7 @@ from branchwork.runtime.grammar import ir
 from branchwork.runtime.grammar.blocks import needs
 from branchwork.runtime.grammar.dfa import Dfa
 from branchwork.runtime.grammar.distinct import unique_bounds
-from branchwork.runtime.grammar.program import COST_LIMIT
+from branchwork.runtime.grammar.machine.program import COST_LIMIT
 from branchwork.runtime.wire.errors import ConstraintError
 
 

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from branchwork.runtime.grammar import dfa, ir, program
+from branchwork.runtime.grammar import dfa, ir
 from branchwork.runtime.grammar.blocks import block_of
 from branchwork.runtime.grammar.dfa import Dfa, TooManyStates
 from branchwork.runtime.grammar.lengths import Lengths, shortest
-from branchwork.runtime.grammar.program import COST_LIMIT, NONE, Code, Program
+from branchwork.runtime.grammar.machine import program
+from branchwork.runtime.grammar.machine.program import COST_LIMIT, NONE, Code, Program
 from branchwork.runtime.wire.errors import ConstraintError
 
 # 4M words: 16 MiB of program.

@@ -12,12 +12,18 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from branchwork.runtime.grammar import walk
 from branchwork.runtime.grammar.interface import MaskRow, Vocabulary
-from branchwork.runtime.grammar.program import CHARS, NONE, Bytes, Code, Program, Words
-from branchwork.runtime.grammar.stack import ENDED, FAILED, MAX_DEPTH, TEXT_READ, WORKSPACE_WORDS
-from branchwork.runtime.grammar.trie import HEAD, build_trie
-from branchwork.runtime.grammar.views import MAX_VIEW_WORDS
+from branchwork.runtime.grammar.machine import walk
+from branchwork.runtime.grammar.machine.program import CHARS, NONE, Bytes, Code, Program, Words
+from branchwork.runtime.grammar.machine.stack import (
+    ENDED,
+    FAILED,
+    MAX_DEPTH,
+    TEXT_READ,
+    WORKSPACE_WORDS,
+)
+from branchwork.runtime.grammar.machine.trie import HEAD, build_trie
+from branchwork.runtime.grammar.machine.views import MAX_VIEW_WORDS
 from branchwork.runtime.wire.errors import ConstraintError
 
 # Base masks of one vocabulary: some hundreds of states at 151k tokens.

@@ -5,12 +5,12 @@ from collections import OrderedDict
 
 import numpy as np
 
-from branchwork.runtime.grammar import jump, values, views
 from branchwork.runtime.grammar.closing import close
 from branchwork.runtime.grammar.interface import MaskRow
+from branchwork.runtime.grammar.machine import jump, values, views
+from branchwork.runtime.grammar.machine.program import Bytes, Program, Words
+from branchwork.runtime.grammar.machine.stack import MAX_DEPTH
 from branchwork.runtime.grammar.masks import Lexicon, too_ambiguous
-from branchwork.runtime.grammar.program import Bytes, Program, Words
-from branchwork.runtime.grammar.stack import MAX_DEPTH
 from branchwork.runtime.wire.errors import ConstraintError
 
 # Places kept for one grammar, with their masks: some 1,600 at 151k tokens.

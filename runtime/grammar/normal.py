@@ -5,6 +5,7 @@ the same normal form, array by array.
 """
 
 import functools
+from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
@@ -62,6 +63,28 @@ def distances(table: Table, accepting: Flags) -> npt.NDArray[np.int32]:
                 distance[source] = distance[state] + 1
                 order.append(source)
     return np.array(distance, np.int32)
+
+
+def fewest(table: Table, ends: Flags, counted: Flags) -> npt.NDArray[np.int64]:
+    """For each state, how many counted states at least are arrived at on a way to one of `ends`; -1: there is none."""
+    sources = predecessors(table)
+    found = [-1] * len(table)
+    nearest = deque(np.flatnonzero(ends).tolist())
+    for state in nearest:
+        found[state] = 0
+    costs = counted.tolist()
+    while nearest:
+        # Arriving costs 0 or 1: those that cost nothing come first, so the queue stays sorted.
+        state = nearest.popleft()
+        cost = found[state] + costs[state]
+        for source in sources[state]:
+            if found[source] < 0 or cost < found[source]:
+                found[source] = cost
+                if costs[state]:
+                    nearest.append(source)
+                else:
+                    nearest.appendleft(source)
+    return np.array(found, np.int64)
 
 
 def _trim(table: Table, distance: npt.NDArray[np.int32], start: int) -> tuple[Table, int]:

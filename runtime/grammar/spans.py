@@ -1,23 +1,25 @@
-"""What keeps an automaton alive: for how many bytes any text of certain characters can be read from a state.
+"""What keeps an automaton alive: how many characters of a kind, whichever they are, can be read from a state.
 
 Whatever the letters of a word are, after them a JSON string is still a JSON string. Where that is known, the token
 trie need not be walked below the first letter. So each wide state gets a *family*, a set of groups of characters
-(`program.GROUPS`) chosen to be read for long, and its *span*: no text of the family is refused in so many bytes.
+(`program.GROUPS`) chosen to be read for long, and its *span*: no text of so many characters of the family is refused.
 """
 
 import functools
+import itertools
 from collections import Counter
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 
 from branchwork.runtime.grammar import dfa, normal
 from branchwork.runtime.grammar.dfa import DEAD, Dfa
-from branchwork.runtime.grammar.program import (
+from branchwork.runtime.grammar.machine.program import (
     COUNTS_CHARS,
     GROUPS,
+    LEADS,
     NO_GROUP,
-    OTHER_CHARS,
     PASSES_ENDS,
 )
 
@@ -29,6 +31,8 @@ Counted = tuple[bool, ...] | None
 MAX_FAMILIES = 6
 # No token of text is longer.
 MAX_SPAN = 255
+
+_ANY = dfa.any_text()
 
 
 def spans(
@@ -54,45 +58,50 @@ def spans(
 def _families(language: Dfa, need: Longs) -> Longs:
     """For each state the groups of which every character can be read, and after which all of them still can.
 
-    Where one more is needed after an ASCII character than before it, it is left out.
+    A group is left out where something else is needed after a character of it than before.
     """
     reached = language.table[:, language.classes]
-    readable = (reached != DEAD) & (need[reached] == need[:, None])
     order = np.argsort(GROUPS, kind="stable")
     firsts = np.searchsorted(GROUPS[order], np.arange(GROUPS.max() + 1))
+    readable = reached != DEAD
+    readable[:, :0x80] &= (need[reached] == need[:, None])[:, :0x80]
+    after = _needs_after(language, need)
+    for lead in range(LEADS[0], LEADS[-1]):
+        place = int(_ANY.table[_ANY.start, _ANY.classes[lead]])
+        readable[:, lead] &= after(place)[reached[:, lead]] == need
     alive = np.logical_and.reduceat(readable[:, order], firsts, axis=1)
     alive[:, NO_GROUP] = False
-    alive[:, OTHER_CHARS] = _reads_other_chars(language)
     bit = np.int64(1) << np.arange(alive.shape[1])
     bits: Longs = alive @ bit
     families = bits.copy()
     while True:
         keeps = (bits[reached] & families[:, None]) == families[:, None]
+        keeps[:, 0x80:] = True  # where these lead is in the middle of a character
         kept = np.logical_and.reduceat(keeps[:, order], firsts, axis=1)
-        kept[:, OTHER_CHARS] = True
         fewer = families & (kept @ bit)
         if (fewer == families).all():
             return families
         families = fewer
 
 
-def _reads_other_chars(language: Dfa) -> npt.NDArray[np.bool_]:
-    """For each state whether every character that is not ASCII can be read."""
-    text = _texts(1 << OTHER_CHARS)
+def _needs_after(language: Dfa, need: Longs) -> Callable[[int], Longs]:
+    """For each state, at a place within a character, what is needed after it; -1 if it may be lost, or need differs."""
 
     @functools.cache
-    def reads(place: int) -> npt.NDArray[np.bool_]:
-        found = np.ones(language.num_states, np.bool_)
-        for byte in _telling(text, language):
-            following = int(text.table[place, text.classes[byte]])
+    def after(place: int) -> Longs:
+        found: Longs | None = None
+        for byte in _telling(_ANY, language):
+            following = int(_ANY.table[place, _ANY.classes[byte]])
+            if following == DEAD:
+                continue
             target = language.table[:, language.classes[byte]]
-            if following == text.start:
-                found &= target != DEAD
-            elif following != DEAD:
-                found &= (target != DEAD) & reads(following)[target]
+            then = (need if following == _ANY.start else after(following))[target]
+            then = np.where(target == DEAD, -1, then)
+            found = then if found is None else np.where(found == then, found, -1)
+        assert found is not None, place
         return found
 
-    return reads(text.start)
+    return after
 
 
 def _spans_of(
@@ -112,7 +121,8 @@ def _spans_of(
     width = language.num_states
     number = np.full(text.num_states * width, -1, np.int32)
     fresh, count = text.start * width + states, 1
-    rows, way_outs, ends = [np.zeros((1, len(columns)), np.int64)], [np.zeros(1, np.bool_)], [False]
+    rows, way_outs = [np.zeros((1, len(columns)), np.int64)], [np.zeros(1, np.bool_)]
+    begins, ends = [np.zeros(1, np.bool_)], [False]
     while len(fresh):
         number[fresh] = np.arange(count, count + len(fresh))
         count += len(fresh)
@@ -129,12 +139,14 @@ def _spans_of(
         targets = np.where((place_after == DEAD) | way_out[:, None], 0, place_after * width + after)
         rows.append(targets)
         way_outs.append(way_out)
+        begins.append(place == text.start)
         ends.append(bool((language.accepting[state] & ~way_out).any()))
         targets = np.unique(targets)
         fresh = targets[(number[targets] < 0) & (targets > 0)]
     number[0] = 0
     pairs = number[np.concatenate(rows)]
-    found = normal.distances(pairs, np.concatenate(way_outs))[1 : len(states) + 1]
+    found = normal.fewest(pairs, np.concatenate(way_outs), np.concatenate(begins))
+    found = found[1 : len(states) + 1]
     about = (PASSES_ENDS if any(ends) else 0) | (COUNTS_CHARS if counts_chars else 0)
     return np.where(found < 0, MAX_SPAN, np.minimum(found, MAX_SPAN)), about
 
@@ -143,8 +155,21 @@ def _spans_of(
 def _texts(family: int) -> Dfa:
     """All texts of a family's characters."""
     singles = [(byte, byte) for byte in range(0x80) if family >> int(GROUPS[byte]) & 1]
-    others = [(0x80, 0x10FFFF)] if family >> OTHER_CHARS & 1 else []
+    others = [
+        (_first_char(low), _first_char(high) - 1)
+        for low, high in itertools.pairwise(LEADS)
+        if family >> int(GROUPS[low]) & 1
+    ]
     return dfa.star(dfa.chars(*singles, *others))
+
+
+def _first_char(lead: int) -> int:
+    """The least code point whose UTF-8 begins with `lead`, or with a greater byte."""
+    if lead < 0xE0:
+        return (lead & 0x1F) << 6
+    if lead < 0xF0:
+        return max((lead & 0x0F) << 12, 0x800)
+    return 0x10000 if lead == 0xF0 else 0x110000
 
 
 def _telling(a: Dfa, b: Dfa) -> Longs:

@@ -11,9 +11,9 @@ from tests.runtime.grammar.vocabularies import EOS, allowed, json_pieces, letter
 from branchwork.runtime.grammar import dfa, ir, regex
 from branchwork.runtime.grammar.interface import Vocabulary
 from branchwork.runtime.grammar.lower import lower
+from branchwork.runtime.grammar.machine.program import Program
 from branchwork.runtime.grammar.masks import lexicon_of
 from branchwork.runtime.grammar.matcher import MachineGrammar
-from branchwork.runtime.grammar.program import Program
 
 LETTERS, JSON = letters(), json_pieces()
 

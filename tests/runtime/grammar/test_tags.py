@@ -2,9 +2,9 @@ import pytest
 from tests.runtime.grammar.vocabularies import letters
 
 from branchwork.runtime.grammar.compile import compile_constraint
+from branchwork.runtime.grammar.machine.program import Program
 from branchwork.runtime.grammar.masks import lexicon_of
 from branchwork.runtime.grammar.matcher import MachineGrammar
-from branchwork.runtime.grammar.program import Program
 from branchwork.runtime.wire.errors import ConstraintError
 from branchwork.runtime.wire.messages import (
     AnyOf,

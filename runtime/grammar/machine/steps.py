@@ -8,21 +8,21 @@ and every arrival costs fuel. All of it lives in one workspace `w` (see `stack`)
 `text` holds the bytes matched so far, and room behind them; positions in it are absolute.
 """
 
-from branchwork.runtime.grammar.jit import (
+from branchwork.runtime.grammar.machine.jit import (
     compiled,
     int64,
 )
-from branchwork.runtime.grammar.members import (
+from branchwork.runtime.grammar.machine.members import (
     choose,
     finish_record,
     may_close,
 )
-from branchwork.runtime.grammar.piece import (
+from branchwork.runtime.grammar.machine.piece import (
     flags_of,
     move,
     need_of,
 )
-from branchwork.runtime.grammar.program import (
+from branchwork.runtime.grammar.machine.program import (
     ACCEPTING,
     ALT,
     ARRAY,
@@ -47,7 +47,7 @@ from branchwork.runtime.grammar.program import (
     Code,
     Words,
 )
-from branchwork.runtime.grammar.stack import (
+from branchwork.runtime.grammar.machine.stack import (
     ASSUME_NEW,
     CONFIGS,
     COUNT_SHIFT,

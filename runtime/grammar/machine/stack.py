@@ -8,11 +8,11 @@ Everything lives in one int64 array `w` (see `Workspace` in `masks`), so a call 
 Stacks are linked nodes that share their tails; node 0 is the empty stack.
 """
 
-from branchwork.runtime.grammar.jit import (
+from branchwork.runtime.grammar.machine.jit import (
     compiled,
     int64,
 )
-from branchwork.runtime.grammar.program import (
+from branchwork.runtime.grammar.machine.program import (
     Words,
 )
 

@@ -12,19 +12,11 @@ import numpy.typing as npt
 from branchwork.runtime.grammar.interface import (
     MaskRow,
 )
-from branchwork.runtime.grammar.jit import (
+from branchwork.runtime.grammar.machine.jit import (
     compiled,
     int64,
 )
-from branchwork.runtime.grammar.machine import (
-    arrive,
-    close_over,
-    first_bytes,
-    may_leave,
-    only_byte,
-    step,
-)
-from branchwork.runtime.grammar.piece import (
+from branchwork.runtime.grammar.machine.piece import (
     class_of,
     family_of,
     flags_of,
@@ -32,7 +24,7 @@ from branchwork.runtime.grammar.piece import (
     need_of,
     span_of,
 )
-from branchwork.runtime.grammar.program import (
+from branchwork.runtime.grammar.machine.program import (
     ACCEPTING,
     CHARS,
     COUNTS,
@@ -45,6 +37,7 @@ from branchwork.runtime.grammar.program import (
     NONE,
     OBJECT,
     OBJECT_WORDS,
+    OTHER_CHARS,
     PASSES_ENDS,
     PIECE_HEAD,
     PROPERTY_WORDS,
@@ -54,7 +47,7 @@ from branchwork.runtime.grammar.program import (
     Code,
     Words,
 )
-from branchwork.runtime.grammar.stack import (
+from branchwork.runtime.grammar.machine.stack import (
     ASSUME_NEW,
     CONFIGS,
     COUNT_SHIFT,
@@ -78,7 +71,15 @@ from branchwork.runtime.grammar.stack import (
     TEXTUAL,
     WALK_FROM,
 )
-from branchwork.runtime.grammar.trie import (
+from branchwork.runtime.grammar.machine.steps import (
+    arrive,
+    close_over,
+    first_bytes,
+    may_leave,
+    only_byte,
+    step,
+)
+from branchwork.runtime.grammar.machine.trie import (
     CHILD_MASK,
     CHILD_SHIFT,
     HEAD,
@@ -94,7 +95,7 @@ from branchwork.runtime.grammar.trie import (
     parent_of,
     token_at,
 )
-from branchwork.runtime.grammar.values import (
+from branchwork.runtime.grammar.machine.values import (
     load,
 )
 
@@ -192,7 +193,7 @@ def note_family(code: Code, w: Words, here: int) -> None:
         piece, state = int64(code[a + 3]), w[p + 1] & STATE_MASK
         span = span_of(code, piece, state)
         if code[a] == CHARS and code[a + 5] != NONE:
-            # At most each byte is counted. That the piece may be over within the span matters to no one here.
+            # At most each character is counted. That the piece may be over within the span matters to no one here.
             left = code[a + 5] - (w[p + 1] >> COUNT_SHIFT) - need_of(code, piece, state)
             span = min(span, max(left, int64(0)))
         if span > w[here + 5]:
@@ -274,7 +275,7 @@ def base_walk(
     for value in range(256):
         classes[value] = class_of(code, piece, value)
         if (bits[value >> 5] >> (value & 31)) & 1:
-            leaving_groups |= int64(1) << GROUPS[value]
+            leaving_groups |= int64(1) << GROUPS[value] if value & 0xC0 != 0x80 else OTHER_CHARS
     table, width = piece + PIECE_HEAD + STATE_WORDS * int64(code[piece]), int64(code[piece + 1])
     states[0] = state
     leaves[0] = flags_of(code, piece, state) & ACCEPTING
@@ -307,15 +308,18 @@ def base_walk(
         if found == 0:
             node = behind(trie, node)
             continue
+        first, last = first_token_of(trie, node), first_token_of(trie, node + 1)
+        if len(row):
+            allow(trie, first, last, row)
+        if not len(need) and behind(trie, node) == node + 1:
+            node += 1  # a leaf, of which nothing else is asked
+            continue
         flags = flags_of(code, piece, found)
         states[depth], leaves[depth] = found, flags & ACCEPTING
         counts[depth] = counts[depth - 1] + (1 if flags & COUNTS else 0)
         begun[depth] = begun[depth - 1] + (byte & 0xC0 != 0x80)
         family[depth] = safe_family(code, piece, found, leaving_groups)
         span[depth] = span_of(code, piece, found)
-        first, last = first_token_of(trie, node), first_token_of(trie, node + 1)
-        if len(row):
-            allow(trie, first, last, row)
         if len(need):
             due = counts[depth] + need_of(code, piece, found)
             for place in range(first, last):

@@ -1,8 +1,8 @@
 """The vocabulary as a trie in preorder: equal prefixes of tokens are walked once, dead ones skipped whole.
 
 One int32 array: [num_nodes, num_tokens], then per node
-    its byte | depth << 8 | height << 19 (the bytes of the longest way down to its end, its own included),
-    the node behind its subtree, its parent, in two words the groups of its byte and of all below it
+    its byte | depth << 8 | height << 19 (the most characters that begin at it and on a way down from it),
+    the node behind its subtree, its parent, in two words the groups of the characters that begin at it and below it
     (`program.GROUPS`), where its tokens begin (one more than there are nodes), where its children begin (the same);
 then the children of all nodes (byte << 24 | node, in the order of the bytes), the token ids in this order, how many
 characters each token begins. Node 0 is the root.
@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from branchwork.runtime.grammar import dfa
-from branchwork.runtime.grammar.jit import compiled, int64
-from branchwork.runtime.grammar.program import GROUPS, IRREGULAR, Bytes, Words
-from branchwork.runtime.grammar.stack import MAX_DEPTH
+from branchwork.runtime.grammar.machine.jit import compiled, int64
+from branchwork.runtime.grammar.machine.program import GROUPS, IRREGULAR, Bytes, Words
+from branchwork.runtime.grammar.machine.stack import MAX_DEPTH
 
 Trie = npt.NDArray[np.int32]
 
@@ -81,8 +81,9 @@ def _build(data: Bytes, offsets: Words, ids: Trie, most: int, utf8: Words) -> Tr
     token = len(ids)
     trie[starts + nodes] = token
     for i in range(nodes - 1, -1, -1):
-        height[i] += 1
-        groups[i] |= int64(1) << GROUPS[byte[i]]
+        if byte[i] & 0xC0 != 0x80:
+            height[i] += 1
+            groups[i] |= int64(1) << GROUPS[byte[i]]
         if chars[i] == 0:
             groups[i] |= irregular
         if i > 0:

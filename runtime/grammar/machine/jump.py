@@ -1,24 +1,18 @@
 """What the machine already knows: forced bytes, and the shortest way to an end."""
 
-from branchwork.runtime.grammar.jit import (
+from branchwork.runtime.grammar.machine.jit import (
     compiled,
     int64,
 )
-from branchwork.runtime.grammar.machine import (
-    FUEL_PER_CALL,
-    close_over,
-    only_byte,
-    step,
-)
-from branchwork.runtime.grammar.members import (
+from branchwork.runtime.grammar.machine.members import (
     may_close,
     object_count,
     required_left,
 )
-from branchwork.runtime.grammar.piece import (
+from branchwork.runtime.grammar.machine.piece import (
     move,
 )
-from branchwork.runtime.grammar.program import (
+from branchwork.runtime.grammar.machine.program import (
     ARRAY_WORDS,
     CALLED,
     CHOOSE,
@@ -38,7 +32,7 @@ from branchwork.runtime.grammar.program import (
     Code,
     Words,
 )
-from branchwork.runtime.grammar.stack import (
+from branchwork.runtime.grammar.machine.stack import (
     CONFIGS,
     COUNT_SHIFT,
     ENDED,
@@ -52,7 +46,13 @@ from branchwork.runtime.grammar.stack import (
     NODES,
     STATE_MASK,
 )
-from branchwork.runtime.grammar.values import (
+from branchwork.runtime.grammar.machine.steps import (
+    FUEL_PER_CALL,
+    close_over,
+    only_byte,
+    step,
+)
+from branchwork.runtime.grammar.machine.values import (
     load,
 )
 

@@ -32,6 +32,7 @@ link what was seen. RECORD: the value is where in the text a key or item began. 
 whose value is start << 24 | length of a piece of the text.
 """
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,27 +73,32 @@ NO_BYTE, MANY_BYTES = 256, 257
 WIDE_FROM, LEAD_WEIGHT = 24, 8
 
 
+# Where each group of first bytes of other characters than ASCII begins, and where the last one ends. Those that few
+# classes of characters cut in two: spaces are in the first, the fourth and the fifth, the seventh is Chinese.
+LEADS = (0xC2, 0xC3, 0xE0, 0xE1, 0xE3, 0xE4, 0xE5, 0xEA, 0xEE, 0xF0, 0xF5)
+
+
 def _groups() -> npt.NDArray[np.int64]:
     group = np.full(256, NO_GROUP, np.int64)
     alone = [range(b, b + 1) for b in (*b"\t\n\r", *range(0x20, 0x7F)) if not chr(b).isalnum()]
     letters = [(0x61, 0x67), (0x67, 0x7B), (0x41, 0x47), (0x47, 0x5B)]
-    many = [range(0x80, 0x100), *(range(*ends) for ends in letters), range(0x30, 0x3A)]
-    for number, bytes_ in enumerate([*many, *alone], start=OTHER_CHARS):
+    many = [*itertools.pairwise(LEADS), *letters, (0x30, 0x3A)]
+    for number, bytes_ in enumerate([*(range(*ends) for ends in many), *alone], start=1):
         group[list(bytes_)] = number
     return group
 
 
 NO_GROUP = 0
-"""The group of control characters."""
-OTHER_CHARS = 1
-"""The group of characters that are not ASCII: as whole characters, which begin and end where a character does."""
+"""The group of control characters, and of bytes that begin no character."""
+OTHER_CHARS = (1 << len(LEADS)) - 2
+"""The groups of characters that are not ASCII, as bits: one for each range of `LEADS`, by their first bytes."""
 IRREGULAR = 60
 """The group of what is no text, or does not begin where a character does."""
 PASSES_ENDS, COUNTS_CHARS = 1 << 61, 1 << 62
 """Beside a family of groups: the piece may be over within the span; each character is counted (else nothing is)."""
 
 GROUPS = _groups()
-"""[256] int64: each byte's group, of fewer than 60: letters (a to f by themselves), digits, each mark, all else."""
+"""[256] int64: the group of each first byte, of fewer than 60: `LEADS`, letters (a to f alone), digits, each mark."""
 
 
 @dataclass(frozen=True, slots=True)

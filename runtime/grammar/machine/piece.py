@@ -1,10 +1,10 @@
 """Reading a piece's block: what it says of bytes and states."""
 
-from branchwork.runtime.grammar.jit import (
+from branchwork.runtime.grammar.machine.jit import (
     compiled,
     int64,
 )
-from branchwork.runtime.grammar.program import (
+from branchwork.runtime.grammar.machine.program import (
     PIECE_HEAD,
     STATE_WORDS,
     Code,
@@ -46,5 +46,5 @@ def family_of(code: Code, piece: int, state: int) -> int:
 
 @compiled
 def span_of(code: Code, piece: int, state: int) -> int:
-    """For how many bytes any text of a state's family can be read."""
+    """How many characters of a state's family can be read, whichever they are."""
     return int64(code[piece + PIECE_HEAD + 5 * code[piece] + state])

@@ -9,14 +9,14 @@ without positions, with what a walk of at most a token can tell of the text befo
 Equal views have equal masks, unless the walk says TEXT_READ.
 """
 
-from branchwork.runtime.grammar.jit import (
+from branchwork.runtime.grammar.machine.jit import (
     compiled,
     int64,
 )
-from branchwork.runtime.grammar.members import (
+from branchwork.runtime.grammar.machine.members import (
     compare_key,
 )
-from branchwork.runtime.grammar.program import (
+from branchwork.runtime.grammar.machine.program import (
     OBJECT,
     OBJECT_WORDS,
     PROPERTY_WORDS,
@@ -25,7 +25,7 @@ from branchwork.runtime.grammar.program import (
     Code,
     Words,
 )
-from branchwork.runtime.grammar.stack import (
+from branchwork.runtime.grammar.machine.stack import (
     MAX_PACKED,
     NODE_WORDS,
     SEEN_MASK,

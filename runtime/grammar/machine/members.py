@@ -1,10 +1,10 @@
 """What may come next in an object or an array: members, items, keys that are new."""
 
-from branchwork.runtime.grammar.jit import (
+from branchwork.runtime.grammar.machine.jit import (
     compiled,
     int64,
 )
-from branchwork.runtime.grammar.program import (
+from branchwork.runtime.grammar.machine.program import (
     ARRAY_WORDS,
     COUNTED,
     FREE_ORDER,
@@ -18,7 +18,7 @@ from branchwork.runtime.grammar.program import (
     Code,
     Words,
 )
-from branchwork.runtime.grammar.stack import (
+from branchwork.runtime.grammar.machine.stack import (
     ASSUME_NEW,
     FIELD_MASK,
     FIELD_SHIFT,

@@ -5,25 +5,18 @@ order, so that equal sets mostly are equal bytes. Flags: 1, the text may end her
 with its last byte; 2, what may follow depends on the text (a RECORD or something seen).
 """
 
-from branchwork.runtime.grammar.jit import (
+from branchwork.runtime.grammar.machine.jit import (
     compiled,
     int64,
 )
-from branchwork.runtime.grammar.machine import (
-    FUEL_PER_CALL,
-    arrive,
-    close_over,
-    only_byte,
-    step,
-)
-from branchwork.runtime.grammar.program import (
+from branchwork.runtime.grammar.machine.program import (
     NO_BYTE,
     RECORD,
     Bytes,
     Code,
     Words,
 )
-from branchwork.runtime.grammar.stack import (
+from branchwork.runtime.grammar.machine.stack import (
     ASSUME_NEW,
     CONFIGS,
     ENDED,
@@ -45,6 +38,13 @@ from branchwork.runtime.grammar.stack import (
     TEXTUAL,
     TOP,
     WALK_FROM,
+)
+from branchwork.runtime.grammar.machine.steps import (
+    FUEL_PER_CALL,
+    arrive,
+    close_over,
+    only_byte,
+    step,
 )
 
 
