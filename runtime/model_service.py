@@ -28,7 +28,7 @@ def assemble(options: RuntimeConfig, report: Report) -> Service:
     context_len = _context_len(options, config)
     report(f"loading {options.model}")
     with ThreadPoolExecutor(1) as beside:  # a large vocabulary takes as long as the weights
-        loading = beside.submit(ModelEncoder, folder, config.vocab_size)
+        loading = beside.submit(ModelEncoder, folder, config.vocab_size, context_len)
         model = load_model(options)
         encoder = loading.result()
     vocabulary = encoder.tokenizer.vocabulary(config.eos_token_ids)

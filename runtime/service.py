@@ -4,7 +4,7 @@ import gc
 import json
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from branchwork.runtime.engine.engine import Engine, Runner
 from branchwork.runtime.grammar.compiler import GrammarCompiler
@@ -25,7 +25,7 @@ JOIN_S = 5.0
 class Service:
     """An engine over `runner`, for the clients of `router`; `runtime.process.Runtime`.
 
-    `ask` answers the requests that are not the engine's own.
+    `ask` answers the requests that are not the engine's own, on a thread for them.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class Service:
         self._compiler = GrammarCompiler(vocabulary, options)
         self._engine = Engine(options, runner, vocabulary, tokenizer, self._mailbox, outlet)
         self._ask_others = ask
+        self._desk = ThreadPoolExecutor(1, "desk")
         host = Host(
             config=options,
             welcome=greeting,
@@ -70,6 +71,7 @@ class Service:
         gc.collect()
         gc.freeze()
         self._loop.run()
+        self._desk.shutdown(wait=False, cancel_futures=True)
         if self._failure is not None:
             raise self._failure
         self._engine.stop()
@@ -81,9 +83,10 @@ class Service:
         """As `IoLoop.stop`."""
         self._loop.stop(drain_s)
 
-    def _ask(self, what: str, body: str) -> "str | Future[str]":
+    def _ask(self, what: str, body: str) -> "Future[str]":
         if what not in ENGINE_REQUESTS:
-            return self._ask_others(what, body)
+            # A long text takes its time, which is not the other clients'.
+            return self._desk.submit(self._ask_others, what, body)
         reply: Future[str] = Future()
         self._mailbox.put([Control(what, reply)])
         return reply if what != "stats" else _joined(reply, self._loop.stats)

@@ -7,14 +7,21 @@ from branchwork.runtime.io.chat_format import find_chat_format
 from branchwork.runtime.io.chat_template import ChatTemplate, find_template
 from branchwork.runtime.io.segments import Segment
 from branchwork.runtime.io.tokenizer import Tokenizer, read_settings
+from branchwork.runtime.wire.errors import RequestTooLong
 from branchwork.runtime.wire.messages import Chat, ChatFormat
+
+# A normalizer may join so many characters to one.
+SHRINKING = 4
 
 
 class ModelEncoder:
-    """The `TextEncoder` of a model folder."""
+    """The `TextEncoder` of a model folder. A text that cannot be as few as `max_tokens` tokens is not tokenised."""
 
-    def __init__(self, folder: Path, vocab_size: int) -> None:
+    def __init__(self, folder: Path, vocab_size: int, max_tokens: int) -> None:
         self.tokenizer = Tokenizer.load(folder, vocab_size)
+        self._max_tokens = max_tokens
+        longest = max(map(len, self.tokenizer.token_bytes), default=1)
+        self._max_characters = max_tokens * longest * SHRINKING
         self.template = ChatTemplate(
             find_template(folder, read_settings(folder)),
             self.tokenizer.names,
@@ -31,6 +38,12 @@ class ModelEncoder:
         segments: list[Segment] = []
         for text in texts:
             segments += self.render(text) if isinstance(text, Chat) else [text]
+        size = sum(len(segment.text) for segment in segments)
+        if size > self._max_characters:
+            raise RequestTooLong(
+                f"the text has {size} characters, the server holds {self._max_tokens} tokens "
+                "(--max-len); shorten it"
+            )
         return self.tokenizer.encode(segments, at_start) if segments else ()
 
     def render(self, chat: Chat) -> list[Segment]:

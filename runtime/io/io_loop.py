@@ -219,6 +219,8 @@ class IoLoop:
                 answer.add_done_callback(lambda done: self._reply_later(client, request, done))
 
     def _reply_later(self, client: bytes, request: Request, done: "Future[str]") -> None:
+        if done.cancelled():
+            return  # the runtime is shutting down
         error = done.exception()
         if error is not None and not isinstance(error, BranchworkError):
             error = InternalError("the runtime has failed on this request")

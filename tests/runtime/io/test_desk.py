@@ -8,7 +8,7 @@ from tests.make_tokenizer import byte_level
 
 from branchwork.runtime.io.desk import Desk
 from branchwork.runtime.io.encoder import ModelEncoder
-from branchwork.runtime.wire.errors import InvalidParameter
+from branchwork.runtime.wire.errors import InvalidParameter, RequestTooLong
 from branchwork.runtime.wire.validate import Limits
 
 LIMITS = Limits(
@@ -30,7 +30,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> ModelEncoder:
     byte_level(bos=True).save(str(folder / "tokenizer.json"))
     settings = {"bos_token": "<s>", "eos_token": "<|im_end|>"}
     (folder / "tokenizer_config.json").write_bytes(msgspec.json.encode(settings))
-    return ModelEncoder(folder, 400)
+    return ModelEncoder(folder, 400, max_tokens=1000)
 
 
 @pytest.fixture
@@ -96,3 +96,9 @@ def test_the_tokenizer_describes_itself(desk: Desk) -> None:
 def test_what_cannot_be_answered_is_refused(desk: Desk, what: str, body: str) -> None:
     with pytest.raises(InvalidParameter):
         desk.ask(what, body)
+
+
+def test_a_text_that_no_context_could_hold_is_refused_before_it_is_tokenised(desk: Desk) -> None:
+    longest = max(map(len, desk._encoder.tokenizer.token_bytes))
+    with pytest.raises(RequestTooLong, match=r"the server holds 1000 tokens \(--max-len\)"):
+        ask(desk, "tokenize", text="x" * (4 * longest * 1000 + 1))
