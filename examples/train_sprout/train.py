@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from examples.train_sprout.batches import Batch, make_batches
-from examples.train_sprout.corpus import EARLY, LAST, LATE
+from examples.train_sprout.corpus import EARLY, FINAL, LAST, LATE
 from examples.train_sprout.export import export, write_json
 from examples.train_sprout.model import Llama, Shape
 from examples.train_sprout.optimizer import Optimizer
@@ -50,6 +50,7 @@ STAGES = (
     Stage(0.0, EARLY, 160),
     Stage(0.15, LATE, 320),
     Stage(0.5, LAST, 320),
+    Stage(0.72, FINAL, 320),
 )
 
 
