@@ -11,6 +11,12 @@ from branchwork.runtime.grammar.interface import Matcher
 from branchwork.runtime.inbox import EngineTokenizer
 from branchwork.runtime.wire.errors import InternalError
 
+# So much is jumped at once: a run may be 64 KiB, and its tokens are made on the engine's thread.
+MAX_JUMP_BYTES = 4096
+
+# About the longest token of any vocabulary.
+LONGEST_TOKEN = 256
+
 
 @dataclass(frozen=True, slots=True)
 class Jump:
@@ -31,11 +37,12 @@ def find_jump(
     data = matcher.forced()
     if not data:
         return None
+    data, whole = _beginning(data), len(data)
     token_ids = tokenizer.encode_bytes(data)
     after = matcher.copy()
     if not after.accept_bytes(data):
         raise InternalError("the constraint forbids the bytes that it forces")
-    if after.must_end():
+    if len(data) == whole and after.must_end():
         return Jump(token_ids, after, complete=True)
     if len(token_ids) == 1:
         return None
@@ -45,8 +52,17 @@ def find_jump(
     return Jump(token_ids[:-1], after, complete=False)
 
 
+def _beginning(run: bytes) -> bytes:
+    """As much of a run as is jumped at once, in whole characters."""
+    size = MAX_JUMP_BYTES
+    while size < len(run) and run[size] & 0xC0 == 0x80:
+        size -= 1
+    return run[:size]
+
+
 def closes_within(matcher: Matcher, num_tokens: int, tokenizer: EngineTokenizer) -> bool:
-    """Whether the text can be ended in so many tokens. A token is a byte at least, so mostly a bound on bytes tells."""
-    if matcher.closing_len() <= num_tokens:
-        return True
+    """Whether the text can be ended in so many tokens. A token is a byte at least, so mostly bounds on bytes tell."""
+    size = matcher.closing_len()
+    if size <= num_tokens or size > num_tokens * LONGEST_TOKEN:
+        return size <= num_tokens
     return len(tokenizer.encode_bytes(matcher.closing())) <= num_tokens

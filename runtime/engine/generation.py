@@ -9,7 +9,7 @@ import numpy as np
 from branchwork.runtime.engine.answer import Answer, Kind, Stop
 from branchwork.runtime.engine.branch import Branch
 from branchwork.runtime.engine.context import Context
-from branchwork.runtime.engine.forcing import closes_within, find_jump
+from branchwork.runtime.engine.forcing import LONGEST_TOKEN, closes_within, find_jump
 from branchwork.runtime.engine.healing import HealedMatcher
 from branchwork.runtime.engine.request import Ask, Req
 from branchwork.runtime.engine.speculation import Guesser
@@ -349,9 +349,12 @@ class Generation:
         assert self._matcher is not None
         tokenizer = self._context.tokenizer
         if not closes_within(self._matcher, self._max_tokens, tokenizer):
-            shortest = len(tokenizer.encode_bytes(self._matcher.closing()))
+            size = self._matcher.closing_len()
+            shortest = f"{size} bytes"
+            if size <= self._max_tokens * LONGEST_TOKEN:
+                shortest = f"{len(tokenizer.encode_bytes(self._matcher.closing()))} tokens"
             raise ConstraintError(
-                f"the shortest answer under the constraint takes {shortest} tokens, "
+                f"the shortest answer under the constraint takes {shortest}, "
                 f"max_tokens is {self._max_tokens}",
                 "max_tokens",
             )

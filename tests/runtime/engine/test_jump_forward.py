@@ -18,6 +18,7 @@ from tests.make_engine import (
     NaiveMatcher,
     closed,
     done,
+    failed,
     finals,
     generate,
     opened,
@@ -226,6 +227,20 @@ def test_masks_and_choices_are_the_same_with_jump_forward_and_without() -> None:
 @pytest.mark.timeout(1800)
 def test_masks_and_choices_are_the_same_in_ten_thousand_cases() -> None:
     check_many(1000)
+
+
+def test_a_long_run_is_jumped_in_pieces_and_is_whole_all_the_same() -> None:
+    grammar = MachineGrammar(lower(to_rules(Regex("(Paris é){1000}"))), lexicon_of(VOCABULARY))
+    ran = fill(grammar, {7: 4000}, jump=True, told={})[7]
+    assert ran.done.text == "Paris é" * 1000
+    assert 1 <= ran.done.usage.sampled <= 3
+
+
+def test_what_cannot_be_closed_by_any_tokens_is_refused_by_its_size() -> None:
+    grammar = MachineGrammar(lower(to_rules(Regex("x{60000}"))), lexicon_of(VOCABULARY))
+    runtime = MockRuntime()
+    runtime.put(opened(1), text(1, "a"), generate(1, grammar=grammar, max_tokens=100))
+    assert "60000 bytes" in failed(runtime.run()).message
 
 
 class DecidedRunner(MockRunner):
