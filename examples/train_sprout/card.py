@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from examples.train_sprout.corpus import DRILLS
+
 CARD = """---
 license: apache-2.0
 language: en
@@ -34,18 +36,24 @@ full names, made-up words, numbers of three digits and more, and pairs of two-di
 Measured with `python -m examples.train_sprout.evaluate runtime/models/sprout --count 200 --card`;
 some skills have fewer held-out prompts.
 
-| skill | accuracy | prompts |
-|---|---:|---:|
-{rows}
+{skills}
 
 Prompts come in a few phrasings, in chat form and in plain text, with and without a system message.
-The last four rows are drills: strings and digits that mean nothing, from which the skills are made.
+The skills are made of drills: strings and digits that mean nothing, or harder forms of a skill, some
+of them trained on in a part of the run only.
+
+{drills}
 """
 
 
+def table(kind: str, scores: Sequence[dict[str, Any]]) -> str:
+    """Scores as rows; a score has `skill`, `right` and `asked`."""
+    rows = [f"| {s['skill']} | {s['right'] / s['asked']:.1%} | {s['asked']} |" for s in scores]
+    return "\n".join((f"| {kind} | accuracy | prompts |", "|---|---:|---:|", *rows))
+
+
 def card(scores: Sequence[dict[str, Any]]) -> str:
-    """The card with a row per skill; a score has `skill`, `right` and `asked`."""
-    rows = "\n".join(
-        f"| {s['skill']} | {s['right'] / s['asked']:.1%} | {s['asked']} |" for s in scores
-    )
-    return CARD.format(rows=rows)
+    """The card with a row per skill and per drill."""
+    skills = [s for s in scores if s["skill"] not in DRILLS]
+    drills = [s for s in scores if s["skill"] in DRILLS]
+    return CARD.format(skills=table("skill", skills), drills=table("drill", drills))

@@ -15,6 +15,7 @@ from examples.train_sprout.batches import REPEATED_WEIGHT, make_batches, weigh
 from examples.train_sprout.corpus import (
     EARLY,
     EXERCISES,
+    FINAL,
     LAST,
     LATE,
     SKILLS,

@@ -81,7 +81,14 @@ def judged(draw: Draw) -> Document:
 
 def judged_by_reference(draw: Draw) -> Document:
     """The same with an expected answer that nobody knows: no verdict can be learned by heart."""
-    make = draw.of((draw.word, draw.proper, draw.city, draw.name, lambda: str(draw.number())))
+    kinds: tuple[Callable[[], str], ...] = (
+        draw.word,
+        draw.proper,
+        draw.city,
+        draw.name,
+        lambda: str(draw.number()),
+    )
+    make = draw.of(kinds)
     right = make()
     answer, score = graded(draw, right, make)
     if answer in (right, f"It is {right}."):
