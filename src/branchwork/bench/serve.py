@@ -114,6 +114,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=PYTHON[:W1,W2]",
         help=f"{', '.join(PEERS)}: the Python that has it, and which workloads it runs (default: all)",
     )
+    parser.add_argument(
+        "--profile",
+        default="balanced",
+        help="of our runtime: as branchwork serve (default: balanced)",
+    )
     parser.add_argument("--repeat", type=int, default=5, help="rounds (default: 5)")
     parser.add_argument(
         "--minutes", type=float, default=60.0, help="begin no round after this long (default: 60)"
@@ -124,7 +129,9 @@ def run(options: argparse.Namespace) -> Report:
     """New tokens a second of each engine on each workload, and ours over each peer's."""
     workloads = [WORKLOADS[name] for name in options.workloads.split(",")]
     with ExitStack() as stack:
-        runtime = stack.enter_context(launch(model=options.model, kv_slots=KV_SLOTS))
+        runtime = stack.enter_context(
+            launch(model=options.model, kv_slots=KV_SLOTS, profile=options.profile)
+        )
         client = runtime.connect()
         entrants = [Entrant(OURS, Ours(client), {workload.name for workload in workloads})]
         for peer in options.peer:

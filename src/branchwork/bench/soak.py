@@ -75,6 +75,8 @@ def run(options: argparse.Namespace) -> Report:
     slope = _slope([point for point in found.memory if point[0] >= options.warm_up])
     report.add("memory, MiB per 1,000 requests after warm-up", 1000 * slope)
     report.add("memory at the end, MiB", found.memory[-1][1])
+    mib = " ".join(f"{mib:.1f}" for _, mib in found.memory)
+    report.notes.append(f"MiB after every {WAVE * 5} requests: {mib}")
     report.add("threads, from and to", f"{found.threads[0]} {found.threads[-1]}")
     report.add("open files, from and to", f"{found.files[0]} {found.files[-1]}")
     return report

@@ -7,11 +7,14 @@ from pathlib import Path
 BENCHES = {
     "prefix": "what sharing a prefix saves",
     "serve": "workloads W1 to W5 beside other engines",
+    "cache": "how much of what could be cached is found, by ten kinds of programs",
+    "chunks": "what a long prompt does to those who decode beside it",
     "soak": "what cancelled and disconnected requests leave behind",
     "http": "what the gateway adds to the runtime",
     "lang": "what the language costs, against a runtime that answers at once",
     "jump": "what a constraint costs and what jump-forward saves",
     "grammar": "coverage, compile and mask times of constraints",
+    "attention": "decode attention on the CPU over scattered slots, beside torch's own",
     "kernels": "every kernel beside torch's own (needs a GPU)",
     "hostile": "what expensive constraints cost, and what other clients notice",
 }
