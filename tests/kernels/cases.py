@@ -346,7 +346,8 @@ SAMPLING = [
     _sample("edits", lambda: sampling(*(Row(seed=s, **e) for s in range(3) for e in _EDITS))),
     _sample("greedy edits", lambda: sampling(*(Row(temperature=0.0, **e) for e in _EDITS))),
     _sample("ties", lambda: sampling(
-        *(Row(seed=s, top_k=9, top_p=0.8) for s in range(8)), *(Row(temperature=0.0) for _ in range(3)), ties=True)),
+        *(Row(seed=s, top_k=9, top_p=p) for s in range(6) for p in (0.8, 1.0)),
+        *(Row(temperature=0.0) for _ in range(3)), ties=True)),
     _sample("bfloat16", lambda: sampling(*(Row(seed=-s, **c) for s, c in enumerate(_CUTS)), dtype=BF16)),
     _sample("logits of 1e4", lambda: sampling(*(Row(seed=s, **c) for s, c in enumerate(_CUTS)), magnitude=1e4)),
     _sample("logits nearly flat", lambda: sampling(*(Row(seed=s, **c) for s, c in enumerate(_CUTS)), magnitude=1e-3)),
@@ -366,6 +367,8 @@ def automata() -> dict[str, Any]:
 
     kinds = torch.cat((draw(0, 5, 40, torch.int16), draw(0, 3, 40, torch.int16)))
     following = torch.cat((draw(-1, 6, 6 * 5, torch.int32), draw(-1, 4, 4 * 3, torch.int32)))
+    # The tokens of the first two requests may not follow.
+    following[5 * 5 + kinds[0]] = following[30 + 3 * 3 + kinds[40 + 39]] = -1
     machines = Automata(
         kinds, following, draw(0, 4, 10, torch.int8),
         torch.tensor([0, 40]), torch.tensor([0, 30]), ints(5, 3), ints(0, 6),

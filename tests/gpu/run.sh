@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Everything that needs a GPU, in one go of well under half an hour: the shared cases on the device, then the bench.
+# For a bare machine, carry what it lacks as wheels in a folder and name it: WHEELS=/path tests/gpu/run.sh RESULTS
+#   pip download -d WHEELS '.[test]' --extra-index-url <the index of torch's CUDA wheels>
+# Without WHEELS the environment at hand is used. Results (log and JSON) go to the folder RESULTS.
+set -uo pipefail
+cd "$(dirname "$0")/../.."
+results=${1:-gpu-results}
+mkdir -p "$results"
+python=${PYTHON:-python3}
+
+if [ -n "${WHEELS:-}" ]; then
+    "$python" -m venv .venv-gpu
+    python=.venv-gpu/bin/python
+    "$python" -m pip install -q --no-index --find-links "$WHEELS" -e '.[test]' || exit 1
+fi
+
+status=0
+step() { # name, seconds at most, command …
+    local name=$1 limit=$2
+    shift 2
+    echo "== $name"
+    timeout "$limit" "$@" 2>&1 | tee "$results/$name.log"
+    local code=${PIPESTATUS[0]}
+    [ "$code" -eq 0 ] || { echo "== $name: exit status $code"; status=1; }
+}
+
+nvidia-smi --query-gpu=name,driver_version,clocks.max.sm --format=csv | tee "$results/device.txt"
+step cases 600 "$python" -m pytest -q -m gpu tests/kernels
+step budget 600 "$python" -m pytest -q tests/kernels/test_budget.py
+step kernels 900 "$python" -m branchwork bench kernels --json "$results/kernels.json"
+exit $status
