@@ -22,7 +22,8 @@ class Lengths:
     def __init__(self, rules: ir.Rules) -> None:
         self._rules = rules.rules
         self._known: dict[int, int] = {}
-        self._kept: list[ir.Node] = []
+        # Nodes are known by their identity, so they are kept.
+        self._kept: list[ir.Node] = [rules.root]
         waiting = deque(self._parts_first([rules.root, *rules.rules.values()]))
         users: dict[int, list[ir.Node]] = {id(node): [] for node in waiting}
         for node in waiting:

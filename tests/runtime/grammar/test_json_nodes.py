@@ -118,10 +118,10 @@ def takes(node: ir.Node, text: bytes) -> bool:
 
 def test_closing_is_found_behind_a_key_whose_value_is_never_allowed() -> None:
     # The estimate left out what follows the key, and the search for a way to close gave up.
-    properties = tuple(
-        ir.Property(key, value, False)
-        for key, value in [(b'"a"', DIGIT), (b'"b"', DIGIT), (b'"ab"', DIGIT), (b'"c"', ir.NEVER)]
-    )
+    keys_and_values: list[tuple[bytes, ir.Node]] = [
+        (b'"a"', DIGIT), (b'"b"', DIGIT), (b'"ab"', DIGIT), (b'"c"', ir.NEVER),
+    ]  # fmt: skip
+    properties = tuple(ir.Property(key, value, False) for key, value in keys_and_values)
     node = ir.Object(properties, (ir.Extra(WORD, DIGIT),), ir.FIXED, 1, None, free_order=True)
     matcher = MachineGrammar(lower(ir.Rules(node)), lexicon_of(JSON)).start()
     assert matcher.accept_bytes(b'{"c')

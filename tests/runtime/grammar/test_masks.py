@@ -1,5 +1,6 @@
 """The machine against brute force: masks bit by bit, forced and closing bytes byte by byte."""
 
+import re
 from collections import deque
 
 import numpy as np
@@ -138,9 +139,21 @@ def test_bounded_pieces_count_their_states() -> None:
 )
 def test_a_large_set_of_words_is_its_automaton_without_the_table(words: frozenset[bytes]) -> None:
     whole = dfa.of_strings(words)
+    agrees(whole, ir.Choice(words), LETTERS, rounds=10)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("branchwork.runtime.grammar.lower.MAX_TABLE_WORDS", 0)
-        agrees(whole, ir.Piece(whole), LETTERS, rounds=10)
+        agrees(whole, ir.Piece(whole), LETTERS, rounds=5)
+
+
+@pytest.mark.parametrize("form", ["{}", "({})", "(?:{})"])
+def test_a_long_list_of_words_is_read_as_python_reads_it(form: str) -> None:
+    words = [f"{'ab' * (n % 7)} {n}-(x).{'é' * (n % 3)}" for n in range(60)]
+    pattern = form.format("|".join(map(re.escape, words)))
+    start = grammar(regex.compile_regex(pattern)).start()
+    for text in (*words, "ab 1", "59-(x)", words[3][:-1], words[4] + "é", "\\", ""):
+        matcher = start.copy()
+        reads = matcher.accept_bytes(text.encode()) and matcher.can_end()
+        assert reads == bool(re.fullmatch(pattern, text)), text
 
 
 def test_what_may_not_follow_changes_nothing() -> None:
