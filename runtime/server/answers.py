@@ -11,6 +11,9 @@ from starlette.responses import Response
 
 from branchwork.runtime.wire.messages import Done, Run, TokenLogprob, Usage
 
+# What OpenAI writes for a token that cannot be.
+LOWEST = -9999.0
+
 
 def new_id(prefix: str) -> str:
     """An id nobody can guess."""
@@ -81,7 +84,8 @@ def chat_logprobs(tokens: Sequence[TokenLogprob], k: int) -> dict[str, Any]:
 def _chat_logprob(token: TokenLogprob, k: int) -> dict[str, Any]:
     return {
         "token": token_text(token.data),
-        "logprob": floor(token.logprob),
+        # A jumped token may have none; clients of this route reckon with a number.
+        "logprob": LOWEST if token.logprob is None else floor(token.logprob),
         "bytes": list(token.data),
         "top_logprobs": [
             {"token": token_text(data), "logprob": floor(logprob), "bytes": list(data)}
@@ -91,8 +95,8 @@ def _chat_logprob(token: TokenLogprob, k: int) -> dict[str, Any]:
 
 
 def floor(logprob: float | None) -> float | None:
-    """A log-probability that JSON can hold: OpenAI writes -9999 for a token that cannot be."""
-    return None if logprob is None else max(logprob, -9999.0)
+    """A log-probability that JSON can hold."""
+    return None if logprob is None else max(logprob, LOWEST)
 
 
 class CompletionLogprobs:

@@ -18,7 +18,7 @@ TOOL = {
 
 @pytest.fixture
 def client(url: str) -> Any:
-    with anthropic.Anthropic(base_url=url, api_key=KEY, max_retries=0, timeout=60) as made:
+    with anthropic.Anthropic(base_url=url, api_key=KEY, max_retries=0, timeout=180) as made:
         yield made
 
 

@@ -21,7 +21,7 @@ class Person(BaseModel):
 
 @pytest.fixture
 def client(url: str) -> Any:
-    with openai.OpenAI(base_url=url + "/v1", api_key=KEY, max_retries=0, timeout=60) as made:
+    with openai.OpenAI(base_url=url + "/v1", api_key=KEY, max_retries=0, timeout=180) as made:
         yield made
 
 

@@ -5,6 +5,7 @@ import pytest
 from tests.runtime.server.fake import FakeBackend, Script
 from tests.runtime.server.sse import chunks, events
 
+from branchwork.runtime.server.answers import chat_logprobs
 from branchwork.runtime.wire.messages import (
     Chat,
     Choices,
@@ -17,6 +18,7 @@ from branchwork.runtime.wire.messages import (
     Regex,
     StructuralTags,
     Text,
+    TokenLogprob,
 )
 
 CHAT = "/v1/chat/completions"
@@ -385,3 +387,9 @@ def test_one_constraint_in_the_words_of_two_servers_is_one(serving: Any) -> None
     assert server.post("/v1/chat/completions", twice).status_code == 200
     other = {**twice, "guided_regex": "b"}
     assert server.post("/v1/chat/completions", other).json()["error"]["param"] == "guided_regex"
+
+
+def test_a_chats_logprob_is_a_number_also_where_a_jumped_token_has_none() -> None:
+    token = TokenLogprob(7, b"x", None)
+    (shown,) = chat_logprobs([token], 2)["content"]
+    assert shown == {"token": "x", "logprob": -9999.0, "bytes": [120], "top_logprobs": []}
