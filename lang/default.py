@@ -147,7 +147,9 @@ _WITHOUT_EFFECT = (
     *("tp_size", "port", "host", "mem_fraction_static", "trust_remote_code", "random_seed"),
     *("disable_cuda_graph", "cuda_graph_max_bs", "attention_backend", "sampling_backend"),
     *("chunked_prefill_size", "modeling", "torchao_config", "tokenizer_path", "log_requests"),
-    "disable_overlap_schedule",
+    *("disable_overlap_schedule", "skip_tokenizer_init", "tokenizer_mode", "served_model_name"),
+    *("enable_metrics", "schedule_policy", "page_size", "watchdog_timeout", "launch_timeout"),
+    *("enable_torch_compile", "base_gpu_id", "log_level_http"),
 )
 
 
