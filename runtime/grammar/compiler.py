@@ -33,7 +33,7 @@ from branchwork.runtime.wire.messages import Constraint
 NUM_CHILDREN = 2
 START_TIMEOUT_S = 30.0
 
-# The child counts seconds of CPU; on a busy machine one of them may take so many of the clock, and 2 ms a second.
+# The child counts seconds of CPU. On a busy machine each of them may take several of the clock, and a little one many.
 CLOCK_FACTOR, LEAST_CLOCK_S = 5, 10.0
 
 CLOSED = "the runtime is shutting down"
