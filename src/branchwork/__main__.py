@@ -13,6 +13,7 @@ COMMANDS = {
     "chat": "talk to a model in the terminal",
     "batch": "answer a file of requests (OpenAI's batch format)",
     "info": "what this machine and this model give: kernels, memory, pool",
+    "doctor": "whether this machine can serve a model, what it gets, and what to change",
     "compile": "make the machine code ahead of the first start (half a minute, once)",
     "bench": "measure: lang, prefix, grammar, serve, kernels",
 }

@@ -23,7 +23,7 @@ def main(argv: list[str]) -> int:
         f"branchwork   {importlib.metadata.version('branchwork')}, Python {platform.python_version()}"
     )
     print(f"packages     {', '.join(_versions())}")
-    print(f"machine      {platform.machine()}, {os.cpu_count()} cores, {_features()}")
+    print(f"machine      {platform.machine()}, {os.cpu_count()} cores, {features()}")
     with launch(**asdict(config)) as runtime:
         client = runtime.connect()
         welcome = client.welcome
@@ -45,7 +45,7 @@ def _versions() -> list[str]:
     return found
 
 
-def _features() -> str:
+def features() -> str:
     """The instruction sets that matter for bf16 on this processor."""
     try:
         with open("/proc/cpuinfo") as file:
