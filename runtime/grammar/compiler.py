@@ -29,12 +29,12 @@ from branchwork.runtime.wire.config import RuntimeConfig
 from branchwork.runtime.wire.errors import ConstraintError, InternalError
 from branchwork.runtime.wire.messages import Constraint
 
-# Two children: a constraint that needs its whole time does not keep the others waiting.
-NUM_CHILDREN = 2
+# Started as they are needed: constraints that need their whole time do not keep the others waiting.
+NUM_CHILDREN = 4
 START_TIMEOUT_S = 30.0
 
 # The child counts seconds of CPU. On a busy machine each of them may take several of the clock, and a little one many.
-CLOCK_FACTOR, LEAST_CLOCK_S = 5, 10.0
+CLOCK_FACTOR, LEAST_CLOCK_S = 5, 30.0
 
 CLOSED = "the runtime is shutting down"
 

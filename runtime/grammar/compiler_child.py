@@ -33,7 +33,7 @@ _decoder: "msgspec.msgpack.Decoder[Constraint | StopPattern]" = msgspec.msgpack.
 
 
 # Most constraints take less CPU than this; one that takes more has its client wait, and not those of others.
-QUICK_S = 0.05
+QUICK_S = 0.1
 
 
 class OutOfTime(BaseException):

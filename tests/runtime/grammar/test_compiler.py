@@ -25,7 +25,7 @@ from branchwork.runtime.wire.messages import (
 )
 
 LETTERS = letters()
-OPTIONS = RuntimeConfig(grammar_timeout=20.0, grammar_memory=200)
+OPTIONS = RuntimeConfig()
 
 
 @pytest.fixture(scope="module")
