@@ -70,6 +70,7 @@ class Scheduler:
         self._rows = list(range(config.max_rows))[::-1]
         self._arrivals = 0
         self._work: dict[Req, int] = {}  # the step being planned: how many tokens of which request
+        self._left = 0  # how many tokens more it may hold
         self._in_flight: list[tuple[Req, int, int]] = []  # the last plan's segments: [start, stop)
         self._pace = Pace(config.profile)
         self._someone_decodes = False
@@ -114,30 +115,30 @@ class Scheduler:
     def plan(self) -> Plan | None:
         """The next step, or None when no request can take one (then some may have ended instead)."""
         self._work = {}
+        self._left = self._config.max_tokens_per_step
         self._continue_running()
         self._admit_waiting()
         return self._make_plan()
 
-    @property
-    def _budget(self) -> int:
-        guessed = sum(len(req.guessed) for req in self._work)
-        return self._config.max_tokens_per_step - sum(self._work.values()) - guessed
+    def _assign(self, req: Req, count: int) -> None:
+        """So many tokens of a request are in the step."""
+        self._work[req] = count
+        self._left -= count
 
-    def _guess(self, req: Req, budget: int, num_decoding: int) -> int:
-        """Let a decoding request guess ahead, where that takes nothing from others; returns how many tokens it did.
+    def _guess(self, req: Req, num_decoding: int) -> None:
+        """Let a decoding request guess ahead, where that takes nothing from others.
 
         Few tokens are computed in the time of one, since a step reads all weights; with many the step takes longer.
         """
-        room = min(budget, MAX_GUESSED // num_decoding)
+        room = min(self._left, MAX_GUESSED // num_decoding)
         length = req.computed + self._work[req]
         if req.guess is None or room == 0 or length < req.tokens.length:
-            return 0
+            return
         guessed = req.guess(room)
         assert req.lease is not None
-        if len(guessed) > self.cache.num_free or not req.lease.reserve(length + len(guessed)):
-            return 0
-        req.guessed = guessed
-        return len(guessed)
+        if len(guessed) <= self.cache.num_free and req.lease.reserve(length + len(guessed)):
+            req.guessed = guessed
+            self._left -= len(guessed)
 
     def _continue_running(self) -> None:
         """Give every running request its tokens: first those that decode, then prompts in chunks."""
@@ -149,24 +150,22 @@ class Scheduler:
         self._prompt_tokens = self._pace.prompt_tokens(
             len(decoding), len(prefilling) + len(self.waiting)
         )
-        budget = self._config.max_tokens_per_step
         if self._someone_missed:  # who has waited longest goes first
             decoding.sort(key=lambda req: req.last_step)
         self._someone_missed = False
         for req in decoding:
-            if budget <= 0:
+            if self._left <= 0:
                 self._someone_missed = True
                 break
             if req.row is not None:  # else it was retracted for an earlier one
-                count = min(req.tokens.length - req.computed, budget)
+                count = min(req.tokens.length - req.computed, self._left)
                 if self._reserve(req, req.computed + count):
-                    self._work[req] = count
-                    budget -= count
-                    budget -= self._guess(req, budget, len(decoding))
+                    self._assign(req, count)
+                    self._guess(req, len(decoding))
         for req in prefilling:
             count = self._chunk(req)
             if req.row is not None and count > 0 and self._reserve(req, req.computed + count):
-                self._work[req] = count
+                self._assign(req, count)
                 self._prompt_tokens -= count
 
     def _chunk(self, req: Req) -> int:
@@ -174,12 +173,11 @@ class Scheduler:
         rest = len(req.tokens) - req.computed
         if self._someone_decodes:
             rest = min(rest, self._config.max_chunk)
-        return int(min(rest, self._budget, self._prompt_tokens))
+        return int(min(rest, self._left, self._prompt_tokens))
 
     def _admit_waiting(self) -> None:
         """Let waiting requests in, in order, as far as rows, memory and the step's budget reach."""
-        budget = self._budget
-        if not self.waiting or budget <= 0 or self._nobody_fits or not self._may_have_row():
+        if not self.waiting or self._left <= 0 or self._nobody_fits or not self._may_have_row():
             return
         config, steps = self._config, self.counters.steps
         queue = ordered(
@@ -188,7 +186,7 @@ class Scheduler:
         twins = Twins(self.running)
         self._nobody_fits = True
         for req in queue:
-            if budget <= 0 or self._prompt_tokens < 1:
+            if self._left <= 0 or self._prompt_tokens < 1:
                 self._nobody_fits = False
                 break
             if twins.of(req, find(req, self.cache)) is not None:
@@ -204,9 +202,8 @@ class Scheduler:
             twins.add(req)
             count = self._chunk(req)
             if self._reserve(req, req.computed + count):
-                self._work[req] = count
+                self._assign(req, count)
                 self._prompt_tokens -= count
-                budget = self._budget
 
     def _may_have_row(self) -> bool:
         """Whether a row is free, or could be by preemption."""
@@ -316,7 +313,7 @@ class Scheduler:
         self._rows.append(req.row)
         self._nobody_fits = False
         self.running.remove(req)
-        self._work.pop(req, None)
+        self._left += self._work.pop(req, 0) + len(req.guessed)
         req.row = req.lease = None
         req.computed = 0
         req.guessed = ()
