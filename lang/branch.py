@@ -102,7 +102,9 @@ class Branch:
             assert isinstance(part, Media)
             model = self.program.backends[0].welcome.model
             kind = "an image" if part.frames is None else "a video"
-            raise ProgramError(f"{kind} cannot be shown to {model}: it is sent text only")
+            raise ProgramError(
+                f"{kind} cannot be shown to {model}: it is sent text only ({part.path!r})"
+            )
         return False
 
     def _add(self, piece: Piece) -> None:

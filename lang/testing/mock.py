@@ -14,7 +14,8 @@ def mock_runtime(**options: Any) -> Iterator[Backend]:
     `options` are those of `Runtime`. The same tokens always give the same text.
 
     >>> with mock_runtime() as backend:
-    ...     capital.run(country="Italy", backend=backend, max_tokens=4).get_meta_info("city")["sampled_tokens"]
+    ...     state = capital.run(country="Italy", backend=backend, max_tokens=4)
+    >>> state.get_meta_info("city")["sampled_tokens"]
     4
     """
     # pyzmq is 25 ms to import; only who starts a process needs it.

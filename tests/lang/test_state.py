@@ -360,7 +360,7 @@ def test_a_finished_state_takes_nothing_more(script: MakeScript) -> None:
 
 def test_an_image_is_refused_by_a_model_that_reads_text_only(script: MakeScript) -> None:
     script()
-    with pytest.raises(ProgramError, match=r"an image cannot be shown to scripted.*\(cat.png\)"):
+    with pytest.raises(ProgramError, match=r"an image cannot be shown to scripted.*\('cat.png'\)"):
         run(lambda s: s.append(bw.user(bw.image("cat.png") + "What is it?")))
 
 
