@@ -1,7 +1,8 @@
 """A peer engine in a process of its own, run by the peer's own Python: `PYTHON -P peer.py NAME MODEL`.
 
 Only the standard library and the peer itself are imported, since branchwork is not installed there. A line of JSON in,
-{"prompts": [[id, …], …], "num_new": n, "schema": text or null}, a line out, {"seconds": s, "answers": [[id, …], …]}.
+{"prompts": [[id, …], …], "num_new": n, "schema": text or null}, a line out, {"seconds": s, "answers": [[id, …], …]}
+or {"error": text}.
 The first line out is {"ready": name of the engine and its version}. All prompts of a line run at once, greedily.
 """
 
@@ -149,8 +150,12 @@ def main(name: str, model: str) -> None:
     for line in sys.stdin:
         asked = json.loads(line)
         began = time.perf_counter()
-        ids = engine.run(asked["prompts"], asked["num_new"], asked["schema"])
-        tell(seconds=time.perf_counter() - began, answers=ids)
+        try:
+            ids = engine.run(asked["prompts"], asked["num_new"], asked["schema"])
+        except Exception as error:  # a peer that cannot do one workload may do the others
+            tell(error=f"{type(error).__name__}: {error}"[:300])
+        else:
+            tell(seconds=time.perf_counter() - began, answers=ids)
 
 
 if __name__ == "__main__":

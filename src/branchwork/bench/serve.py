@@ -8,7 +8,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,6 +29,10 @@ KV_SLOTS = 65_536
 # An engine that takes so long for one run is not asked again: the others' rounds are worth more.
 SLOW_S = 60.0
 WARM_UP = ("W1", "W5")
+
+
+class PeerFailed(Exception):
+    """A peer cannot do a workload."""
 
 
 class Engine(Protocol):
@@ -76,16 +80,19 @@ class Peer:
         return answer["seconds"], [tuple(ids) for ids in answer["answers"]]
 
     def ask(self, question: dict[str, Any] | None) -> dict[str, Any]:
-        """One line in, one line out. Raises ConfigError if the process has ended."""
+        """One line in, one line out. Raises PeerFailed, also if the process has ended."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        if question is not None:
-            self._process.stdin.write(json.dumps(question) + "\n")
-            self._process.stdin.flush()
+        with suppress(BrokenPipeError):
+            if question is not None:
+                self._process.stdin.write(json.dumps(question) + "\n")
+                self._process.stdin.flush()
         line = self._process.stdout.readline()
         if not line:
-            raise ConfigError(f"{' '.join(map(str, self._process.args))} has ended")  # type: ignore[arg-type]
+            raise PeerFailed("its process has ended")
         answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise PeerFailed(answer["error"])
         return answer
 
 
@@ -97,6 +104,7 @@ class Entrant:
     engine: Engine
     workloads: set[str]
     speeds: dict[str, list[float]] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -150,7 +158,9 @@ def _compete(
     """Round after round, all engines on each workload."""
     for entrant in entrants:  # what is compiled or reserved at first is not to be timed
         for name in WARM_UP:
-            _run_once(entrant.engine, WORKLOADS[name], vocab_size)
+            if name in entrant.workloads:
+                _try_once(entrant, WORKLOADS[name], vocab_size)
+        entrant.speeds.clear()
     deadline = time.monotonic() + 60 * options.minutes
     for round_ in range(options.repeat):
         if round_ and time.monotonic() > deadline:
@@ -160,10 +170,21 @@ def _compete(
         for workload in workloads:
             for entrant in entrants[first:] + entrants[:first]:
                 if workload.name in entrant.workloads:
-                    seconds, tokens = _run_once(entrant.engine, workload, vocab_size)
-                    entrant.speeds.setdefault(workload.name, []).append(tokens / seconds)
+                    seconds = _try_once(entrant, workload, vocab_size)
                     if seconds > SLOW_S:
                         entrant.workloads.discard(workload.name)
+
+
+def _try_once(entrant: Entrant, workload: Workload, vocab_size: int) -> float:
+    """One run, noted; a workload that fails is not run again. Returns the seconds it took."""
+    try:
+        seconds, tokens = _run_once(entrant.engine, workload, vocab_size)
+    except PeerFailed as error:
+        entrant.workloads.discard(workload.name)
+        entrant.failures.append(f"{entrant.name} failed on {workload.name}: {error}")
+        return 0.0
+    entrant.speeds.setdefault(workload.name, []).append(tokens / seconds)
+    return seconds
 
 
 def _run_once(engine: Engine, workload: Workload, vocab_size: int) -> tuple[float, int]:
@@ -198,6 +219,8 @@ def _report(model: str, workloads: list[Workload], entrants: list[Entrant]) -> R
             else:
                 row += [statistics.median(theirs), len(theirs), median / statistics.median(theirs)]
         report.add(*row)
+    for peer in peers:
+        report.notes += peer.failures
     report.notes.append(
         "Medians of n runs that alternate; no HTTP anywhere; the turns of W4 begin together. "
         "W5: tokens of the answers, jumped ones included; transformers answers it freely."
