@@ -83,8 +83,14 @@ def cascade_config(head_dim: int, capability: int) -> AttentionConfig:
 
 
 def _fitting(config: AttentionConfig, capability: int) -> AttentionConfig:
-    """Before sm_90 a product's operands lie in registers too: 64 keys at a time spilled there (stack of 64 bytes)."""
-    return config if capability >= 90 else replace(config, block_keys=min(32, config.block_keys))
+    """What the budget's gate found: without it these spill.
+
+    Before sm_90 a product's operands lie in registers too, which 64 keys at a time are too many for; from sm_100 on its
+    sums lie in a memory of their own, which has 128 rows, and with 64 of them the compiler halves the registers.
+    """
+    if capability < 90:
+        return replace(config, block_keys=min(32, config.block_keys))
+    return config if capability < 100 else replace(config, block_rows=max(128, config.block_rows))
 
 
 @dataclass(frozen=True, slots=True)

@@ -209,6 +209,14 @@ ATTENTION = [
 ]  # fmt: skip
 
 
+# With the committed blocks (64 keys, splits of 256 and 512), which the others are too small for.
+TUNED = [
+    Case("attend_as_tuned", "decode", lambda: attention([1] * 5, [1, 255, 257, 600, 64], (8, 2, 64), BF16)),
+    Case("attend_as_tuned", "shared prefixes", lambda: attention(
+        [1] * 4, [400, 321, 700, 9], (8, 2, 64), BF16, groups=(((0, 2, 1), 320),), empty_groups=1)),
+    Case("attend_as_tuned", "extend", lambda: attention([2, 70, 33, 5], [700, 200, 33, 512], (8, 2, 64), BF16)),
+]  # fmt: skip
+
 # Pointwise ----------------------------------------------------------------------------------------------------------
 
 
@@ -403,4 +411,4 @@ TABLES = [
     ),
 ]  # fmt: skip
 
-CASES = [*ATTENTION, *POINTWISE, *SAMPLING, *TABLES]
+CASES = [*ATTENTION, *TUNED, *POINTWISE, *SAMPLING, *TABLES]

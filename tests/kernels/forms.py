@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,7 +11,13 @@ from torch import Tensor
 
 from branchwork.kernels import reference
 from branchwork.kernels.attention import AttentionWorkspace, SharedPrefixes
-from branchwork.kernels.configs import AttentionConfig, SampleConfig
+from branchwork.kernels.configs import (
+    DECODE,
+    AttentionConfig,
+    SampleConfig,
+    cascade_config,
+    extend_config,
+)
 from branchwork.kernels.device_rows import device_rows, make_sampling_workspace
 from branchwork.kernels.sampling import SamplingRows
 from branchwork.kernels.triton import attention, automaton, linear, pointwise, sampling
@@ -42,10 +49,17 @@ def triton_attend(
     k_scale: Tensor | None = None,
     v_scale: Tensor | None = None,
     groups: tuple[tuple[tuple[int, ...], int], ...] = (),
+    tuned: bool = False,
 ) -> None:
     """Decode where every request has one new token, else extend, in a poisoned workspace."""
     num_heads, head_dim = q.shape[1:]
-    lines = max(len(rows) * 2, len(q)) * SMALL.max_splits * num_heads
+    own, common, new = (
+        (DECODE[head_dim], cascade_config(head_dim, 90), extend_config(head_dim, 90))
+        if tuned
+        else (SMALL, SMALL, SMALL)
+    )
+    splits = own.max_splits + common.max_splits
+    lines = max(len(rows) * splits, len(q) * new.max_splits) * num_heads
     work = AttentionWorkspace(
         poisoned(lines * head_dim, dtype=F32).to(q.device), poisoned(lines, dtype=F32).to(q.device)
     )
@@ -53,9 +67,9 @@ def triton_attend(
     counts = query_start.diff().tolist()
     if set(counts) == {1}:
         shared = shared_prefixes(groups, len(rows), q.device) if groups and not window else None
-        attention.decode(q, pool, kv_len, out, scale, window, work, shared, SMALL, SMALL)
+        attention.decode(q, pool, kv_len, out, scale, window, work, shared, own, common)
     else:
-        attention.extend(q, pool, query_start, kv_len, out, scale, window, work, max(counts), SMALL)
+        attention.extend(q, pool, query_start, kv_len, out, scale, window, work, max(counts), new)
 
 
 def shared_prefixes(
@@ -104,6 +118,7 @@ def advance(form: Call) -> Call:
 
 REFERENCE: dict[str, Call] = {
     "attend": reference_attend,
+    "attend_as_tuned": reference_attend,
     "rope_store_kv": reference.rope_store_kv,
     "rms_norm": reference.rms_norm,
     "add_rms_norm": reference.add_rms_norm,
@@ -116,6 +131,7 @@ REFERENCE: dict[str, Call] = {
 
 TRITON: dict[str, Call] = {
     "attend": triton_attend,
+    "attend_as_tuned": partial(triton_attend, tuned=True),
     "rope_store_kv": lambda k_scale=None, v_scale=None, **rest: pointwise.rope_store_kv(
         **rest, k_scale=k_scale, v_scale=v_scale
     ),

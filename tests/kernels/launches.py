@@ -28,35 +28,30 @@ def floats(*shape: int) -> Tensor:
     return empty(*shape, dtype=torch.float32)
 
 
-def pool(dtype: torch.dtype = BF16, slots: int = 2**20) -> attention.Pool:
-    k = empty(slots, KV_HEADS, D, dtype=dtype)
+def pool(dtype: torch.dtype = BF16, slots: int = 2**20, dim: int = D) -> attention.Pool:
+    k = empty(slots, KV_HEADS, dim, dtype=dtype)
     scale = None if dtype is BF16 else floats(slots, KV_HEADS)
     return k, k, scale, scale, ints(64, 8192), ints(64)
 
 
-def decode(arch: int, dtype: torch.dtype = BF16, window: int = 0, shared: bool = False) -> None:
+def decode(
+    arch: int, dtype: torch.dtype = BF16, window: int = 0, shared: bool = False, dim: int = D
+) -> None:
     groups = SharedPrefixes(ints(33), ints(64), ints(32), ints(64)) if shared else None
-    q = empty(64, HEADS, D)
-    work = make_workspace(64, 2048, HEADS, D, "meta")
+    q = empty(64, HEADS, dim)
+    work = make_workspace(64, 2048, HEADS, dim, "meta")
+    configs = DECODE[dim], cascade_config(dim, arch)
     attention.decode(
-        q,
-        pool(dtype),
-        ints(64),
-        q,
-        D**-0.5,
-        window,
-        work,
-        groups,
-        DECODE[D],
-        cascade_config(D, arch),
+        q, pool(dtype, dim=dim), ints(64), q, dim**-0.5, window, work, groups, *configs
     )
 
 
-def extend(arch: int, dtype: torch.dtype = BF16, window: int = 0) -> None:
-    q = empty(2048, HEADS, D)
-    work = make_workspace(64, 2048, HEADS, D, "meta")
+def extend(arch: int, dtype: torch.dtype = BF16, window: int = 0, dim: int = D) -> None:
+    q = empty(2048, HEADS, dim)
+    work = make_workspace(64, 2048, HEADS, dim, "meta")
+    config = extend_config(dim, arch)
     attention.extend(
-        q, pool(dtype), ints(65), ints(64), q, D**-0.5, window, work, 2048, extend_config(D, arch)
+        q, pool(dtype, dim=dim), ints(65), ints(64), q, dim**-0.5, window, work, 2048, config
     )
 
 
@@ -123,6 +118,10 @@ LAUNCHES: dict[str, Callable[[int], None]] = {
     "extend": extend,
     "extend, window": lambda arch: extend(arch, window=4096),
     "extend, fp8 kv": lambda arch: extend(arch, torch.float8_e4m3fn),
+    "decode, D 64": lambda arch: decode(arch, shared=True, dim=64),
+    "decode, D 256": lambda arch: decode(arch, shared=True, dim=256),
+    "extend, D 64": lambda arch: extend(arch, dim=64),
+    "extend, D 256": lambda arch: extend(arch, dim=256),
     "rope": lambda arch: rope(),
     "rope, head norm": lambda arch: rope(norm=True),
     "rope, fp8 kv": lambda arch: rope(torch.float8_e4m3fn),

@@ -1,10 +1,12 @@
 """The bench of the kernels, as far as a machine without a GPU can tell: every call it makes, and its refusal."""
 
+import argparse
+
 import pytest
 import torch
 from tests.kernels.ahead import recorded
 
-from branchwork.bench import gpu, kernels
+from branchwork.bench import attention, gpu, kernels
 from branchwork.bench.gpu import Ceilings, Work
 from branchwork.commands import bench
 from branchwork.kernels import api
@@ -53,3 +55,11 @@ def test_without_a_gpu_the_bench_says_so_in_a_sentence() -> None:
         gpu.require_gpu()
     with pytest.raises(ConfigError):
         bench.main(["kernels"])
+
+
+@pytest.mark.slow
+def test_the_bench_of_attention_on_the_cpu_measures_both_forms() -> None:
+    options = argparse.Namespace(requests=2, tokens=70, repeat=2)
+    report = attention.run(options)
+    assert [row[0] for row in report.rows] == ["SDPA, keys in a row", "compiled, slots anywhere"]
+    assert report.notes[0].startswith("Slots over a row: ")

@@ -16,7 +16,7 @@ from torch import Tensor
 ROOT = Path(__file__).parents[2]
 
 PROCESSES = [
-    ["attend: decode"],
+    ["attend: decode", "attend_as_tuned"],
     ["attend: shared"],
     ["attend: extend"],
     ["sample"],

@@ -1,7 +1,6 @@
 """The gates notice every flipped detail."""
 
 import pytest
-
 from tests.kernels.cases import CASES
 from tests.kernels.planted import BUGS, ROOT, Bug, is_caught
 

@@ -22,7 +22,7 @@ def require_gpu() -> str:
 
 def time_us(work: Work, repeat: int = 30) -> float:
     """Median microseconds of `work` as one captured graph, with cold caches."""
-    side = torch.cuda.Stream()
+    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(3):  # compiles, and makes what libraries make on their first call
@@ -32,9 +32,9 @@ def time_us(work: Work, repeat: int = 30) -> float:
     with torch.cuda.graph(graph):
         work()
     flush = torch.empty(FLUSH_BYTES, dtype=torch.int8, device="cuda")
-    times = []
+    times: list[float] = []
     for _ in range(repeat):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         flush.zero_()
         start.record()
         graph.replay()

@@ -8,6 +8,7 @@ import argparse
 import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -103,7 +104,7 @@ class _Context:
     def in_a_row(self) -> tuple[Tensor, Tensor]:
         """K and V as [requests, kv_heads, length, D]."""
         k, v = (
-            F.embedding(self.table, pool.flatten(1)).unflatten(-1, pool.shape[1:])
+            F.embedding(self.table, pool.flatten(1)).view(*self.table.shape, KV_HEADS, D)
             for pool in (self.k_pool, self.v_pool)
         )
         return k.transpose(1, 2).contiguous(), v.transpose(1, 2).contiguous()
@@ -114,7 +115,7 @@ def _context(num_requests: int, length: int, shared: int = 0) -> _Context:
     own = length - shared
     num_slots = shared + num_requests * own
     slots = torch.randperm(num_slots, device=DEVICE, dtype=torch.int32)
-    common, others = slots.split([shared, num_requests * own])
+    common, others = torch.split_with_sizes(slots, [shared, num_requests * own])
     table = torch.cat((common.expand(num_requests, -1), others.view(num_requests, own)), 1)
     return _Context(
         _normal(num_slots, KV_HEADS, D), _normal(num_slots, KV_HEADS, D), table,
@@ -225,24 +226,25 @@ def pointwise() -> Iterator[Item]:
             _normal(num_tokens, WIDTH),
         )
 
-        def torch_norm(x: Tensor = x, residual: Tensor = residual, weight: Tensor = weight) -> None:
-            residual.add_(x)
-            F.rms_norm(residual, (HIDDEN,), weight, 1e-6)
-
-        def torch_gate(gate_up: Tensor = gate_up) -> Tensor:
-            gate, up = gate_up.chunk(2, dim=-1)
-            return F.silu(gate) * up
-
         yield Item(
-            f"add_rms_norm {num_tokens:,}",
-            lambda x=x, r=residual, w=weight, o=out: api.add_rms_norm(x, r, w, 1e-6, o),
-            8.0 * x.numel(), peer="torch", peer_work=torch_norm,
+            f"add_rms_norm {num_tokens:,}", partial(api.add_rms_norm, x, residual, weight, 1e-6, out),
+            8.0 * x.numel(), peer="torch", peer_work=partial(_torch_norm, x, residual, weight),
         )  # fmt: skip
         yield Item(
-            f"silu_mul {num_tokens:,}", lambda g=gate_up, o=gated: api.silu_mul(g, o),
-            6.0 * gated.numel(), peer="torch", peer_work=torch_gate,
+            f"silu_mul {num_tokens:,}", partial(api.silu_mul, gate_up, gated),
+            6.0 * gated.numel(), peer="torch", peer_work=partial(_torch_gate, gate_up),
         )  # fmt: skip
         yield _rope(num_tokens)
+
+
+def _torch_norm(x: Tensor, residual: Tensor, weight: Tensor) -> None:
+    residual.add_(x)
+    F.rms_norm(residual, (HIDDEN,), weight, 1e-6)
+
+
+def _torch_gate(gate_up: Tensor) -> Tensor:
+    gate, up = torch.chunk(gate_up, 2, dim=-1)
+    return F.silu(gate) * up
 
 
 def _rope(num_tokens: int) -> Item:
@@ -272,22 +274,23 @@ def sample() -> Iterator[Item]:
     }
     for name, (temperature, top_k, top_p) in ways.items():
         rows = api.device_rows(_rows(num_rows, words, temperature, top_k, top_p), VOCAB, DEVICE)
-
-        def peer(temperature: float = temperature, top_p: float = top_p) -> Tensor:
-            if temperature == 0:
-                return logits.argmax(-1)
-            weights = (logits.float() / temperature).softmax(-1)
-            if top_p < 1:
-                ordered, ids = weights.sort(-1, descending=True)
-                ordered[ordered.cumsum(-1) - ordered >= top_p] = 0
-                weights = torch.zeros_like(weights).scatter_(1, ids, ordered)
-            # The exponential race: as multinomial, which waits for the host.
-            return (weights / torch.empty_like(weights).exponential_()).argmax(-1)
-
+        peer = partial(_torch_sample, logits, temperature, top_p)
         yield Item(
-            f"sample {name}", lambda rows=rows: api.sample_on_device(logits, rows, out, workspace),
+            f"sample {name}", partial(api.sample_on_device, logits, rows, out, workspace),
             2.0 * logits.numel(), peer="" if top_k else "torch, no mask", peer_work=None if top_k else peer,
         )  # fmt: skip
+
+
+def _torch_sample(logits: Tensor, temperature: float, top_p: float) -> Tensor:
+    if temperature == 0:
+        return logits.argmax(-1)
+    weights = (logits.float() / temperature).softmax(-1)
+    if top_p < 1:
+        ordered, ids = weights.sort(-1, descending=True)
+        ordered.masked_fill_(ordered.cumsum(-1) - ordered >= top_p, 0.0)
+        weights = torch.zeros_like(weights).scatter_(1, ids, ordered)
+    # The exponential race: as multinomial, which waits for the host.
+    return (weights / torch.empty_like(weights).exponential_()).argmax(-1)
 
 
 def _rows(num_rows: int, words: int, temperature: float, top_k: int, top_p: float) -> SamplingRows:
@@ -315,8 +318,8 @@ def linear() -> Iterator[Item]:
             num_bytes = float(packed.weight.nbytes + packed.scale.nbytes)
             yield Item(
                 f"int{bits} linear, {num_rows} rows",
-                lambda x=x, p=packed, o=out: api.quantized_linear(x, p, o),
-                num_bytes, peer="bf16 product", peer_work=lambda x=x: F.linear(x, weight),
+                partial(api.quantized_linear, x, packed, out),
+                num_bytes, peer="bf16 product", peer_work=partial(torch.mm, x, weight.T),
             )  # fmt: skip
 
 
