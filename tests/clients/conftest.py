@@ -13,6 +13,9 @@ import httpx
 import pytest
 from tests.runtime.server.real import branchwork
 
+MODEL = os.environ.get("BRANCHWORK_TEST_MODEL", "sprout")
+# A model that was never trained does not stop by itself.
+MAY_RUN_ON = MODEL != "sprout"
 KEY = "clients-key"
 ADMIN_KEY = "clients-admin-key"
 
@@ -31,8 +34,7 @@ def url() -> Iterator[str]:
         yield running
         return
     port = free_port()
-    model = os.environ.get("BRANCHWORK_TEST_MODEL", "sprout")
-    command = [*branchwork(), "serve", "--port", str(port), "--model", model]
+    command = [*branchwork(), "serve", "--port", str(port), "--model", MODEL]
     names = ["--served-model-name", "sprout"]
     keys = {"BRANCHWORK_API_KEY": KEY, "BRANCHWORK_ADMIN_KEY": ADMIN_KEY}
     environment = {**os.environ, **keys}

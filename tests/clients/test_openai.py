@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel
-from tests.clients.conftest import KEY
+from tests.clients.conftest import KEY, MAY_RUN_ON
 from tests.clients.jobs import CHAT, QUESTION, RECORD, WEATHER
 
 openai = pytest.importorskip("openai")
@@ -30,7 +30,7 @@ def test_chat(client: Any) -> None:
         model="sprout", messages=CHAT, temperature=0, max_tokens=100
     )
     assert answer.choices[0].message.role == "assistant"
-    assert answer.choices[0].finish_reason in ("stop", "length")
+    assert answer.choices[0].finish_reason == "stop" or MAY_RUN_ON
     usage = answer.usage
     assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
     assert usage.prompt_tokens_details.cached_tokens is not None
@@ -129,7 +129,7 @@ def test_responses_go_on_from_each_other(client: Any) -> None:
     with client.responses.stream(input=QUESTION, **ask) as stream:
         events = list(stream)
     # The helper's get_final_response() knows no answer that was cut by max_output_tokens.
-    assert events[-1].type in ("response.completed", "response.incomplete")
+    assert events[-1].type == "response.completed" or MAY_RUN_ON
     assert events[-1].response.output_text == first.output_text
 
 
