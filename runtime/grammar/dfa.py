@@ -92,12 +92,21 @@ class Dfa:
 
     def is_finite(self) -> bool:
         """Whether only finitely many strings are accepted."""
-        return _longest(self) is not None
+        return _in_order(self) is not None
+
+    def count(self) -> int | None:
+        """How many strings are accepted; None if there is no end to them."""
+        order, edges = _in_order(self), _edges(self)
+        if order is None:
+            return None
+        counts = [int(accepting) for accepting in self.accepting.tolist()]
+        for state in reversed(order):
+            counts[state] += sum((high - low + 1) * counts[to] for low, high, to in edges[state])
+        return int(counts[self.start])
 
     def strings(self, limit: int) -> tuple[bytes, ...] | None:
         """All accepted strings in order, or None if there are more than `limit`."""
-        longest = _longest(self)
-        if longest is None:
+        if not self.is_finite():
             return None
         found: list[bytes] = []
         edges = _edges(self)
@@ -177,26 +186,19 @@ def _edges(dfa: Dfa) -> tuple[tuple[tuple[int, int, int], ...], ...]:
 
 
 @functools.lru_cache(maxsize=4096)
-def _longest(dfa: Dfa) -> int | None:
-    """Length of the longest accepted string, or None if there is no bound.
-
-    The states that nothing leads to any more go first (Kahn's order); what can never go is on a cycle.
-    """
-    if dfa.is_empty:
-        return 0
+def _in_order(dfa: Dfa) -> list[int] | None:
+    """All live states, each before those that it leads to (Kahn's order); None if some state leads back to itself."""
     targets = [[t for t in found if t != DEAD] for found in normal.successors(dfa.table)]
     left = [0] * dfa.num_states
     for target in itertools.chain.from_iterable(targets):
         left[target] += 1
-    length = [0] * dfa.num_states
-    order = [dfa.start] if left[dfa.start] == 0 else []
+    order = [dfa.start] if dfa.start != DEAD and left[dfa.start] == 0 else []
     for state in order:
         for target in targets[state]:
-            length[target] = max(length[target], length[state] + 1)
             left[target] -= 1
             if left[target] == 0:
                 order.append(target)
-    return length[order[-1]] if len(order) == dfa.num_states - 1 else None
+    return order if len(order) == dfa.num_states - 1 else None
 
 
 # ------------------------------------------------------------------ normal form

@@ -50,5 +50,5 @@ def _regular(node: ir.Node) -> Dfa | None:
 
 def _size(language: Dfa) -> int | None:
     """How many strings a language has; None for more than can be used up."""
-    strings = language.strings(MAX_USED_UP)
-    return None if strings is None else len(strings)
+    count = language.count()
+    return count if count is not None and count <= MAX_USED_UP else None

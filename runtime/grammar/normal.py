@@ -42,11 +42,12 @@ def successors(table: Table) -> list[list[int]]:
 
 
 def predecessors(table: Table) -> list[list[int]]:
-    """For each state the states that lead to it, each once."""
+    """For each state the states that lead to it, each once; none for the dead state, which most lead to."""
     sources: list[list[int]] = [[] for _ in range(len(table))]
     for state, targets in enumerate(successors(table)):
         for target in targets:
-            sources[target].append(state)
+            if target != DEAD:
+                sources[target].append(state)
     return sources
 
 

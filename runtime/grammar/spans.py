@@ -33,6 +33,8 @@ MAX_FAMILIES = 6
 MAX_SPAN = 255
 
 _ANY = dfa.any_text()
+# Groups that many tokens are made of; a family without any of them would save little.
+_WORTH = sum(1 << int(GROUPS[byte]) for byte in (*b"zZ", 0xE5))
 
 
 def spans(
@@ -48,7 +50,7 @@ def spans(
     if not wide.any():
         return groups, span
     families = _families(language, need) * wide
-    for family, _ in Counter(families[families > 0].tolist()).most_common(MAX_FAMILIES):
+    for family, _ in Counter(families[families & _WORTH > 0].tolist()).most_common(MAX_FAMILIES):
         states = np.flatnonzero(families == family)
         span[states], about = _spans_of(language, counted, need, family, states)
         groups[states] = family | about
@@ -60,24 +62,27 @@ def _families(language: Dfa, need: Longs) -> Longs:
 
     A group is left out where something else is needed after a character of it than before.
     """
-    reached = language.table[:, language.classes]
-    order = np.argsort(GROUPS, kind="stable")
-    firsts = np.searchsorted(GROUPS[order], np.arange(GROUPS.max() + 1))
+    kinds = (GROUPS * 256 + language.classes) * 256 + _ANY.classes
+    kinds, bytes_ = np.unique(kinds, return_index=True)
+    firsts = np.searchsorted(kinds >> 16, np.arange(GROUPS.max() + 1))
+    reached = language.table[:, language.classes[bytes_]]
     readable = reached != DEAD
-    readable[:, :0x80] &= (need[reached] == need[:, None])[:, :0x80]
     after = _needs_after(language, need)
-    for lead in range(LEADS[0], LEADS[-1]):
-        place = int(_ANY.table[_ANY.start, _ANY.classes[lead]])
-        readable[:, lead] &= after(place)[reached[:, lead]] == need
-    alive = np.logical_and.reduceat(readable[:, order], firsts, axis=1)
+    for column, byte in enumerate(bytes_.tolist()):
+        if byte < 0x80:
+            readable[:, column] &= need[reached[:, column]] == need
+        elif LEADS[0] <= byte < LEADS[-1]:
+            place = int(_ANY.table[_ANY.start, _ANY.classes[byte]])
+            readable[:, column] &= after(place)[reached[:, column]] == need
+    alive = np.logical_and.reduceat(readable, firsts, axis=1)
     alive[:, NO_GROUP] = False
     bit = np.int64(1) << np.arange(alive.shape[1])
     bits: Longs = alive @ bit
     families = bits.copy()
     while True:
         keeps = (bits[reached] & families[:, None]) == families[:, None]
-        keeps[:, 0x80:] = True  # where these lead is in the middle of a character
-        kept = np.logical_and.reduceat(keeps[:, order], firsts, axis=1)
+        keeps[:, bytes_ >= 0x80] = True  # where these lead is in the middle of a character
+        kept = np.logical_and.reduceat(keeps, firsts, axis=1)
         fewer = families & (kept @ bit)
         if (fewer == families).all():
             return families
@@ -115,7 +120,9 @@ def _spans_of(
     columns = _telling(text, language)
     counts = np.array(counted or (False,) * language.num_states)
     ascii_ = [byte for byte in range(0x80) if family >> int(GROUPS[byte]) & 1]
-    counts_chars = bool(counts[language.table[states][:, language.classes[ascii_]]].any())
+    counts_chars = counted is not None and (
+        not ascii_ or bool(counts[language.table[states][:, language.classes[ascii_]]].any())
+    )
     text_table = text.table[:, text.classes[columns]].astype(np.int64)
     table = language.table[:, language.classes[columns]].astype(np.int64)
     width = language.num_states

@@ -58,6 +58,7 @@ def test_keys_are_equal_exactly_when_the_languages_are(a: set[bytes], b: set[byt
 def test_a_finite_set_lists_its_members_in_order(a: set[bytes]) -> None:
     language = dfa.of_strings(a)
     assert language.is_finite()
+    assert language.count() == len(a)
     assert language.strings(len(a)) == tuple(sorted(a))
     assert not a or language.strings(len(a) - 1) is None
     assert language.is_empty == (not a)
@@ -73,6 +74,7 @@ def test_the_shortest_member_is_found(a: set[bytes]) -> None:
 def test_infinite_sets_are_not_listed() -> None:
     language = dfa.star(dfa.literal(b"a"))
     assert not language.is_finite()
+    assert language.count() is None
     assert language.strings(1000) is None
 
 

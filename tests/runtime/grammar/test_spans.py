@@ -1,6 +1,5 @@
 """Families of characters and their spans, and needs, against walks of the automaton."""
 
-import itertools
 import random
 
 import numpy as np
@@ -40,10 +39,10 @@ def is_of(family: int, char: str) -> bool:
 
 
 def texts_of(family: int, pick: random.Random) -> list[str]:
-    """Some texts of a family's characters: each alone, each two, and longer ones at random."""
+    """Some texts of a family's characters: each alone, and longer ones at random."""
     chars = [char for char in CHARS if is_of(family, char)]
-    some = ["".join(pick.choices(chars, k=pick.randint(3, 40))) for _ in range(60)] if chars else []
-    return [*chars, *map("".join, itertools.product(chars, repeat=2)), *some]
+    some = ["".join(pick.choices(chars, k=pick.randint(2, 30))) for _ in range(40)] if chars else []
+    return [*chars, *some]
 
 
 def check(language: Dfa, counted: tuple[bool, ...] | None) -> int:
@@ -51,9 +50,9 @@ def check(language: Dfa, counted: tuple[bool, ...] | None) -> int:
     count = np.array(counted or [False] * language.num_states)
     need = np.zeros(language.num_states, np.int64) if counted is None else needs(language, counted)
     families, span = spans(language, counted, need, np.ones(language.num_states, np.bool_))
-    pick, promising = random.Random(0), 0
-    for start in np.flatnonzero(span).tolist():
-        family, promising = int(families[start]), promising + 1
+    pick, promising = random.Random(0), np.flatnonzero(span).tolist()
+    for start in pick.sample(promising, min(len(promising), 8)):
+        family = int(families[start])
         assert not family >> IRREGULAR & 1
         for text in texts_of(family, pick):
             state, counts = start, 0
@@ -66,7 +65,7 @@ def check(language: Dfa, counted: tuple[bool, ...] | None) -> int:
                 assert state != DEAD, (text, index)
                 due = begun if family & COUNTS_CHARS else 0
                 assert counts + need[state] == due + need[start], (text, index)
-    return promising
+    return len(promising)
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)

@@ -30,6 +30,9 @@ class _Naive:
                 yield at + len(node.data)
         elif isinstance(node, ir.Piece):
             yield from self._piece(node.dfa, at)
+        elif isinstance(node, ir.Choice):
+            ends_of = (at + len(string) for string in node.strings)
+            yield from (end for end in ends_of if self.data[at:end] in node.strings)
         elif isinstance(node, ir.Chars):
             yield from self._repeat(
                 at, node.low, node.high, lambda end: frozenset(self._piece(node.element, end))
