@@ -59,7 +59,9 @@ def answers(client: Backend, concurrency: int) -> list[list[int]]:
 def test_a_greedy_text_is_the_same_at_any_concurrency_cold_or_warm_chunked_or_not(
     folder: Path,
 ) -> None:
-    with launch(model=str(folder), dtype="bfloat16", threads=1, prefix_cache=False, kv_slots=20_000) as runtime:
+    with launch(
+        model=str(folder), dtype="bfloat16", threads=1, prefix_cache=False, kv_slots=20_000
+    ) as runtime:
         expected = answers(runtime.connect(), 1)
     assert sum(map(len, expected)) > 11 * NUM_PROMPTS
     with launch(model=str(folder), dtype="bfloat16", threads=2, kv_slots=20_000) as runtime:
