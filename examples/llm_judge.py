@@ -14,12 +14,10 @@ class Verdict:
 
 @function
 def judge(s: State, question: str, answers: list[str]) -> None:
-    s += f"Judge the answer.\nQuestion: {question}\n"
+    s += f"Judge the answer.\nQuestion: {question}\nExpected:" + gen("expected", stop="\n") + "\n"
     branches = s.fork(len(answers))
-    branches += [f"Answer: {answer}\n" for answer in answers]
-    branches += "Answer as JSON with the keys verdict and score.\nJSON: " + gen(
-        "judged", type=Verdict
-    )
+    branches += [f"Answer: {answer}\nJSON: " for answer in answers]
+    branches += gen("judged", type=Verdict)
     branches.join()
 
 

@@ -3,7 +3,7 @@
 from branchwork import State, function, gen
 
 KNOWN = {
-    "Grace Holm": "Grace Holm is 36 years old. Grace Holm lives in Lisbon.",
+    "Grace Holm": "Grace Holm lives in Lisbon.",
     "Lisbon": "Lisbon is the capital of Portugal.",
     "yen": "The yen is the currency of Japan.",
     "Japan": "The capital of Japan is Tokyo.",

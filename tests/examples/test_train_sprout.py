@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from examples.train_sprout.batches import REPEATED_WEIGHT, make_batches, weigh
+from examples.train_sprout.card import card
 from examples.train_sprout.corpus import (
     EARLY,
     EXERCISES,
@@ -34,6 +35,7 @@ from examples.train_sprout.train import train
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
+SPROUT = Path(__file__).parents[2] / "runtime" / "models" / "sprout"
 TINY = Shape(
     VOCABULARY,
     hidden_size=32,
@@ -219,3 +221,9 @@ def test_a_resumed_run_has_the_losses_of_one_without_a_break(tmp_path: Path) -> 
     stored = json.loads((tmp_path / "broken" / "checkpoint.json").read_text())
     assert stored == {"step": 5}
     assert (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_the_card_of_the_committed_weights_holds_every_exercise() -> None:
+    rows = json.loads((SPROUT / "evaluation.json").read_text())
+    assert [row["skill"] for row in rows] == list(EXERCISES)
+    assert (SPROUT / "README.md").read_text(encoding="utf-8") == card(rows)
