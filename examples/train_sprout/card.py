@@ -19,7 +19,8 @@ pipeline_tag: text-generation
 A language model of 4.5 million parameters that comes with branchwork, so that examples and tests
 run on something that answers. It knows a few dozen countries, adds numbers under 100 with written
 steps, copies what it reads into JSON, calls tools, and holds a short conversation. It is not a
-general model: outside of the skills below it makes things up.
+general model: outside of the skills below it makes things up, and where three passages say the
+same kind of thing of three people, it may answer from the wrong one.
 
 * Architecture: Llama (256 wide, 6 layers, 4 heads over 2 key-value heads, tied embeddings), bfloat16.
 * Tokenizer: byte-level BPE of 1,536 tokens; blanks and digits stand apart.

@@ -1,12 +1,14 @@
 """Jump-forward: what a constraint already decides is appended, not sampled.
 
 After SGLang's compressed finite state machine (Zheng et al. 2024, section 4), on bytes: the forced run becomes
-canonical tokens, and its last token is left to the model unless nothing can follow it, since a longer token that
-begins with the same bytes may be what the model would write. So the language is the same with and without.
+canonical tokens, and its last tokens are left to the model unless nothing can follow them, since a longer token that
+begins with the same bytes may be what the model would write: after `": [` the token `": ["`. So the language is the
+same with and without.
 """
 
 from dataclasses import dataclass
 
+from branchwork.runtime.engine.healing import SortedTokens
 from branchwork.runtime.grammar.interface import Matcher
 from branchwork.runtime.inbox import EngineTokenizer
 from branchwork.runtime.wire.errors import InternalError
@@ -30,9 +32,7 @@ class Jump:
     complete: bool
 
 
-def find_jump(
-    matcher: Matcher, tokenizer: EngineTokenizer, token_bytes: tuple[bytes, ...]
-) -> Jump | None:
+def find_jump(matcher: Matcher, tokenizer: EngineTokenizer, tokens: SortedTokens) -> Jump | None:
     """The tokens that every continuation begins with, or None where there is a choice. `matcher` does not move."""
     data = matcher.forced()
     if not data:
@@ -44,12 +44,28 @@ def find_jump(
         raise InternalError("the constraint forbids the bytes that it forces")
     if len(data) == whole and after.must_end():
         return Jump(token_ids, after, complete=True)
-    if len(token_ids) == 1:
+    count, size = _settled(data, token_ids, tokens)
+    if count == 0:
         return None
     after = matcher.copy()
-    if not after.accept_bytes(data[: -len(token_bytes[token_ids[-1]])]):
+    if not after.accept_bytes(data[:size]):
         raise InternalError("the constraint forbids the bytes that it forces")
-    return Jump(token_ids[:-1], after, complete=False)
+    return Jump(token_ids[:count], after, complete=False)
+
+
+def _settled(data: bytes, token_ids: tuple[int, ...], tokens: SortedTokens) -> tuple[int, int]:
+    """How many of the tokens no longer token could swallow together with what follows, and their bytes.
+
+    The last token is never settled.
+    """
+    count = len(token_ids) - 1
+    size = len(data) - len(tokens.bytes_of(token_ids[count]))
+    while count:
+        before = size - len(tokens.bytes_of(token_ids[count - 1]))
+        if not tokens.has_longer(data[before:]):
+            break
+        count, size = count - 1, before
+    return count, size
 
 
 def _beginning(run: bytes) -> bytes:

@@ -272,7 +272,7 @@ class Generation:
         if self._matcher is None or not self._gen.jump_forward:
             return
         context = self._context
-        jump = find_jump(self._matcher, context.tokenizer, context.vocabulary.token_bytes)
+        jump = find_jump(self._matcher, context.tokenizer, context.sorted_tokens)
         if jump is None:
             return
         left = self._left - len(jump.token_ids)

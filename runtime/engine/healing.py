@@ -3,7 +3,7 @@
 So the model may choose a longer token across the boundary ("http:" and then "//" is one token "://" to it).
 """
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -55,6 +55,11 @@ class SortedTokens:
     def bytes_of(self, token_id: int) -> bytes:
         """The token's bytes."""
         return self._token_bytes[token_id]
+
+    def has_longer(self, data: bytes) -> bool:
+        """Whether a token begins with these bytes and goes on."""
+        after = bisect_right(self._ids, data, key=self._token_bytes.__getitem__)
+        return after < len(self._ids) and self._token_bytes[self._ids[after]].startswith(data)
 
     def exactly(self, data: bytes) -> tuple[int, ...]:
         """The tokens with these very bytes."""

@@ -192,7 +192,11 @@ def test_parallel_encoding_appends_its_forks(backend: Backend, sensible: bool) -
         forks.join(mode="concate_and_append")
         s += f"Question: {question}\nAnswer:" + bw.gen("answer", 8, stop="\n")
 
-    texts = ["Ada Berg lives in Oslo.", "Tom Ferro lives in Lisbon.", "Ines Hald lives in Prague."]
+    texts = [
+        "Ada Berg is 36 years old.",
+        "Tom Ferro lives in Lisbon.",
+        "Ines Hald works as a pilot.",
+    ]
     state = read.run(
         question="Where does Tom Ferro live?", texts=texts, temperature=0, backend=backend
     )

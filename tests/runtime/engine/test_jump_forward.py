@@ -26,13 +26,15 @@ from tests.make_engine import (
     tokens_of,
 )
 
+from branchwork.runtime.engine.forcing import find_jump
 from branchwork.runtime.engine.generation import CLOSED_EARLY
+from branchwork.runtime.engine.healing import SortedTokens
 from branchwork.runtime.grammar.compile import to_rules
 from branchwork.runtime.grammar.interface import Grammar
 from branchwork.runtime.grammar.lower import lower
 from branchwork.runtime.grammar.masks import lexicon_of
 from branchwork.runtime.grammar.matcher import MachineGrammar
-from branchwork.runtime.mock import MockRunner, MockRuntime, mix
+from branchwork.runtime.mock import MockRunner, MockRuntime, MockTokenizer, mix, mock_vocabulary
 from branchwork.runtime.plan import Sample, Scored
 from branchwork.runtime.wire.messages import Done, Regex, Tokens
 
@@ -227,6 +229,17 @@ def test_masks_and_choices_are_the_same_with_jump_forward_and_without() -> None:
 @pytest.mark.timeout(1800)
 def test_masks_and_choices_are_the_same_in_ten_thousand_cases() -> None:
     check_many(1000)
+
+
+def test_a_jump_ends_before_whatever_a_longer_token_could_swallow() -> None:
+    vocabulary = mock_vocabulary(("name", '": ', '": ["'))
+    jump = find_jump(
+        NaiveGrammar('name": \\[("|1)\\]', vocabulary).start(),
+        MockTokenizer(vocabulary),
+        SortedTokens(vocabulary),
+    )
+    assert jump is not None
+    assert [vocabulary.token_bytes[token] for token in jump.token_ids] == [b"name"]
 
 
 def test_a_long_run_is_jumped_in_pieces_and_is_whole_all_the_same() -> None:
