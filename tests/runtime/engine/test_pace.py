@@ -11,8 +11,14 @@ def measured(profile: Profile, decode_s: float = 0.010, token_s: float = 0.0001)
     return pace
 
 
-def test_prompts_make_steps_less_than_twice_as_long_by_default() -> None:
-    assert measured("balanced").prompt_tokens(num_decoding=16, num_prompts=1) == pytest.approx(90)
+def test_prompts_make_slow_steps_less_than_twice_as_long_by_default() -> None:
+    pace = measured("balanced", decode_s=0.050)
+    assert pace.prompt_tokens(num_decoding=16, num_prompts=1) == pytest.approx(450)
+
+
+def test_fast_steps_may_become_as_long_as_no_reader_notices() -> None:
+    pace = measured("balanced", decode_s=0.005)
+    assert pace.prompt_tokens(num_decoding=16, num_prompts=1) == pytest.approx(200)
 
 
 def test_the_latency_profile_allows_less_and_throughput_anything() -> None:
