@@ -55,7 +55,7 @@ class RuntimeConfig:
     )
     profile: Literal["balanced", "latency", "throughput"] = option(
         "balanced",
-        "how much longer a prompt may make the steps that others decode in: twice as long, half as much "
+        "how much longer a prompt may make the steps that others decode in: twice as long or 25 ms, half as much "
         "again, or as long as it takes; balanced lets them be longer where more prompts wait",
         "scheduling",
     )
