@@ -15,7 +15,7 @@ class Engine(Runtime):
     """A runtime process, asked for completions of whole texts.
 
     >>> with bw.Engine() as engine:
-    ...     engine.generate("Hello", {"max_new_tokens": 3})["meta_info"]["completion_tokens"]
+    ...     engine.generate("Hello", {"max_new_tokens": 3, "ignore_eos": True})["meta_info"]["completion_tokens"]
     3
     """
 

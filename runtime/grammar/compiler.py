@@ -135,7 +135,11 @@ class GrammarCompiler:
     def _compiled(self, key: bytes, asked: Constraint | StopPattern) -> "Compiled":
         if self._outlines is not None and not isinstance(asked, StopPattern):
             return self._outlines.grammar(asked)
-        data = self._child().ask(key)
+        try:
+            data = self._child().ask(key)
+        except NotStarted:
+            # It was started ahead and died unused; a fresh one tells whether any can be started.
+            data = self._child().ask(key)
         if isinstance(asked, StopPattern):
             return msgspec.msgpack.decode(data, type=StopTable)
         return MachineGrammar(Program.from_bytes(data), self._lexicon)
@@ -186,6 +190,10 @@ def _failed(error: Exception) -> "Future[Any]":
     return future
 
 
+class NotStarted(Exception):
+    """A child ended before it could be asked anything."""
+
+
 class _Child:
     """One compiling process and the pipes to it; used by one thread."""
 
@@ -219,7 +227,7 @@ class _Child:
         """The program of a constraint. Raises ConstraintError when it is refused or the child is lost over it."""
         assert self._process.stdin is not None
         if not self._ready:
-            self._receive(START_TIMEOUT_S, RuntimeError("the grammar compiler did not start"))
+            self._receive(START_TIMEOUT_S, NotStarted("the grammar compiler did not start"))
             self._ready = True
         lost = ConstraintError(
             "the grammar compiler was lost over the constraint: "

@@ -230,8 +230,8 @@ def test_a_stream_carries_logprobs(backend: Backend) -> None:
             len(meta["output_token_logprobs"])
             async for _, meta in state.text_async_iter("answer", return_meta_data=True)
         ]
-        assert counts == sorted(counts)
         meta = state.get_meta_info("answer")
+        assert sum(counts) == len(meta["output_token_logprobs"])
         assert all(len(top) == 2 for top in meta["output_top_logprobs"])
         return int(meta["completion_tokens"]) - len(meta["output_token_logprobs"])
 
