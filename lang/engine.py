@@ -15,7 +15,8 @@ class Engine(Runtime):
     """A runtime process, asked for completions of whole texts.
 
     >>> with bw.Engine() as engine:
-    ...     engine.generate("Hello", {"max_new_tokens": 3, "ignore_eos": True})["meta_info"]["completion_tokens"]
+    ...     answer = engine.generate("Hello", {"max_new_tokens": 3, "ignore_eos": True})
+    >>> answer["meta_info"]["completion_tokens"]
     3
     """
 
