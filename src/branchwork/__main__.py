@@ -15,14 +15,18 @@ COMMANDS = {
     "info": "what this machine and this model give: kernels, memory, pool",
     "doctor": "whether this machine can serve a model, what it gets, and what to change",
     "compile": "make the machine code ahead of the first start (half a minute, once)",
-    "bench": "measure: lang, prefix, grammar, serve, kernels",
+    "bench": "measure beside peers: the language, the cache, constraints, serving, kernels",
 }
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one sub-command. Returns the exit status: 0, 1 for an error in one sentence, 2 for bad usage."""
     arguments = sys.argv[1:] if argv is None else argv
-    parser = argparse.ArgumentParser(prog="branchwork", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="branchwork",
+        description="Programs that talk to language models, and the runtime that serves them.",
+        epilog="branchwork COMMAND --help says what a command takes.",
+    )
     parser.add_argument("--version", action="store_true", help="print the version and stop")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name, help_text in COMMANDS.items():

@@ -22,7 +22,9 @@ BENCHES = {
 
 def main(argv: list[str]) -> int:
     """Run one bench and print its table."""
-    parser = argparse.ArgumentParser(prog="branchwork bench", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="branchwork bench", description="Measure, beside a peer in the same run."
+    )
     commands = parser.add_subparsers(dest="bench", metavar="NAME", required=True)
     modules = {}
     wanted = argv[0] if argv and argv[0] in BENCHES else None
