@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 
 from branchwork.runtime.grammar.interface import Grammar
 from branchwork.runtime.grammar.stops import StopTable
+from branchwork.runtime.kv import StoreReport
 from branchwork.runtime.wire.messages import Embed, Event, Gen, Select
 
 
@@ -112,10 +113,14 @@ class ClientGone:
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """ "stats", "inspect" or "flush_cache": `reply` gets JSON text."""
+    """ "stats", "inspect", "flush_cache" or "save_cache": `reply` gets JSON text.
+
+    `salt`: flush the prefixes of this salt only; None: all.
+    """
 
     what: str
     reply: "Future[str]"
+    salt: str | None = None
 
 
 Operation = (
@@ -131,12 +136,15 @@ Operation = (
     | Control
 )
 
+Arrival = Operation | StoreReport
+"""What comes to the engine: from the io thread, and from the store below its pool."""
+
 
 class Inbox(Protocol):
     """The engine's end of the queue from the io thread."""
 
-    def drain(self, block_s: float) -> Sequence[Operation]:
-        """All operations that wait, in order; with none, wait up to `block_s` seconds (0: do not wait) for one."""
+    def drain(self, block_s: float) -> Sequence[Arrival]:
+        """All that waits, in order; with none, wait up to `block_s` seconds (0: do not wait) for one."""
         ...
 
 

@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from branchwork.runtime.engine.engine import Engine
 from branchwork.runtime.grammar.interface import Vocabulary
-from branchwork.runtime.inbox import Operation
+from branchwork.runtime.inbox import Arrival, Operation
+from branchwork.runtime.kv import Ints, KvArrays, KvShapes, Store
 from branchwork.runtime.plan import Plan, Sample, Scored, Segment, SegmentResult, StepResult
 from branchwork.runtime.wire.config import RuntimeConfig
 from branchwork.runtime.wire.messages import Event
@@ -92,6 +93,19 @@ class MockRunner:
         return StepResult(
             tuple([self._read(*pair) for pair in zip(plan.segments, hashes, strict=True)])
         )
+
+    def read_kv(self, slots: Ints) -> KvArrays:
+        """As `KvMemory.read_kv`: the tokens and hashes of the slots."""
+        return {"token": self._token[None, slots], "hash": self._hash[None, slots]}
+
+    def write_kv(self, slots: Ints, kv: KvArrays) -> None:
+        """As `KvMemory.write_kv`."""
+        self._token[slots] = kv["token"][0]
+        self._hash[slots] = kv["hash"][0]
+
+    def kv_shapes(self, num_tokens: int) -> KvShapes:
+        """As `KvMemory.kv_shapes`."""
+        return {"token": ("i8", (1, num_tokens)), "hash": ("u8", (1, num_tokens))}
 
     def logits(self, prefix_hash: np.uint64) -> npt.NDArray[np.float64]:
         """What the model thinks of every token after a prefix."""
@@ -178,16 +192,16 @@ class MockRunner:
 
 
 class MockInbox:
-    """Operations put in by hand."""
+    """Arrivals put in by hand."""
 
     def __init__(self) -> None:
-        self._waiting: deque[Operation] = deque()
+        self._waiting: deque[Arrival] = deque()
 
-    def put(self, *operations: Operation) -> None:
+    def put(self, *operations: Arrival) -> None:
         """More to do, in order."""
         self._waiting.extend(operations)
 
-    def drain(self, block_s: float) -> Sequence[Operation]:
+    def drain(self, block_s: float) -> Sequence[Arrival]:
         """All that wait; never blocks."""
         operations = list(self._waiting)
         self._waiting.clear()
@@ -214,6 +228,7 @@ class MockRuntime:
         num_slots: int = 4096,
         max_len: int = 4096,
         runner: MockRunner | None = None,
+        store: Store | None = None,
     ) -> None:
         config = config if config is not None else RuntimeConfig()
         self.now_s = 0.0
@@ -232,7 +247,10 @@ class MockRuntime:
             self.inbox,
             self.outbox,
             self.clock,
+            store,
         )
+        if self.engine.tier is not None:
+            self.engine.tier.open(lambda reports: self.inbox.put(*reports))
 
     def clock(self) -> float:
         """Seconds since the start."""
@@ -244,10 +262,7 @@ class MockRuntime:
 
     def step(self) -> None:
         """One turn of the engine's loop."""
-        for operation in self.inbox.drain(0.0):
-            self.engine.branches.handle(operation)
-        self.engine.branches.expire()
-        self.engine.step()
+        self.engine.turn(0.0)
         self.now_s += 0.001
 
     def run(self, max_steps: int = 100_000) -> list[tuple[bytes, Event]]:

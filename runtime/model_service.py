@@ -11,6 +11,8 @@ from branchwork.runtime.models.config import ModelConfig
 from branchwork.runtime.models.loader import load_config, load_model, model_folder
 from branchwork.runtime.models.memory import kv_slots_for
 from branchwork.runtime.models.model_runner import ModelRunner
+from branchwork.runtime.models.tiers import make_store
+from branchwork.runtime.models.weights import content_digest
 from branchwork.runtime.process import Report
 from branchwork.runtime.service import Service
 from branchwork.runtime.wire.config import RuntimeConfig
@@ -27,7 +29,8 @@ def assemble(options: RuntimeConfig, report: Report) -> Service:
     config = load_config(folder)
     context_len = _context_len(options, config)
     report(f"loading {options.model}")
-    with ThreadPoolExecutor(1) as beside:  # a large vocabulary takes as long as the weights
+    with ThreadPoolExecutor(2) as beside:  # a large vocabulary takes as long as the weights
+        digest = beside.submit(content_digest, folder) if options.kv_store else None
         loading = beside.submit(ModelEncoder, folder, config.vocab_size, context_len)
         model = load_model(options)
         encoder = loading.result()
@@ -40,7 +43,10 @@ def assemble(options: RuntimeConfig, report: Report) -> Service:
         max_tokens=options.max_tokens_per_step,
         num_token_ids=len(vocabulary.token_bytes),
         threads=options.threads,
+        # K/V of another form would be stored under the same name.
+        compiled=True if options.kv_store else None,
     )
+    store = make_store(options, model, runner, digest.result() if digest is not None else "")
     greeting = welcome(
         options,
         model=model.name,
@@ -52,7 +58,7 @@ def assemble(options: RuntimeConfig, report: Report) -> Service:
     )
     desk = Desk(encoder, Limits.of(greeting))
     return Service(
-        options, router, greeting, runner, vocabulary, encoder.tokenizer, encoder, desk.ask
+        options, router, greeting, runner, vocabulary, encoder.tokenizer, encoder, desk.ask, store
     )
 
 

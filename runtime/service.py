@@ -6,26 +6,37 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
+import msgspec
+
 from branchwork.runtime.engine.engine import Engine, Runner
 from branchwork.runtime.grammar.compiler import GrammarCompiler
 from branchwork.runtime.grammar.interface import Vocabulary
 from branchwork.runtime.inbox import Control, EngineTokenizer
+from branchwork.runtime.io.desk import read_body
 from branchwork.runtime.io.intake import TextEncoder
 from branchwork.runtime.io.io_loop import Host, IoLoop
 from branchwork.runtime.io.mailbox import Mailbox
 from branchwork.runtime.io.outlet import Outlet
 from branchwork.runtime.io.router import Router
-from branchwork.runtime.wire.config import RuntimeConfig
+from branchwork.runtime.kv import Store
+from branchwork.runtime.wire.config import SAVING_S, RuntimeConfig
 from branchwork.runtime.wire.messages import Welcome
 
-ENGINE_REQUESTS = ("stats", "inspect", "flush_cache")
+ENGINE_REQUESTS = ("stats", "inspect", "flush_cache", "save_cache")
 JOIN_S = 5.0
+
+
+class FlushBody(msgspec.Struct):
+    """Which prefixes: those of a salt ("": of none), or all."""
+
+    salt: str | None = None
 
 
 class Service:
     """An engine over `runner`, for the clients of `router`; `runtime.process.Runtime`.
 
-    `ask` answers the requests that are not the engine's own, on a thread for them.
+    `store` is the tier below the runner's pool, if there is one. `ask` answers the requests that are not the
+    engine's own, on a thread for them.
     """
 
     def __init__(
@@ -38,12 +49,18 @@ class Service:
         tokenizer: EngineTokenizer,
         encoder: TextEncoder,
         ask: Callable[[str, str], str],
+        store: Store | None = None,
     ) -> None:
         outlet = Outlet(router)
         self._router = router
         self._mailbox = Mailbox()
         self._compiler = GrammarCompiler(vocabulary, options)
-        self._engine = Engine(options, runner, vocabulary, tokenizer, self._mailbox, outlet)
+        self._engine = Engine(
+            options, runner, vocabulary, tokenizer, self._mailbox, outlet, store=store
+        )
+        if self._engine.tier is not None:
+            self._engine.tier.open(self._mailbox.put)
+        self._join_s = JOIN_S + (SAVING_S if store is not None else 0.0)
         self._ask_others = ask
         self._desk = ThreadPoolExecutor(1, "desk")
         host = Host(
@@ -75,7 +92,7 @@ class Service:
         if self._failure is not None:
             raise self._failure
         self._engine.stop()
-        engine.join(JOIN_S)
+        engine.join(self._join_s)
         self._router.close()
         self._compiler.close()
 
@@ -88,7 +105,8 @@ class Service:
             # A long text takes its time, which is not the other clients'.
             return self._desk.submit(self._ask_others, what, body)
         reply: Future[str] = Future()
-        self._mailbox.put([Control(what, reply)])
+        salt = read_body(body, FlushBody).salt if what == "flush_cache" else None
+        self._mailbox.put([Control(what, reply, salt)])
         return reply if what != "stats" else _joined(reply, self._loop.stats)
 
     def _run_engine(self) -> None:

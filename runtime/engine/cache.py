@@ -5,6 +5,7 @@
 free: in the pool · cached: in the tree, evictable · locked: in the tree under a running request, or a request's own.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +32,7 @@ class PrefixCache:
     """All slots of the pool: those that are free, those in the tree, and those lent to requests.
 
     `enabled` False: nothing is kept and nothing is shared; every request computes all of its tokens.
+    `on_evict` hears what is about to be evicted: a leaf, and how many of its tokens stay.
     """
 
     def __init__(self, num_slots: int, enabled: bool = True) -> None:
@@ -38,6 +40,7 @@ class PrefixCache:
         self.pool = SlotPool(num_slots)
         self.tree = RadixTree()
         self.num_evicted = 0
+        self.on_evict: Callable[[Node, int], None] | None = None
 
     @property
     def num_total(self) -> int:
@@ -74,7 +77,8 @@ class PrefixCache:
             return None
         missing = count - self.num_free
         if missing > 0:
-            slots = self.tree.evict(max(missing, min(EVICTED_AT_ONCE, self.num_cached // 16)))
+            count_evicted = max(missing, min(EVICTED_AT_ONCE, self.num_cached // 16))
+            slots = self.tree.evict(count_evicted, self.on_evict)
             self.num_evicted += len(slots)
             self.pool.free(slots)
         return self.pool.allocate(count)

@@ -12,12 +12,15 @@ from branchwork.runtime.engine.cache import PrefixCache
 from branchwork.runtime.engine.capacity import Capacity
 from branchwork.runtime.engine.context import Context
 from branchwork.runtime.engine.inspection import report_requests, report_tree
+from branchwork.runtime.engine.radix import Namespace
 from branchwork.runtime.engine.scheduler import Scheduler
+from branchwork.runtime.engine.tier import Tier
 from branchwork.runtime.grammar.interface import Vocabulary
 from branchwork.runtime.grammar.stops import StopScanner
 from branchwork.runtime.inbox import Control, EngineTokenizer, Inbox, Outbox
+from branchwork.runtime.kv import KvMemory, Store, StoreReport
 from branchwork.runtime.plan import Plan, StepResult
-from branchwork.runtime.wire.config import RuntimeConfig
+from branchwork.runtime.wire.config import SAVING_S, RuntimeConfig
 from branchwork.runtime.wire.errors import Aborted
 
 log = logging.getLogger(__name__)
@@ -25,9 +28,12 @@ log = logging.getLogger(__name__)
 # An idle engine looks up so often, to see that it is to stop.
 IDLE_S = 0.5
 
+# So long an engine waits whose requests wait for a store, unless it answers before.
+WAITING_S = 0.002
 
-class Runner(Protocol):
-    """What computes a plan: the model, or a stand-in."""
+
+class Runner(KvMemory, Protocol):
+    """What computes a plan: the model, or a stand-in. What it computes can be copied out and in (`KvMemory`)."""
 
     @property
     def num_slots(self) -> int:
@@ -60,11 +66,13 @@ class Engine:
         inbox: Inbox,
         outbox: Outbox,
         clock: Callable[[], float] = time.monotonic,
+        store: Store | None = None,
     ) -> None:
         self.steps = 0
         self.busy_since_s: float | None = None
         self.cache = PrefixCache(runner.num_slots, config.prefix_cache)
-        self.scheduler = Scheduler(config, self.cache, clock)
+        self.tier = None if store is None else Tier(self.cache, runner, store, clock)
+        self.scheduler = Scheduler(config, self.cache, clock, self.tier)
         capacity = Capacity(runner.max_len, runner.num_slots, config.max_len > 0)
         self.context = Context(
             vocabulary, tokenizer, capacity, clock, StopScanner, speculate=config.speculate
@@ -77,16 +85,28 @@ class Engine:
         self._stopping = threading.Event()
         self._step_s = 0.0
         self._longest_step_s = 0.0
+        self._passed = False  # the last turn computed something
 
     def run(self) -> None:
         """Serve until `stop`. One iteration is one forward pass."""
         while not self._stopping.is_set():
-            for operation in self._inbox.drain(self._patience_s()):
-                self.branches.handle(operation)
-            self.branches.expire()
-            self.step()
+            self.turn(self._patience_s())
         self.branches.fail_all(Aborted("the runtime is stopping"))
         self._outbox.send(self.context.take_events())
+        if self.tier is not None:
+            self.tier.finish(SAVING_S)
+
+    def turn(self, patience_s: float) -> None:
+        """Take what has arrived, waiting so long for it at most, and make one pass."""
+        for operation in self._inbox.drain(patience_s):
+            if not isinstance(operation, StoreReport):
+                self.branches.handle(operation)
+            elif self.tier is not None:
+                self.tier.take(operation)
+        self.branches.expire()
+        self.step()
+        if self.tier is not None:
+            self.tier.turn()
 
     def stop(self) -> None:
         """Let `run` return, after the present pass; may be called from any thread."""
@@ -95,6 +115,7 @@ class Engine:
     def step(self) -> None:
         """Plan, compute and book one pass, and send what came of it."""
         plan = self.scheduler.plan()
+        self._passed = plan is not None
         if plan is not None:
             try:
                 result = self._compute(plan)
@@ -125,8 +146,10 @@ class Engine:
 
     def _patience_s(self) -> float:
         """How long to wait for an operation when there is nothing else to do."""
-        if not self.scheduler.idle:
+        if self._passed:
             return 0.0
+        if not self.scheduler.idle or (self.tier is not None and self.tier.is_saving):
+            return WAITING_S
         deadline = self.branches.next_deadline()
         if deadline is None:
             return IDLE_S
@@ -143,9 +166,19 @@ class Engine:
         elif control.what == "inspect":
             control.reply.set_result(json.dumps(self.inspect()))
         elif control.what == "flush_cache":
-            control.reply.set_result(json.dumps({"flushed": self.cache.flush()}))
+            control.reply.set_result(json.dumps({"flushed": self._flush(control.salt)}))
+        elif control.what == "save_cache":
+            prefixes = 0 if self.tier is None else self.tier.save_all()
+            control.reply.set_result(json.dumps({"prefixes": prefixes}))
         else:
             control.reply.set_exception(ValueError(f"the engine knows no {control.what!r}"))
+
+    def _flush(self, salt: str | None) -> int:
+        """Forget the prefixes of a salt, or all, in every tier; returns how many slots became free."""
+        namespace = None if salt is None else Namespace(salt)
+        if self.tier is not None:
+            self.tier.forget(namespace)
+        return self.cache.flush(namespace)
 
     def inspect(self) -> dict[str, Any]:
         """The requests and the prefix tree, as they are now; see `runtime.engine.inspection`."""
@@ -175,6 +208,7 @@ class Engine:
             "tokens_speculated": context.num_speculated,
             "tokens_evicted": cache.num_evicted,
             "retracted": counters.retracted,
+            **({} if self.tier is None else self.tier.stats()),
             "unknown_operations": self.branches.num_unknown,
             "step_ms": 1000 * self._step_s,
             "longest_step_ms": 1000 * self._longest_step_s,

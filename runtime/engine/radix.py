@@ -4,7 +4,7 @@ After RadixAttention (Zheng et al. 2024, "SGLang", section 3): edges are runs of
 slots, and memory comes back by evicting the least recently used leaf that nobody has locked.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from typing import NamedTuple
@@ -121,6 +121,16 @@ class RadixTree:
             parts.append(edge.slots[max(0, start - first) :])
         return np.concatenate(parts[::-1]) if parts else _NOTHING
 
+    def tokens_of(self, node: Node) -> Ints:
+        """The tokens of the node's prefix."""
+        parts = [edge.token_ids for edge in node.path()]
+        return np.concatenate(parts[::-1])
+
+    def namespace_of(self, node: Node) -> Namespace:
+        """The namespace of a node that has not been evicted."""
+        *_, root = node.path()
+        return self._spaces[root]
+
     # ------------------------------------------------------------------ hold
 
     def match(self, namespace: Namespace, token_ids: Ints) -> Node:
@@ -130,7 +140,7 @@ class RadixTree:
         """
         node, length = _descend(self._root(namespace), token_ids)
         node = self._split(node, length)
-        self._touch(node)
+        self.touch(node)
         self.lock(node)
         return node
 
@@ -150,6 +160,12 @@ class RadixTree:
                 self.num_unlocked += len(edge.slots)
                 self._offer(edge)
                 self._forget_empty_root(edge)
+
+    def touch(self, node: Node) -> None:
+        """The prefix that ends with `node` has just been used."""
+        self._clock += 1
+        for edge in node.path():
+            edge.last_used = self._clock
 
     def keep(self, node: Node) -> None:
         """Ask that the prefix that ends with `node` be evicted after all that nobody keeps."""
@@ -182,12 +198,14 @@ class RadixTree:
             self.num_unlocked += len(leaf.slots)
             self.generation += 1
             node = leaf
-        self._touch(node)
+        self.touch(node)
         self._offer(node)
         return node, known
 
-    def evict(self, count: int) -> Ints:
+    def evict(self, count: int, leaving: Callable[[Node, int], None] | None = None) -> Ints:
         """Forget tokens from the ends of unlocked leaves, least recently used first, kept ones last.
+
+        `leaving` is told of each leaf before it is shortened, and how many of its tokens are left.
 
         Returns the slots, which are the caller's then: `count` of them, or all that are unlocked if fewer.
         """
@@ -205,6 +223,8 @@ class RadixTree:
                 self._offer(node)
                 continue
             left = max(0, len(node.slots) - missing)
+            if leaving is not None:
+                leaving(node, left)
             freed.append(node.slots[left:])
             missing -= len(freed[-1])
             self._shorten(node, left)
@@ -232,15 +252,17 @@ class RadixTree:
 
     # ------------------------------------------------------------------ account
 
-    def prefixes(self) -> Iterator[tuple[Namespace, tuple[int, ...], tuple[int, ...]]]:
-        """Every cached leaf prefix as (namespace, token ids, slots); for tests and reports."""
+    def leaves(self) -> Iterator[tuple[Namespace, Ints, Ints]]:
+        """Every cached leaf prefix as (namespace, token ids, slots)."""
         for space, root in self._roots.items():
             for node in _below(root):
                 if not node.children:
-                    edges = list(node.path())[::-1]
-                    tokens = np.concatenate([edge.token_ids for edge in edges])
-                    slots = np.concatenate([edge.slots for edge in edges])
-                    yield space, tuple(tokens.tolist()), tuple(slots.tolist())
+                    yield space, self.tokens_of(node), self.slots_of(node)
+
+    def prefixes(self) -> Iterator[tuple[Namespace, tuple[int, ...], tuple[int, ...]]]:
+        """The same in plain ints; for tests and reports."""
+        for space, tokens, slots in self.leaves():
+            yield space, tuple(tokens.tolist()), tuple(slots.tolist())
 
     def roots(self) -> Iterator[Node]:
         """The root of each namespace; for reports, which change nothing."""
@@ -294,11 +316,6 @@ class RadixTree:
         node.token_ids, node.slots = node.token_ids[cut:].copy(), node.slots[cut:].copy()
         self.generation += 1
         return upper
-
-    def _touch(self, node: Node) -> None:
-        self._clock += 1
-        for edge in node.path():
-            edge.last_used = self._clock
 
     def _offer(self, node: Node) -> None:
         """Enter a leaf that may be evicted into the heap, under its present rank.

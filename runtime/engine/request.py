@@ -1,6 +1,7 @@
 """One request as the scheduler sees it: tokens, some of whose K/V is still to be computed."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
 from branchwork.runtime.engine.buffer import IntBuffer
@@ -16,6 +17,18 @@ class Ask(NamedTuple):
     score: Score | None = None
     pool_hidden: Literal["mean", "last"] | None = None
     guessed: tuple[Sample, ...] = ()
+
+
+@dataclass(slots=True)
+class Load:
+    """K/V of a prefix on its way from a store, for the requests that wait for it until `until_s` at the latest.
+
+    `known` is how many tokens were at hand when it was asked for.
+    """
+
+    known: int
+    until_s: float = 0.0
+    done: bool = False
 
 
 class Task(Protocol):
@@ -62,6 +75,7 @@ class Req:
         "guessed",
         "last_step",
         "lease",
+        "load",
         "namespace",
         "node",
         "prefill_end",
@@ -103,6 +117,7 @@ class Req:
         )
         self.found: Found | None = None  # the longest cached prefix, as of `found_generation`
         self.found_generation = -1
+        self.load: Load | None = None  # the last one it asked a store for
         self.guess: Callable[[int], tuple[int, ...]] | None = None
         self.guessed: tuple[int, ...] = ()
 

@@ -15,6 +15,7 @@ from branchwork.runtime.engine.cache import Lease, PrefixCache
 from branchwork.runtime.engine.pace import Pace
 from branchwork.runtime.engine.request import Req
 from branchwork.runtime.engine.sharing import shared_prefixes
+from branchwork.runtime.engine.tier import Tier
 from branchwork.runtime.plan import (
     MAX_GUESSED,
     Plan,
@@ -59,7 +60,11 @@ class Scheduler:
     """
 
     def __init__(
-        self, config: RuntimeConfig, cache: PrefixCache, clock: Callable[[], float]
+        self,
+        config: RuntimeConfig,
+        cache: PrefixCache,
+        clock: Callable[[], float],
+        tier: Tier | None = None,
     ) -> None:
         self.cache = cache
         self.counters = Counters()
@@ -67,6 +72,7 @@ class Scheduler:
         self.running: list[Req] = []
         self._config = config
         self._clock = clock
+        self._tier = tier
         self._rows = list(range(config.max_rows))[::-1]
         self._arrivals = 0
         self._work: dict[Req, int] = {}  # the step being planned: how many tokens of which request
@@ -189,7 +195,8 @@ class Scheduler:
             if self._left <= 0 or self._prompt_tokens < 1:
                 self._nobody_fits = False
                 break
-            if twins.of(req, find(req, self.cache)) is not None:
+            is_twin = twins.of(req, find(req, self.cache)) is not None
+            if is_twin or (self._tier is not None and self._tier.holds(req)):
                 self._nobody_fits = False
                 continue
             if not self._has_row_for(req):
@@ -301,7 +308,7 @@ class Scheduler:
         self._release(req)
         self.counters.retracted += 1
         req.since = self.counters.steps
-        req.found = None
+        req.found = req.load = None
         self.waiting.put_back(req)
 
     def _release(self, req: Req) -> None:

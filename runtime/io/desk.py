@@ -67,7 +67,7 @@ class Desk:
         return handler(body)
 
     def _tokenize(self, body: str) -> str:
-        asked = _read(body, TokenizeBody)
+        asked = read_body(body, TokenizeBody)
         if asked.messages:
             token_ids = self._encoder.encode(self._segments(asked), True)
         else:
@@ -78,19 +78,23 @@ class Desk:
         return _write({"token_ids": token_ids})
 
     def _detokenize(self, body: str) -> str:
-        token_ids = _read(body, DetokenizeBody).token_ids
+        token_ids = read_body(body, DetokenizeBody).token_ids
         check_token_ids("token_ids", token_ids, self._limits)
         return _write({"text": self._encoder.tokenizer.decode(token_ids)})
 
     def _detokenize_each(self, body: str) -> str:
-        groups = _read(body, DetokenizeEachBody).groups
+        groups = read_body(body, DetokenizeEachBody).groups
         for token_ids in groups:
             check_token_ids("groups", token_ids, self._limits)
         return _write({"texts": [self._encoder.tokenizer.decode(group) for group in groups]})
 
     def _render(self, body: str) -> str:
         return _write(
-            {"text": "".join(segment.text for segment in self._segments(_read(body, TokenizeBody)))}
+            {
+                "text": "".join(
+                    segment.text for segment in self._segments(read_body(body, TokenizeBody))
+                )
+            }
         )
 
     def _segments(self, asked: TokenizeBody) -> list[Segment]:
@@ -110,7 +114,8 @@ class Desk:
         )
 
 
-def _read(body: str, kind: type[Body]) -> Body:
+def read_body(body: str, kind: type[Body]) -> Body:
+    """The body of a `Request`. Raises InvalidParameter."""
     try:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, RecursionError) as error:

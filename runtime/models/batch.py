@@ -4,11 +4,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
+from branchwork.runtime.kv import KvArrays, KvShapes
 from branchwork.runtime.models.rope import Rotation
 
 Ints = npt.NDArray[np.int32]
+
+_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,3 +50,25 @@ class KvCache:
     v: Tensor
     slot_table: Tensor
     rotation: Rotation
+
+    def read(self, slots: Ints) -> KvArrays:
+        """As `KvMemory.read_kv`: 16-bit floats go as int16, which numpy has."""
+        index = torch.from_numpy(slots).to(self.k.device, torch.int64)
+        return {
+            name: pool.index_select(1, index).cpu().view(_BITS[pool.dtype.itemsize]).numpy()
+            for name, pool in (("k", self.k), ("v", self.v))
+        }
+
+    def write(self, slots: Ints, kv: KvArrays) -> None:
+        """As `KvMemory.write_kv`."""
+        index = torch.from_numpy(slots).to(self.k.device, torch.int64)
+        for name, pool in (("k", self.k), ("v", self.v)):
+            # A copy: what a store has read may not be written to, which torch warns of.
+            values = torch.from_numpy(kv[name].copy()).view(pool.dtype)
+            pool.index_copy_(1, index, values.to(pool.device))
+
+    def shapes(self, num_tokens: int) -> KvShapes:
+        """As `KvMemory.kv_shapes`."""
+        layers, _, *rest = self.k.shape
+        about = f"i{self.k.dtype.itemsize}", (layers, num_tokens, *rest)
+        return {"k": about, "v": about}

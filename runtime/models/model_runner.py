@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from branchwork.kernels import api as kernels
+from branchwork.runtime.kv import KvArrays, KvShapes
 from branchwork.runtime.models.batch import Batch, Ints, KvCache
 from branchwork.runtime.models.forward import CompiledForward, Forward, PlainForward, compiled_later
 from branchwork.runtime.models.loader import LoadedModel
@@ -98,6 +99,18 @@ class ModelRunner:
             hidden = self._pool(segment, first_tokens[i])
             results.append(SegmentResult(last, scored.get(i, ()), hidden, tuple(guessed)))
         return StepResult(tuple(results))
+
+    def read_kv(self, slots: Ints) -> KvArrays:
+        """As `KvMemory.read_kv`."""
+        return self._cache.read(slots)
+
+    def write_kv(self, slots: Ints, kv: KvArrays) -> None:
+        """As `KvMemory.write_kv`."""
+        self._cache.write(slots, kv)
+
+    def kv_shapes(self, num_tokens: int) -> KvShapes:
+        """As `KvMemory.kv_shapes`."""
+        return self._cache.shapes(num_tokens)
 
     def _write(self, row: int, start: int, slots: Slots) -> None:
         self._table[row, start : start + len(slots)] = slots

@@ -5,6 +5,9 @@ from typing import Any, Literal, get_args, get_origin
 
 from branchwork.runtime.wire.errors import ConfigError
 
+SAVING_S = 10.0
+"""How long a runtime that ends may write to its --kv-store."""
+
 Group = Literal["model", "memory", "scheduling", "limits", "grammar", "process", "server"]
 
 
@@ -39,6 +42,27 @@ class RuntimeConfig:
     )
     kv_memory: int = option(
         0, "memory of the KV pool; 0: a share of what is free", "memory", "MiB", 0, 100_000_000
+    )
+    kv_store: str = option(
+        "",
+        "folder where K/V of prefixes outlives the pool and the runtime; empty: none",
+        "memory",
+    )
+    kv_store_bytes: int = option(
+        4 << 30,
+        "size of --kv-store; what was not used for longest goes",
+        "memory",
+        "bytes",
+        1 << 20,
+        1 << 50,
+    )
+    host_kv_bytes: int = option(
+        0,
+        "memory of the host for K/V that has no place in a GPU's pool; 0: none",
+        "memory",
+        "bytes",
+        0,
+        1 << 50,
     )
     max_rows: int = option(256, "requests that run at once", "memory", "requests", 1, 65_536)
 

@@ -20,7 +20,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from branchwork.runtime.wire import client, curve
-from branchwork.runtime.wire.config import RuntimeConfig
+from branchwork.runtime.wire.config import SAVING_S, RuntimeConfig
 from branchwork.runtime.wire.errors import (
     ConfigError,
     RuntimeDied,
@@ -145,7 +145,8 @@ class RunningRuntime:
             return
         if self.alive:
             self._command(f"shutdown {drain_s}")
-            if not self.wait_exit(drain_s + 2.0):
+            saving_s = SAVING_S if self.config.kv_store else 0.0
+            if not self.wait_exit(drain_s + saving_s + 2.0):
                 self.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
