@@ -54,6 +54,7 @@ MEANINGS = {
     "stream": "events as they come",
     "stream_options": "`include_usage`; `include_runs`: how each token came about",
     "cache_salt": "share cached prefixes only with requests of the same salt",
+    "cache_pin_s": "keep the cached prefix so many seconds after the answer, if memory allows",
     "priority": "greater goes first",
     "logprobs": "chat: whether; completions: how many alternatives",
     "top_logprobs": "alternatives beside each token",

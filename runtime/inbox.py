@@ -32,6 +32,7 @@ class OpenBranch:
     priority: int = 0
     program: int = 0
     keep: bool = True
+    pin_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,4 +80,5 @@ class Branch:
     failure: Failure | None = None
     served: bool = False
     closed: bool = False
+    pin_s: float = 0.0  # how long what was kept stays kept after the branch is closed
     kept: Node | None = None

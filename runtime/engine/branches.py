@@ -12,6 +12,7 @@ from branchwork.runtime.engine.branch import Activity, Branch, Failure, Fork, Qu
 from branchwork.runtime.engine.context import Context
 from branchwork.runtime.engine.embedding import Embedding
 from branchwork.runtime.engine.generation import Generation
+from branchwork.runtime.engine.pins import Pins
 from branchwork.runtime.engine.radix import Namespace
 from branchwork.runtime.engine.request import Req
 from branchwork.runtime.engine.scheduler import Ended, Scheduler
@@ -68,6 +69,7 @@ class Branches:
         self._ready: deque[Branch] = deque()
         self._deadlines: list[tuple[float, int, BranchKey]] = []
         self._num_deadlines = 0
+        self.pins = Pins(scheduler.cache, context.clock)
 
     def __len__(self) -> int:
         return sum(map(len, self._clients.values()))
@@ -119,7 +121,8 @@ class Branches:
         self._run_ready()
 
     def expire(self) -> None:
-        """Fail the slots whose deadline has passed."""
+        """Fail the slots whose deadline has passed; end the pins whose time is over."""
+        self.pins.expire()
         now = self._context.clock()
         while self._deadlines and self._deadlines[0][0] <= now:
             _, number, key = heappop(self._deadlines)
@@ -161,6 +164,7 @@ class Branches:
             (key.client, operation.program),
             operation.keep,
             born=operation.parent is None,
+            pin_s=operation.pin_s,
         )
         self._clients.setdefault(key.client, {})[key.branch] = branch
         if operation.parent is None:
@@ -201,6 +205,8 @@ class Branches:
     def _close(self, branch: Branch) -> None:
         """The end of a queue; what was sent after it fails."""
         self._end_slots(branch, BranchFailed(f"branch {branch.key.branch} is closed"))
+        if branch.kept is not None and branch.pin_s > 0:
+            self.pins.add(branch.kept, branch.pin_s)
         self._drop(branch)
         self._context.emit(branch.key.client, Closed(branch.key.branch))
 

@@ -200,6 +200,7 @@ class Engine:
             "running": len(scheduler.running),
             "waiting": len(scheduler.waiting),
             "branches": len(self.branches),
+            "pins": len(self.branches.pins),
             "steps": counters.steps,
             "tokens_computed": counters.computed,
             "tokens_cached": counters.cached,

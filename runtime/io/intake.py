@@ -281,7 +281,13 @@ class Intake:
         self._branches[message.branch] = BranchState(is_empty=is_empty)
         taken.operations.append(
             OpenBranch(
-                key, parent_key, message.salt, message.priority, message.program, message.keep
+                key,
+                parent_key,
+                message.salt,
+                message.priority,
+                message.program,
+                message.keep,
+                message.pin_s,
             )
         )
 

@@ -100,6 +100,7 @@ def _generation(ask: ChatRequest, conversation: Conversation, attached: Attached
         cache_salt(ask.cache_salt),
         ask.priority or 0,
         held.field,
+        ask.cache_pin_s or 0.0,
     )
 
 

@@ -43,7 +43,15 @@ async def completions(gateway: Gateway, request: Request) -> Response:
         )
     salt = cache_salt(ask.cache_salt)
     generations = [
-        Generation(as_prompt(prompt), gen, best_of, salt, ask.priority or 0, wanted.field)
+        Generation(
+            as_prompt(prompt),
+            gen,
+            best_of,
+            salt,
+            ask.priority or 0,
+            wanted.field,
+            ask.cache_pin_s or 0.0,
+        )
         for prompt in prompts
     ]
     echoes = await _echoes(gateway, prompts) if ask.echo else None

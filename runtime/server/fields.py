@@ -9,10 +9,13 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from branchwork.runtime.wire.validate import MAX_PIN_S
+
 MAX_INT = 2**31 - 1
 
 Name = Annotated[str, Meta(min_length=1, max_length=256)]
 Count = Annotated[int, Meta(ge=0, le=MAX_INT)]
+Salt = Annotated[str, Meta(min_length=1, max_length=1024)]
 Positive = Annotated[int, Meta(ge=1, le=MAX_INT)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
@@ -110,7 +113,8 @@ class Generating(Constraining, kw_only=True):
     n: Positive | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    cache_salt: Annotated[str, Meta(min_length=1, max_length=1024)] | None = None
+    cache_salt: Salt | None = None
+    cache_pin_s: Annotated[float, Meta(ge=0, le=MAX_PIN_S)] | None = None
     priority: Annotated[int, Meta(ge=-MAX_INT, le=MAX_INT)] | None = None
     return_token_ids: bool | None = None
     return_tokens: bool | None = None

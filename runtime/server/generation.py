@@ -62,17 +62,20 @@ class Generation:
     salt: str = ""
     priority: int = 0
     field: str | None = None
+    pin_s: float = 0.0
 
     def instructions(self, branches: list[BranchId], parent: BranchId) -> list[Instruction]:
         """One frame: for one answer a single branch, for more a parent and its forks."""
         root = branches[0] if self.n == 1 else parent
         frame: list[Instruction] = [
-            Open(root, salt=self.salt, priority=self.priority, program=parent)
+            Open(root, salt=self.salt, priority=self.priority, program=parent, pin_s=self.pin_s)
         ]
         frame += [msgspec.structs.replace(part, branch=root) for part in self.prompt.parts]
         for position, branch in enumerate(branches):
             if self.n > 1:
-                frame.append(Open(branch, root, self.salt, self.priority, program=parent))
+                frame.append(
+                    Open(branch, root, self.salt, self.priority, program=parent, pin_s=self.pin_s)
+                )
             ask = _own_seed(self.ask, position)
             frame += (msgspec.structs.replace(ask, branch=branch), Close(branch))
         if self.n > 1:

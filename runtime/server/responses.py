@@ -190,7 +190,15 @@ def _generation(
     held = conversation.held(attached.model, limits.reading(ask).wanted(ask))
     gen = limits.gen(ask, ask.max_output_tokens, held.constraint, None, bool(ask.stream))
     salt, priority = cache_salt(ask.cache_salt), ask.priority or 0
-    return Generation(conversation.prompt(attached.model), gen, 1, salt, priority, held.field)
+    return Generation(
+        conversation.prompt(attached.model),
+        gen,
+        1,
+        salt,
+        priority,
+        held.field,
+        ask.cache_pin_s or 0.0,
+    )
 
 
 class Shape:

@@ -9,8 +9,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from branchwork.runtime.server.answers import json_response
+from branchwork.runtime.server.body import read_body
 from branchwork.runtime.server.errors import ApiError
+from branchwork.runtime.server.fields import Salt
 from branchwork.runtime.server.gateway import Gateway
+from branchwork.runtime.server.generation import cache_salt
+from branchwork.runtime.server.validate import decode
 
 
 async def models(gateway: Gateway, request: Request) -> Response:
@@ -81,6 +85,20 @@ async def inspect(gateway: Gateway, request: Request) -> Response:
     )
 
 
+class FlushRequest(msgspec.Struct):
+    """POST /server/flush_cache."""
+
+    cache_salt: Salt | None = None
+
+
 async def flush_cache(gateway: Gateway, request: Request) -> Response:
-    """Forget every cached prefix that nothing uses."""
-    return json_response(await gateway.ask("flush_cache"))
+    """Forget every cached prefix that nothing uses, stored or not; with `cache_salt`, those of that salt."""
+    body = await read_body(request, gateway.config)
+    ask = decode(body, FlushRequest) if body.strip() else FlushRequest()
+    question = {} if ask.cache_salt is None else {"salt": cache_salt(ask.cache_salt)}
+    return json_response(await gateway.ask("flush_cache", question))
+
+
+async def save_cache(gateway: Gateway, request: Request) -> Response:
+    """Begin to save every cached prefix that has no salt to `--kv-store`."""
+    return json_response(await gateway.ask("save_cache"))

@@ -142,7 +142,7 @@ class Open(Message, frozen=True, tag="open"):
     """A new branch: empty, or sharing all that `parent` holds once its earlier instructions are done.
 
     `salt` separates caches: branches of different salts share nothing. `program` groups branches for fair
-    scheduling. `keep` asks the cache to hold the branch's prefix, softly, until it is closed.
+    scheduling. `keep` asks the cache to hold the branch's prefix, softly, until it is closed; `pin_s` seconds longer.
     """
 
     branch: BranchId
@@ -151,6 +151,7 @@ class Open(Message, frozen=True, tag="open"):
     priority: int = 0
     program: int = 0
     keep: bool = True
+    pin_s: float = 0.0
 
 
 class Text(Message, frozen=True, tag="text"):
@@ -270,7 +271,8 @@ class Heartbeat(Message, frozen=True, tag="heartbeat"):
 class Request(Message, frozen=True, tag="request"):
     """Ask for something beside the branches; answered by exactly one `Reply` with the same number.
 
-    `what`: "stats", "inspect", "flush_cache", "tokenize", "detokenize", "render", "shutdown"; `body` is JSON text.
+    `what`: "stats", "inspect", "flush_cache" (with a "salt", of that salt), "save_cache", "tokenize", "detokenize",
+    "render", "shutdown"; `body` is JSON text.
     """
 
     number: int

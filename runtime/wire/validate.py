@@ -39,6 +39,7 @@ MAX_ID = 2**63 - 1
 MAX_NAME_BYTES = 1024
 MAX_PRIORITY = 1000
 MAX_DEADLINE_S = 7 * 86_400.0
+MAX_PIN_S = 86_400.0
 MAX_MESSAGES = 100_000
 MAX_STOP_TOKEN_IDS = 1024
 MAX_CONSTRAINT_PARTS = 4096
@@ -220,6 +221,7 @@ def _check_open(message: Open, limits: Limits) -> None:
     check_int("priority", message.priority, -MAX_PRIORITY, MAX_PRIORITY)
     check_int("program", message.program, 0, MAX_ID)
     check_bool("keep", message.keep)
+    check_float("pin_s", message.pin_s, 0.0, MAX_PIN_S)
 
 
 def _check_text(message: Text, limits: Limits) -> None:

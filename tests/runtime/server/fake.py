@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from branchwork.runtime.wire.backend import Listener
 from branchwork.runtime.wire.errors import RuntimeDied
@@ -69,6 +70,7 @@ class FakeBackend:
     script: Callable[[str, Gen], Script] = lambda prompt, gen: Script()
     welcome: Welcome = WELCOME
     frames: list[Sequence[Instruction]] = field(default_factory=list)
+    asked: list[tuple[str, Any]] = field(default_factory=list)
     aborted: set[BranchId] = field(default_factory=set)
     template: str = TEMPLATE
     alive: bool = True
@@ -125,6 +127,7 @@ class FakeBackend:
 
     def request(self, what: str, body: str = "{}", timeout_s: float | None = 60.0) -> str:
         ask = json.loads(body)
+        self.asked.append((what, ask))
         if what == "tokenizer_info":
             info = {"bos_token": None, "eos_token": "<eos>", "pad_token": None}
             return json.dumps({**info, "chat_template": self.template, "add_bos_token": False})

@@ -9,7 +9,7 @@ import pytest
 from tests.runtime.server.fake import Script
 from tests.runtime.server.sse import chunks
 
-from branchwork.runtime.wire.messages import Embed, Gen, Select, Text
+from branchwork.runtime.wire.messages import Embed, Gen, Open, Select, Text
 
 HI = [{"role": "user", "content": "hi"}]
 CALL = b'<tool_call>\n{"name": "weather", "arguments": {"city": "Oslo"}}\n</tool_call>'
@@ -369,3 +369,32 @@ def test_every_route_is_described(serving: Any) -> None:
     body = page["paths"]["/v1/chat/completions"]["post"]["requestBody"]
     assert body["content"]["application/json"]["schema"]["$ref"].endswith("/ChatRequest")
     assert "temperature" in page["components"]["schemas"]["ChatRequest"]["properties"]
+
+
+def test_a_flush_can_be_of_one_salt_and_the_cache_can_be_saved(serving: Any) -> None:
+    server = serving()
+    assert server.request("POST", "/server/flush_cache").status_code == 200
+    for body, salted in (({"cache_salt": "tenant"}, True), ({}, False)):
+        assert server.post("/server/flush_cache", body).status_code == 200
+        what, asked = server.backend.asked[-1]
+        assert what == "flush_cache"
+        assert ("salt" in asked) == salted
+        assert "tenant" not in str(asked), "a caller's salt goes no further than the gateway"
+    assert server.post("/server/save_cache", {}).status_code == 200
+    refused = server.post("/server/flush_cache", {"cache_salt": ""})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "cache_salt")
+
+
+@pytest.mark.parametrize(("pin_s", "status"), [(60, 200), (0, 200), (-1, 400), (86_401, 400)])
+def test_a_pin_has_both_bounds_and_reaches_the_runtime(
+    serving: Any, pin_s: float, status: int
+) -> None:
+    server = serving()
+    body = {"prompt": "hi", "max_tokens": 2, "cache_pin_s": pin_s}
+    answer = server.post("/v1/completions", body)
+    assert answer.status_code == status
+    if status == 200:
+        opened = [part for part in server.backend.frames[-1] if isinstance(part, Open)]
+        assert [part.pin_s for part in opened] == [pin_s]
+    else:
+        assert answer.json()["error"]["param"] == "cache_pin_s"

@@ -54,7 +54,7 @@ def gen(**sampling: object) -> Gen:
 
 GOOD: list[Instruction] = [
     Open(1),
-    Open(2, parent=1, salt="s", priority=-1000, program=7, keep=False),
+    Open(2, parent=1, salt="s", priority=-1000, program=7, keep=False, pin_s=60.0),
     Text(1, "hello"),
     Text(1, token_ids=(0, 99)),
     Chat(1, (ChatMessage("user", "hi", '{"name": "Ada"}'),), tools="[]", options="{}"),
@@ -88,6 +88,9 @@ BAD: list[tuple[str, Instruction]] = [
     ("priority", Open(1, priority=-1001)),
     ("program", Open(1, program=-1)),
     ("keep", Open(1, keep=1)),  # type: ignore[arg-type]
+    ("pin_s", Open(1, pin_s=-1.0)),
+    ("pin_s", Open(1, pin_s=86_401.0)),
+    ("pin_s", Open(1, pin_s=float("nan"))),
     ("text", Text(1, "x" * 1001)),
     ("text", Text(1, b"x")),  # type: ignore[arg-type]
     ("text", Text(1, "a\udfff")),
