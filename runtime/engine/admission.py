@@ -9,7 +9,7 @@ from branchwork.runtime.engine.cache import PrefixCache
 from branchwork.runtime.engine.radix import Found
 from branchwork.runtime.engine.request import Req
 
-# The best order among thousands is not worth a pass's time; the oldest of each priority are ordered.
+# The best order among thousands is not worth a pass's time; so many of each priority are ordered.
 MAX_CANDIDATES = 64
 
 # Below this, computing a shared run of tokens twice costs less than letting the second request wait a pass.
@@ -17,20 +17,26 @@ MIN_TWIN_TOKENS = 32
 
 
 class WaitingQueue:
-    """Requests that wait, by priority and then by arrival; retracted ones stand in front of their priority."""
+    """Requests that wait: by priority, in lines of one program each, and there by arrival; retracted ones in front.
+
+    Programs take turns: one that has just had a request let in comes after the others. So of any number of programs
+    with any number of requests, each is looked at in time, and one with a thousand holds up nobody's single one.
+    """
 
     def __init__(self) -> None:
-        self._of: dict[int, dict[Req, None]] = {}
+        self._of: dict[int, dict[object, dict[Req, None]]] = {}
         self._length = 0
 
     def __len__(self) -> int:
         return self._length
 
     def __iter__(self) -> Iterator[Req]:
-        return chain.from_iterable(self._of.values())
+        return chain.from_iterable(
+            line for programs in self._of.values() for line in programs.values()
+        )
 
     def __contains__(self, req: Req) -> bool:
-        return req in self._of.get(req.priority, ())
+        return req in self._of.get(req.priority, {}).get(req.program, ())
 
     @property
     def highest_priority(self) -> int:
@@ -38,26 +44,39 @@ class WaitingQueue:
         return max(self._of)
 
     def add(self, req: Req) -> None:
-        """A new request, behind those of its priority."""
-        self._of.setdefault(req.priority, {})[req] = None
+        """A new request, behind those of its program and priority."""
+        self._of.setdefault(req.priority, {}).setdefault(req.program, {})[req] = None
         self._length += 1
 
     def put_back(self, req: Req) -> None:
         """A request that ran before, in front of those of its priority."""
-        self._of[req.priority] = {req: None, **self._of.get(req.priority, {})}
+        programs = self._of.get(req.priority, {})
+        line = programs.pop(req.program, {})
+        self._of[req.priority] = {req.program: {req: None, **line}, **programs}
         self._length += 1
 
     def remove(self, req: Req) -> None:
-        """Take a request out."""
-        line = self._of[req.priority]
+        """Take a request out; it was its program's turn."""
+        programs = self._of[req.priority]
+        line = programs.pop(req.program)
         del line[req]
-        if not line:
+        if line:
+            programs[req.program] = line
+        elif not programs:
             del self._of[req.priority]
         self._length -= 1
 
     def candidates(self) -> list[Req]:
-        """The front of each priority's line."""
-        return [req for line in self._of.values() for req in islice(line, MAX_CANDIDATES)]
+        """Of each priority the first of every program, then the second ones, and so on, as many as are looked at."""
+        found: list[Req] = []
+        for programs in self._of.values():
+            most = len(found) + MAX_CANDIDATES
+            lines = [iter(line) for line in islice(programs.values(), MAX_CANDIDATES)]
+            while lines and len(found) < most:
+                heads = [(line, head) for line in lines if (head := next(line, None)) is not None]
+                found += [head for _, head in heads[: most - len(found)]]
+                lines = [line for line, _ in heads]
+        return found
 
 
 def ordered(

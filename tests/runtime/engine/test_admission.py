@@ -10,8 +10,10 @@ from branchwork.runtime.engine.selection import Scoring
 SPACE = Namespace()
 
 
-def make_req(tokens: range, priority: int = 0, arrival: int = 0, since: int = 0) -> Req:
-    req = Req(IntBuffer(tokens), Scoring(len(tokens), (1,)), SPACE, priority)
+def make_req(
+    tokens: range, priority: int = 0, arrival: int = 0, since: int = 0, program: object = 0
+) -> Req:
+    req = Req(IntBuffer(tokens), Scoring(len(tokens), (1,)), SPACE, priority, program)
     req.arrival, req.since = arrival, since
     return req
 
@@ -35,6 +37,31 @@ def test_candidates_are_the_front_of_every_priority() -> None:
     queue.add(urgent)
     assert len(queue.candidates()) == MAX_CANDIDATES + 1
     assert urgent in queue.candidates()
+
+
+def test_candidates_are_one_of_every_program_before_a_second_of_any() -> None:
+    queue = WaitingQueue()
+    many = [make_req(range(3), program="many") for _ in range(1000)]
+    few = [make_req(range(3), program="few") for _ in range(2)]
+    for req in (*many, *few):
+        queue.add(req)
+    found = queue.candidates()
+    assert found[:5] == [many[0], few[0], many[1], few[1], many[2]]
+    assert len(found) == MAX_CANDIDATES
+
+
+def test_every_program_is_a_candidate_in_time_however_many_there_are() -> None:
+    queue = WaitingQueue()
+    for _ in range(20):
+        for program in range(3 * MAX_CANDIDATES):
+            queue.add(make_req(range(3), program=program))
+    last = make_req(range(3), program="last")
+    queue.add(last)
+    admitted = 0
+    while last not in queue.candidates():
+        queue.remove(queue.candidates()[0])
+        admitted += 1
+    assert admitted == 3 * MAX_CANDIDATES - MAX_CANDIDATES + 1
 
 
 def test_age_counts_like_priority() -> None:

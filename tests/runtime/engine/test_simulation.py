@@ -209,6 +209,33 @@ def test_under_any_pressure_every_answer_equals_the_oracles_at_length(block: int
         assert_equals_the_oracle(draw(seed), seed)
 
 
+# ------------------------------------------------------------------ programs
+
+
+@pytest.mark.parametrize("num_slots", [64, 4096])
+def test_a_program_with_a_thousand_requests_holds_up_nobody_elses_single_one(
+    num_slots: int,
+) -> None:
+    runtime = make_runtime(num_slots, num_slots, max_rows=4, growth_reserve=0)
+    for number in range(1000):
+        runtime.put(opened(number, program=1), text(number, f"the town {number}"))
+        runtime.put(generate(number, max_tokens=4, ignore_eos=True))
+    for _ in range(20):
+        runtime.step()
+    before = len(finals(runtime.outbox.events))
+    for program in (2, 3):
+        branch = 1000 + program
+        runtime.put(opened(branch, program=program), text(branch, "once upon a time "))
+        runtime.put(generate(branch, max_tokens=4, ignore_eos=True))
+    steps = 0
+    while not {(1002, "answer"), (1003, "answer")} <= finals(runtime.outbox.events).keys():
+        runtime.step()
+        steps += 1
+    # Those that run end, and then they are next: two lives of a request, however many wait.
+    assert steps <= 12
+    assert len(finals(runtime.outbox.events)) - before <= 16
+
+
 # ------------------------------------------------------------------ aborts
 
 
