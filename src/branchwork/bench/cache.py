@@ -47,6 +47,7 @@ def run(options: argparse.Namespace) -> Report:
     report = Report(
         f"ten programs on {options.model}, {options.slots:,} slots, {AT_ONCE} at once",
         ("program", "slots", "prompt tokens", "found", "optimum", "share of it", "tree work"),
+        panels=(("found", "optimum"),),
     )
     for name, write in PROGRAMS.items():
         programs = list(write(Writer(random.Random(name))))

@@ -23,7 +23,7 @@ KV_GIB = 3
 
 
 class Transformers:
-    """`generate` on one static batch, bfloat16, SDPA."""
+    """`generate` on one static batch, padded on the left, bfloat16, SDPA."""
 
     def __init__(self, model: str) -> None:
         self._torch = torch = importlib.import_module("torch")
@@ -34,11 +34,13 @@ class Transformers:
 
     def run(self, prompts: Prompts, num_new: int, schema: str | None) -> list[list[int]]:
         """It has no constraints of its own: the answers are free."""
-        ids = self._torch.tensor(prompts)
+        longest = max(map(len, prompts))
+        ids = self._torch.tensor([[0] * (longest - len(one)) + one for one in prompts])
+        mask = self._torch.tensor([[0] * (longest - len(o)) + [1] * len(o) for o in prompts])
         with self._torch.inference_mode():
             out = self._model.generate(
                 ids,
-                attention_mask=self._torch.ones_like(ids),
+                attention_mask=mask,
                 max_new_tokens=num_new,
                 do_sample=False,
                 eos_token_id=None,

@@ -9,14 +9,29 @@ from pathlib import Path
 from typing import Any
 
 
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Points over something that goes on."""
+
+    x: str
+    y: str
+    points: tuple[tuple[float, float], ...]
+
+
 @dataclass(slots=True)
 class Report:
-    """A title, the meaning of each column, and rows of values. `notes` are sentences below the table."""
+    """A title, the meaning of each column, and rows of values. `notes` are sentences below the table.
+
+    `panels` are the columns to draw, those of one unit together; none: each column of figures. `line` is drawn
+    instead, where there is one.
+    """
 
     title: str
     columns: tuple[str, ...]
     rows: list[tuple[Any, ...]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    panels: tuple[tuple[str, ...], ...] = ()
+    line: "Line | None" = None
 
     def add(self, *row: Any) -> None:
         """One more row, as many values as columns."""

@@ -17,6 +17,7 @@ from branchwork.bench.load import Job, run_jobs
 from branchwork.bench.peer import PEERS
 from branchwork.bench.report import Report
 from branchwork.bench.workloads import SCHEMA, WORKLOADS, Prompt, Workload, draw
+from branchwork.runtime.models.loader import model_folder
 from branchwork.runtime.wire.backend import Backend
 from branchwork.runtime.wire.errors import ConfigError
 from branchwork.runtime.wire.launcher import launch
@@ -145,7 +146,7 @@ def run(options: argparse.Namespace) -> Report:
         for peer in options.peer:
             name, _, rest = peer.partition("=")
             python, _, only = rest.partition(":")
-            engine = stack.enter_context(_peer(name, python, options.model))
+            engine = stack.enter_context(open_peer(name, python, options.model))
             names = set(only.split(",")) if only else entrants[0].workloads
             entrants.append(Entrant(name, engine, set(names)))
         _compete(entrants, workloads, client.welcome.vocab_size, options)
@@ -206,7 +207,9 @@ def _report(model: str, workloads: list[Workload], entrants: list[Entrant]) -> R
     ours, *peers = entrants
     columns = [column for peer in peers for column in (peer.name, "n", f"over {peer.name}")]
     report = Report(
-        f"W1 to W5 on {model}: new tokens a second", ("workload", "what", OURS, "n ", *columns)
+        f"W1 to W5 on {model}: new tokens a second",
+        ("workload", "what", OURS, "n ", *columns),
+        panels=((OURS, *(peer.name for peer in peers)),),
     )
     for workload in workloads:
         speeds = ours.speeds[workload.name]
@@ -229,13 +232,13 @@ def _report(model: str, workloads: list[Workload], entrants: list[Entrant]) -> R
 
 
 @contextmanager
-def _peer(name: str, python: str, model: str) -> Iterator[Peer]:
+def open_peer(name: str, python: str, model: str) -> Iterator[Peer]:
     """A peer's process, from when it is ready."""
     if name not in PEERS or not Path(python).exists():
         raise ConfigError(f"--peer {name}={python}: must be one of {', '.join(PEERS)}=PYTHON")
     script = Path(__file__).with_name("peer.py")
     process = subprocess.Popen(
-        [python, "-P", script, name, model],  # -P: this folder has an http.py
+        [python, "-P", script, name, str(model_folder(model))],  # -P: this folder has an http.py
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

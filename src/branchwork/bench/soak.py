@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from branchwork.bench.load import Job, run_jobs, stats
-from branchwork.bench.report import Report
+from branchwork.bench.report import Line, Report
 from branchwork.runtime.wire.backend import Backend
 from branchwork.runtime.wire.client import Client
 from branchwork.runtime.wire.launcher import RunningRuntime, launch
@@ -76,6 +76,7 @@ def run(options: argparse.Namespace) -> Report:
     report.add("memory, MiB per 1,000 requests after warm-up", 1000 * slope)
     report.add("memory at the end, MiB", found.memory[-1][1])
     mib = " ".join(f"{mib:.1f}" for _, mib in found.memory)
+    report.line = Line("requests", "memory, MiB", tuple(found.memory))
     report.notes.append(f"MiB after every {WAVE * 5} requests: {mib}")
     report.add("threads, from and to", f"{found.threads[0]} {found.threads[-1]}")
     report.add("open files, from and to", f"{found.files[0]} {found.files[-1]}")

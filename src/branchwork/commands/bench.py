@@ -4,8 +4,11 @@ import argparse
 import importlib
 from pathlib import Path
 
+from branchwork.bench import plot
+
 BENCHES = {
     "prefix": "what sharing a prefix saves",
+    "offline": "a pile of prompts, beside transformers and any OpenAI server",
     "serve": "workloads W1 to W5 beside other engines",
     "cache": "how much of what could be cached is found, by ten kinds of programs",
     "store": "the first token of a prefix that the last runtime had stored",
@@ -32,12 +35,17 @@ def main(argv: list[str]) -> int:
     for name, help_text in BENCHES.items():
         command = commands.add_parser(name, help=help_text, description=help_text)
         command.add_argument("--json", type=Path, help="also write the figures to this file")
+        command.add_argument("--plot", type=Path, help="also draw them, as a PNG, to this file")
         if name == wanted:
             modules[name] = importlib.import_module(f"branchwork.bench.{name}")
             modules[name].add_options(command)
     options = parser.parse_args(argv)
+    if options.plot:
+        plot.require()  # now, and not after an hour of measuring
     report = modules[options.bench].run(options)
     print(report.text())
     if options.json:
         report.save(options.json)
+    if options.plot:
+        plot.draw(report, options.plot)
     return 0
