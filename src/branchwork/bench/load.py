@@ -25,13 +25,14 @@ from branchwork.runtime.wire.messages import (
 
 @dataclass(slots=True)
 class Job:
-    """One request, and what became of it. Times are seconds since its start."""
+    """One request, greedy unless told otherwise, and what became of it. Times are seconds since its start."""
 
     prompt: tuple[int, ...]
     max_tokens: int
     constraint: Constraint | None = None
     jump_forward: bool = True
     ignore_eos: bool = False
+    temperature: float = 0.0
     done: Done | None = None
     error: str | None = None
     times: list[float] = field(default_factory=list)
@@ -39,7 +40,7 @@ class Job:
 
 
 def run_jobs(backend: Backend, jobs: Sequence[Job], timeout_s: float = 600.0) -> float:
-    """Run all jobs at once, greedily; returns the seconds it took."""
+    """Run all jobs at once; returns the seconds it took."""
     left, lock = len(jobs), Lock()
     start = time.perf_counter()
 
@@ -63,7 +64,12 @@ def run_jobs(backend: Backend, jobs: Sequence[Job], timeout_s: float = 600.0) ->
     frame: list[Open | Text | Gen | Close] = []
     for job in jobs:
         branch = backend.new_branch(listener_for(job))
-        sampling = Sampling(max_tokens=job.max_tokens, temperature=0.0, ignore_eos=job.ignore_eos)
+        sampling = Sampling(
+            max_tokens=job.max_tokens,
+            temperature=job.temperature,
+            ignore_eos=job.ignore_eos,
+            seed=0,
+        )
         gen = Gen(
             branch,
             "answer",

@@ -12,6 +12,7 @@ BENCHES = {
     "serve": "workloads W1 to W5 beside other engines",
     "cache": "how much of what could be cached is found, by ten kinds of programs",
     "store": "the first token of a prefix that the last runtime had stored",
+    "speculate": "what guessing ahead brings",
     "chunks": "what a long prompt does to those who decode beside it",
     "soak": "what cancelled and disconnected requests leave behind",
     "http": "what the gateway adds to the runtime",
