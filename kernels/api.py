@@ -23,8 +23,9 @@ from branchwork.kernels.attention import (
 )
 from branchwork.kernels.automaton import Automata, Places
 from branchwork.kernels.configs import HEAD_DIMS, MAX_QUANTIZED_ROWS
-from branchwork.kernels.cpu.compiling import code_identity, is_compiled, start_compiling
+from branchwork.kernels.cpu.compiling import is_compiled, start_compiling
 from branchwork.kernels.cpu.host import Network, runs_compiled
+from branchwork.kernels.cpu.identity import code_identity
 from branchwork.kernels.device_rows import (
     DeviceRows,
     SamplingWorkspace,

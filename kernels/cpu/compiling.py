@@ -9,8 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import llvmlite.binding
-import numba
 import numpy as np
 import torch
 
@@ -25,12 +23,6 @@ DTYPES = (torch.bfloat16, torch.float32)
 def is_compiled(dtype: torch.dtype) -> bool:
     """Whether the code for a type is on disk, so that it loads in a fraction of a second."""
     return _mark(dtype).exists()
-
-
-def code_identity() -> str:
-    """What decides the last bits of a result beside its inputs: sources, compilers and the processor."""
-    host = f"{llvmlite.binding.get_host_cpu_name()} {llvmlite.binding.get_host_cpu_features().flatten()}"
-    return f"{sources_digest()} numba {numba.__version__} torch {torch.__version__} on {host}"
 
 
 def start_compiling(dtype: torch.dtype) -> "subprocess.Popen[bytes]":

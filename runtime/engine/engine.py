@@ -18,7 +18,7 @@ from branchwork.runtime.engine.tier import Tier
 from branchwork.runtime.grammar.interface import Vocabulary
 from branchwork.runtime.grammar.stops import StopScanner
 from branchwork.runtime.inbox import Control, EngineTokenizer, Inbox, Outbox
-from branchwork.runtime.kv import KvMemory, Store, StoreReport
+from branchwork.runtime.kv import KvMemory, Store, StoreReport, num_bytes
 from branchwork.runtime.plan import Plan, StepResult
 from branchwork.runtime.wire.config import SAVING_S, RuntimeConfig
 from branchwork.runtime.wire.errors import Aborted
@@ -189,10 +189,11 @@ class Engine:
         }
 
     def stats(self) -> dict[str, int | float]:
-        """Memory in slots, requests, tokens since the start, times in milliseconds."""
+        """Memory in slots (of `slot_bytes` bytes), requests, tokens since the start, times in milliseconds."""
         cache, scheduler, context = self.cache, self.scheduler, self.context
         counters = scheduler.counters
         return {
+            "slot_bytes": num_bytes(self._runner.kv_shapes(1)),
             "slots_total": cache.num_total,
             "slots_free": cache.num_free,
             "slots_cached": cache.num_cached,

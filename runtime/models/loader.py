@@ -10,6 +10,7 @@ from torch import Tensor
 from branchwork.kernels import api as kernels
 from branchwork.runtime.models.config import ModelConfig, read_config
 from branchwork.runtime.models.decoder import Decoder
+from branchwork.runtime.models.free_memory import check_fits
 from branchwork.runtime.models.weights import Weights, checksum, read_json
 from branchwork.runtime.wire.config import RuntimeConfig
 from branchwork.runtime.wire.errors import ConfigError, ModelError
@@ -37,6 +38,7 @@ def load_model(options: RuntimeConfig) -> LoadedModel:
     if options.device == "cuda":
         raise ConfigError("--device cuda: this version runs on the CPU")
     with Weights(folder) as weights, torch.inference_mode():
+        check_fits(options.model, weights.num_elements * dtype.itemsize, dtype)
         decoder = Decoder(config, _weights(config, weights, dtype))
         unknown = [name for name in weights.left_over() if not name.endswith("rotary_emb.inv_freq")]
     if unknown:

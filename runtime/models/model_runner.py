@@ -73,6 +73,8 @@ class ModelRunner:
         self._faster: Future[CompiledForward] | None = None
         if compiled is False or not kernels.runs_compiled(decoder.weights):
             return
+        if compiled and not kernels.is_compiled(decoder.dtype):
+            kernels.start_compiling(decoder.dtype).wait()
         if compiled or kernels.is_compiled(decoder.dtype):
             self._forward = CompiledForward(decoder, cache, *sizes)
         else:

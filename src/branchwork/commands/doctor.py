@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from branchwork.commands.info import PACKAGES, features
+from branchwork.commands.info import PACKAGES, features, why_so_many
 from branchwork.runtime.options import add_options, config_from
 from branchwork.runtime.wire.config import RuntimeConfig
 from branchwork.runtime.wire.errors import BranchworkError
@@ -102,8 +102,9 @@ def check_limits(config: RuntimeConfig) -> Iterator[Finding]:
 
 def check_memory(config: RuntimeConfig) -> Iterator[Finding]:
     """What the pool gets, and why."""
+    from branchwork.runtime.models.free_memory import available_bytes  # noqa: PLC0415  # as above
     from branchwork.runtime.models.loader import load_model  # noqa: PLC0415  # as above
-    from branchwork.runtime.models.memory import available_bytes, kv_slots_for  # noqa: PLC0415
+    from branchwork.runtime.models.memory import kv_slots_for  # noqa: PLC0415
 
     try:
         before = available_bytes()
@@ -118,7 +119,7 @@ def check_memory(config: RuntimeConfig) -> Iterator[Finding]:
     found = (
         f"{before // MIB:,} MiB free before the model, {available_bytes() // MIB:,} with it; "
         f"the pool takes {slots * per_slot // MIB:,} MiB: {slots:,} tokens of {per_slot:,} bytes, "
-        f"{slots / context_len:.1f} whole contexts"
+        f"{why_so_many(config, slots, context_len)}"
     )
     if slots < context_len:
         yield Finding("memory", "slow", found, "no whole context fits: --max-len, or more memory")

@@ -30,9 +30,25 @@ def main(argv: list[str]) -> int:
         numbers = stats(client)
         print(f"model        {welcome.model}, checksum {welcome.model_checksum}")
         print(f"context      {welcome.context_len:,} tokens, vocabulary {welcome.vocab_size:,}")
-        print(f"KV pool      {int(numbers['slots_total']):,} tokens")
+        slots, per_slot = int(numbers["slots_total"]), int(numbers["slot_bytes"])
+        print(
+            f"KV pool      {slots:,} tokens of {per_slot:,} bytes, {slots * per_slot >> 20:,} MiB:"
+        )
+        print(f"             {why_so_many(config, slots, welcome.context_len)}")
         print(f"limits       {', '.join(f'{k} {v:,}' for k, v in sorted(welcome.limits.items()))}")
     return 0
+
+
+def why_so_many(config: RuntimeConfig, slots: int, context_len: int) -> str:
+    """Why the pool has so many slots, and what changes it."""
+    contexts = f"{slots / context_len:.1f} whole contexts"
+    if config.kv_slots:
+        return f"{contexts}, as --kv-slots asks"
+    if config.kv_memory:
+        return f"{contexts}, as --kv-memory asks"
+    if slots == config.max_rows * context_len:
+        return f"{contexts}, all that --max-rows {config.max_rows} requests could use"
+    return f"{contexts}: half of the memory that was free beside the model (--kv-memory)"
 
 
 def _versions() -> list[str]:

@@ -6,9 +6,10 @@ from typing import Any, cast
 import pytest
 import torch
 
-from branchwork.runtime.models import memory
+from branchwork.runtime.models import free_memory, memory
+from branchwork.runtime.models.free_memory import available_bytes, check_fits
 from branchwork.runtime.models.loader import LoadedModel
-from branchwork.runtime.models.memory import available_bytes, kv_slots_for
+from branchwork.runtime.models.memory import kv_slots_for
 from branchwork.runtime.wire.config import RuntimeConfig
 from branchwork.runtime.wire.errors import ConfigError
 
@@ -45,13 +46,28 @@ def test_more_than_there_is_names_both_numbers_and_the_option(
 ) -> None:
     with pytest.raises(ConfigError, match=r"--kv-slots 2000: .* at most --kv-slots 1024"):
         slots(monkeypatch, free=MIB, kv_slots=2000)
-    with pytest.raises(ConfigError, match=r"--kv-memory 3: .* has 0.0 GiB free"):
+    with pytest.raises(
+        ConfigError, match=r"--kv-memory 3: .* has 0.0 GiB free.* at most --kv-memory 1"
+    ):
         slots(monkeypatch, free=MIB, kv_memory=3)
 
 
 def test_a_pool_too_small_to_use_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="at least 64 are needed"):
         slots(monkeypatch, free=100 * KIB)
+
+
+def test_weights_that_do_not_fit_are_refused_before_they_are_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(free_memory, "available_bytes", lambda: 8 << 30)
+    check_fits("m", 8 << 30, torch.bfloat16)
+    with pytest.raises(
+        ConfigError, match=r"--model m: its weights take 16.0 GiB as bfloat16 .* 8.0"
+    ):
+        check_fits("m", 16 << 30, torch.bfloat16)
+    with pytest.raises(ConfigError, match="--dtype bfloat16"):
+        check_fits("m", 16 << 30, torch.float32)
 
 
 def test_this_machine_has_memory() -> None:

@@ -1,0 +1,40 @@
+"""What memory this machine has left, and whether a model fits."""
+
+import os
+from pathlib import Path
+
+import torch
+
+from branchwork.runtime.wire.errors import ConfigError
+
+
+def check_fits(name: str, num_bytes: int, dtype: torch.dtype) -> None:
+    """Raises ConfigError, with both numbers and what to change, if weights of this size cannot be had."""
+    free = available_bytes()
+    if num_bytes > free:
+        smaller = ", --dtype bfloat16 (half of it)" if dtype is torch.float32 else ""
+        raise ConfigError(
+            f"--model {name}: its weights take {gib(num_bytes)} as {str(dtype).removeprefix('torch.')} "
+            f"and this machine has {gib(free)} free; choose a smaller model{smaller}, or a machine with more memory"
+        )
+
+
+def available_bytes() -> int:
+    """Memory that can be taken without swapping: the machine's, or what its control group leaves."""
+    free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        lines = meminfo.read_text().splitlines()
+        free = next(
+            int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")
+        )
+    group = Path("/sys/fs/cgroup")
+    limit, used = group / "memory.max", group / "memory.current"
+    if limit.exists() and used.exists() and (text := limit.read_text().strip()) != "max":
+        free = min(free, int(text) - int(used.read_text()))
+    return max(free, 0)
+
+
+def gib(size: int) -> str:
+    """For people."""
+    return f"{size / (1 << 30):.1f} GiB"
