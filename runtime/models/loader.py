@@ -11,7 +11,7 @@ from branchwork.kernels import api as kernels
 from branchwork.runtime.models.config import ModelConfig, read_config
 from branchwork.runtime.models.decoder import Decoder
 from branchwork.runtime.models.free_memory import check_fits
-from branchwork.runtime.models.weights import Weights, checksum, read_json
+from branchwork.runtime.models.weights import Weights, checksum, read_json, weight_files
 from branchwork.runtime.wire.config import RuntimeConfig
 from branchwork.runtime.wire.errors import ConfigError, ModelError
 
@@ -37,8 +37,11 @@ def load_model(options: RuntimeConfig) -> LoadedModel:
     dtype = _dtype(options.dtype, config)
     if options.device == "cuda":
         raise ConfigError("--device cuda: this version runs on the CPU")
+    # By the files' sizes: what is too large cannot even be mapped.
+    stored = sum(path.stat().st_size for path in weight_files(folder))
+    stored_itemsize = 2 if config.dtype in ("bfloat16", "float16") else 4
+    check_fits(options.model, stored * dtype.itemsize // stored_itemsize, dtype)
     with Weights(folder) as weights, torch.inference_mode():
-        check_fits(options.model, weights.num_elements * dtype.itemsize, dtype)
         decoder = Decoder(config, _weights(config, weights, dtype))
         unknown = [name for name in weights.left_over() if not name.endswith("rotary_emb.inv_freq")]
     if unknown:

@@ -5,7 +5,6 @@ Nothing in a folder is ever executed or unpickled: a folder that has only *.bin 
 
 import hashlib
 import json
-import math
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -78,13 +77,6 @@ class Weights:
 
     def __contains__(self, name: str) -> bool:
         return name in self._files
-
-    @property
-    def num_elements(self) -> int:
-        """Numbers in all tensors that were not taken yet."""
-        return sum(
-            math.prod(file.get_slice(name).get_shape()) for name, file in self._files.items()
-        )
 
     def take(self, name: str, *shape: int) -> Tensor:
         """The tensor of that name, held to its shape. Raises ModelError."""
