@@ -94,7 +94,7 @@ class Tier:
         if node.end // self._size > first // self._size:
             tree = self._cache.tree
             if tree.namespace_of(node) == SHARED:
-                is_saved = self._save(node, tree.tokens_of(node), first)
+                is_saved = self._try_save(node, tree.tokens_of(node), first)
                 self.num_skipped += not is_saved
 
     def save_all(self) -> int:
@@ -117,7 +117,7 @@ class Tier:
             tokens = self._unsaved[0]
             found = self._cache.find(SHARED, tokens)
             before = self.num_saved
-            if found.node is not None and not self._save(
+            if found.node is not None and not self._try_save(
                 found.node, tokens[: found.length], 0, num_left
             ):
                 return
@@ -137,7 +137,16 @@ class Tier:
                 time.sleep(0.002)  # what waits is being written
         self._store.close(max(0.0, deadline - time.monotonic()))
 
-    def _save(self, node: Node, tokens: Ints, first: int, at_most: int = 1 << 30) -> bool:
+    def _try_save(self, node: Node, tokens: Ints, first: int, at_most: int = 1 << 30) -> bool:
+        """As `_save`; what cannot be copied out is not stored."""
+        try:
+            return self._save(node, tokens, first, at_most)
+        except Exception:  # the boundary: nobody has asked for this, so nobody may be hurt by it
+            log.exception("K/V was not stored")
+            self._unsaved.clear()
+            return False
+
+    def _save(self, node: Node, tokens: Ints, first: int, at_most: int) -> bool:
         """Store the blocks of a cached prefix that end after `first` and are not stored yet.
 
         False: the store takes no more now.
@@ -152,7 +161,11 @@ class Tier:
                 return at_most == 0
             if slots is None:
                 slots = self._cache.tree.slots_of(node)
-            kv = self._memory.read_kv(slots[end - self._size : end])
+            try:
+                kv = self._memory.read_kv(slots[end - self._size : end])
+            except Exception:
+                self.shelf.prune(block)
+                raise
             self._store.save(Wanted(block.key, tokens[:end].copy()), kv)
             at_most -= 1
             self.num_saved += 1

@@ -186,6 +186,35 @@ def test_blocks_that_are_lost_are_computed() -> None:
     assert runtime.engine.stats()["store_blocks_lost"] >= 1
 
 
+@pytest.mark.parametrize("name", ["read_kv", "write_kv"])
+@pytest.mark.parametrize("k", range(1, 14, 3))
+def test_when_the_kth_copy_fails_only_time_is_lost(
+    monkeypatch: pytest.MonkeyPatch, name: str, k: int
+) -> None:
+    runtime = make_tiered()
+    copy, calls = getattr(runtime.runner, name), 0
+
+    def sometimes(*args: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == k:
+            raise MemoryError
+        return copy(*args)
+
+    monkeypatch.setattr(runtime.runner, name, sometimes)
+    cold = ask(runtime, PROMPT)
+    for _ in range(3):
+        push_out(runtime)
+        assert ask(runtime, PROMPT).text == cold.text
+    assert calls >= k
+    check(runtime)
+    tier = runtime.engine.tier
+    assert tier is not None
+    tier.shelf.check()
+    runtime.engine.cache.flush()
+    assert runtime.engine.cache.num_free == runtime.engine.cache.num_total
+
+
 DOCUMENTS = ["".join(random.Random(n).choices(PHRASES, k=4)) for n in range(4)]
 
 
