@@ -44,10 +44,9 @@ class Opened:
     def load(self, *blocks: Wanted) -> Loaded:
         self.reports.clear()
         self.store.load(1, blocks)
-        self.wait(lambda: bool(self.reports))
-        (report,) = self.reports
-        assert isinstance(report, Loaded)
-        return report
+        self.wait(lambda: any(isinstance(report, Loaded) for report in self.reports))
+        (loaded,) = [report for report in self.reports if isinstance(report, Loaded)]
+        return loaded
 
     def wait(self, condition: Callable[[], bool]) -> None:
         deadline = time.monotonic() + 10
