@@ -188,6 +188,7 @@ class IoLoop:
                 self._late,
                 partial(self._encode_elsewhere, client),
             )
+            self._router.greet(client)
         return self._host.welcome
 
     def _late(self, operation: Operation) -> None:

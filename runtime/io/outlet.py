@@ -6,7 +6,7 @@ threads that wake each other contend for the interpreter. Nothing here waits for
 
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -37,14 +37,21 @@ class Outlet:
                 # Before it is sent: what the client sends in answer finds the branch as it is.
                 self._endings.append((client, message))
         for client, batch in frames.items():
-            self.answer(client, batch)
+            self._deliver(self._router.send, client, batch)
 
     def answer(self, client: bytes, messages: Sequence[RuntimeMessage]) -> None:
-        """Send one client its messages as one frame. A client that cannot be sent what is its due is given up:
-        the answer to its next word tells it so.
-        """
+        """Answer what a client, or a stranger, has just said; one frame."""
+        self._deliver(self._router.answer, client, messages)
+
+    def _deliver(
+        self,
+        send: Callable[[bytes, bytes], None],
+        client: bytes,
+        messages: Sequence[RuntimeMessage],
+    ) -> None:
+        """A client that cannot be sent what is its due is given up: the answer to its next word tells it so."""
         try:
-            self._router.send(client, encode_events(messages))
+            send(client, encode_events(messages))
         except Exception:  # the boundary of one client
             logger.exception("a client is given up")
             self.num_given_up += 1

@@ -47,6 +47,7 @@ class Peer:
 
     client: bytes
     last_seen: float
+    is_greeted: bool = False
     backlog: deque[bytes] = field(default_factory=deque)
     backlog_bytes: int = 0
 
@@ -70,7 +71,7 @@ class Router:
         self._lock = threading.Lock()
         self._peers: dict[bytes, Peer] = {}
         self._lagging: set[bytes] = set()
-        self._gone: list[bytes] = []
+        self._gone: set[bytes] = set()  # and `tend` has not told so yet
         self._probe_at: float | None = None
         self._is_sleeping = False
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
@@ -138,6 +139,8 @@ class Router:
                 if len(parts) != 2 or parts[0][:1] != b"\0":
                     continue
                 client = parts[0]
+                if client in self._gone:
+                    continue  # the io thread still knows it as the client that it was
                 peer = self._peers.get(client)
                 if peer is None:
                     peer = self._peers[client] = Peer(client, now)
@@ -145,11 +148,29 @@ class Router:
                 frames.append((client, parts[1]))
         return frames
 
-    def send(self, client: bytes, frame: bytes) -> None:
-        """Send, or keep, or drop if the client is gone; never waits for a client."""
+    def greet(self, client: bytes) -> None:
+        """From here on a peer is sent events, too, and not only answers to what it says."""
         with self._lock:
             peer = self._peers.get(client)
-            if peer is None:
+            if peer is not None:
+                peer.is_greeted = True
+
+    def send(self, client: bytes, frame: bytes) -> None:
+        """Send, or keep, or drop if the client is gone; never waits for a client.
+
+        Nothing goes to a peer that was not greeted: one that was given up and speaks again must not be sent what
+        comes after the answer that it has lost.
+        """
+        self._send(client, frame, must_be_greeted=True)
+
+    def answer(self, client: bytes, frame: bytes) -> None:
+        """As `send`, to any peer: the answer to what it has just said."""
+        self._send(client, frame, must_be_greeted=False)
+
+    def _send(self, client: bytes, frame: bytes, must_be_greeted: bool) -> None:
+        with self._lock:
+            peer = self._peers.get(client)
+            if peer is None or (must_be_greeted and not peer.is_greeted):
                 return
             if peer.backlog or not self._try(peer, frame):
                 self._keep(peer, frame)
@@ -180,8 +201,8 @@ class Router:
                         self._try(peer, probe)
             for client in list(self._lagging):
                 self._retry(self._peers[client])
-            gone, self._gone = self._gone, []
-        return gone
+            gone, self._gone = self._gone, set()
+        return list(gone)
 
     def close(self) -> None:
         """Send what is queued, for half a second at most, and leave. Later sends are dropped."""
@@ -238,7 +259,7 @@ class Router:
         """Treat a client as gone; what it still sends comes from a stranger."""
         if self._peers.pop(peer.client, None) is not None:
             self._lagging.discard(peer.client)
-            self._gone.append(peer.client)
+            self._gone.add(peer.client)
 
     def _read_monitor(self) -> None:
         """Somebody has hung up; who, the socket knows in a moment."""

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from branchwork.runtime import mock_service
@@ -26,12 +27,14 @@ from branchwork.runtime.wire.messages import (
     Gen,
     Instruction,
     Open,
+    Regex,
     Sampling,
     Select,
     Text,
 )
 
-SLOTS = ("a", "b", "c", "d")
+SLOTS = ("a", "b", "c", "d", "e", "f")
+NUMBER = Regex("(19|20)[0-9]{2}|none")
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +60,7 @@ class Caller:
     def ask(self) -> None:
         """Two branches of four slots each, as one frame."""
         greedy = Sampling(max_tokens=6, temperature=0.0)
+        stopping = msgspec.structs.replace(greedy, stop=("th",), stop_regex=("[aeiou]{2}",))
         frame: list[Instruction] = []
         for _ in range(2):
             events: list[Event | BranchworkError] = []
@@ -68,6 +72,8 @@ class Caller:
                 Gen(branch, "a", greedy, stream=True),
                 Text(branch, ", and "),
                 Gen(branch, "b", greedy, heal=True),
+                Gen(branch, "e", greedy, constraint=NUMBER),
+                Gen(branch, "f", stopping),
                 Select(branch, "c", ("Paris", "London")),
                 Embed(branch, "d"),
                 Close(branch),
@@ -135,6 +141,7 @@ class Faults:
     ("owner", "name", "num_hurt"),
     [
         (Router, "send", 1),
+        (Router, "answer", 1),
         (MockEncoder, "encode", 1),
         (MockTokenizer, "encode_bytes", 1),
         (Intake, "take", 1),

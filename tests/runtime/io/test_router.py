@@ -44,6 +44,7 @@ class Peers:
             return bool(frames)
 
         until(heard, self.router)
+        self.router.greet(frames[0][0])
         return socket, frames[0][0]
 
     def close(self) -> None:
@@ -92,6 +93,36 @@ def test_a_client_that_hangs_up_is_gone(router: Router, peers: Peers) -> None:
     router.send(staying_id, b"still here")
     received = {staying.recv(), staying.recv() if staying.poll(100) else b""}
     assert b"still here" in received
+
+
+def test_a_client_that_was_given_up_is_sent_nothing_more_though_it_speaks(
+    router: Router, peers: Peers
+) -> None:
+    """It spoke before the io thread had heard of it, and was sent the end of a branch whose answer it had lost."""
+    client, client_id = peers.join()
+    staying, staying_id = peers.join()
+    router.give_up(client_id)
+
+    def say(words: bytes) -> list[tuple[bytes, bytes]]:
+        client.send(words)
+        staying.send(words)
+        frames: list[tuple[bytes, bytes]] = []
+
+        def heard() -> bool:
+            frames.extend(router.receive())
+            return (staying_id, words) in frames
+
+        until(heard, router)
+        time.sleep(0.05)
+        return frames + router.receive()
+
+    assert (client_id, b"I am here") not in say(b"I am here")
+    assert router.tend(b"") == [client_id]
+    assert (client_id, b"and now") in say(b"and now")
+    router.send(client_id, b"what follows the lost answer")
+    router.answer(client_id, b"who are you")
+    assert client.recv() == b"who are you"
+    assert not client.poll(100)
 
 
 def test_a_client_that_does_not_read_is_remembered_within_bounds_and_then_forgotten(
