@@ -3,6 +3,9 @@
 A constraint that takes too long is given up by its child; one that takes too much memory, or does not let itself be
 given up, costs the child, which is replaced. Only who asked for it hears of it. Equal constraints are compiled once,
 also while they are being compiled. Stop patterns go the same way.
+
+The functions that follow a grammar are machine code, which is compiled once in the life of an installation. A grammar
+is handed out when they are ready: else they would be compiled by the engine's thread, which serves everybody.
 """
 
 import logging
@@ -18,6 +21,7 @@ from typing import Any
 
 import msgspec
 
+from branchwork.runtime.grammar import machine_code
 from branchwork.runtime.grammar.interface import Grammar, Vocabulary
 from branchwork.runtime.grammar.machine.program import Program
 from branchwork.runtime.grammar.masks import Lexicon, lexicon_of
@@ -25,6 +29,7 @@ from branchwork.runtime.grammar.matcher import MachineGrammar
 from branchwork.runtime.grammar.outlines import OutlinesVocabulary
 from branchwork.runtime.grammar.reply import Reply
 from branchwork.runtime.grammar.stops import StopPattern, StopTable
+from branchwork.runtime.grammar.warm import warm
 from branchwork.runtime.wire.config import RuntimeConfig
 from branchwork.runtime.wire.errors import ConstraintError, InternalError
 from branchwork.runtime.wire.messages import Constraint
@@ -62,9 +67,11 @@ class GrammarCompiler:
         self._own = threading.local()
         self._threads = ThreadPoolExecutor(NUM_CHILDREN, "grammar-compiler")
         self._closed = False
+        self._code_compiler: subprocess.Popen[bytes] | None = None
         if self._outlines is None:
             # The first child starts while the model is being loaded.
             self._threads.submit(self._child)
+            self._code = self._threads.submit(self._prepare_code)
 
     def submit(self, constraint: Constraint) -> "Future[Grammar]":
         """The constraint's grammar; the future fails with ConstraintError where it is refused."""
@@ -113,6 +120,9 @@ class GrammarCompiler:
         self._threads.shutdown(wait=False, cancel_futures=True)
         for child in children:
             child.kill()
+        if self._code_compiler is not None:
+            self._code_compiler.kill()
+            self._code_compiler.wait()
         for future in waiting:
             future.set_exception(ConstraintError(CLOSED))
 
@@ -132,6 +142,21 @@ class GrammarCompiler:
             # One that has ended over its work is replaced before it is missed.
             self._child()
 
+    def _prepare_code(self) -> None:
+        """Have the machine's functions ready."""
+        with self._lock:
+            if self._closed:
+                return
+            if not machine_code.is_compiled():
+                self._code_compiler = machine_code.start_compiling()
+        if self._code_compiler is not None:
+            _log.warning(
+                "constraints wait: their machine code is compiled, once (branchwork compile)"
+            )
+            self._code_compiler.wait()
+        if not self._closed:
+            warm()
+
     def _compiled(self, key: bytes, asked: Constraint | StopPattern) -> "Compiled":
         if self._outlines is not None and not isinstance(asked, StopPattern):
             return self._outlines.grammar(asked)
@@ -142,6 +167,7 @@ class GrammarCompiler:
             data = self._child().ask(key)
         if isinstance(asked, StopPattern):
             return msgspec.msgpack.decode(data, type=StopTable)
+        self._code.result()
         return MachineGrammar(Program.from_bytes(data), self._lexicon)
 
     def _finish(self, key: bytes, done: "Future[Any]", result: "Compiled | Exception") -> None:

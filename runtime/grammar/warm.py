@@ -1,7 +1,4 @@
-"""Compile the machine's functions ahead of their first use: `python -m branchwork.runtime.grammar.warm`.
-
-Some 20 s of one core once in the life of an installation; afterwards they are read from the disk in under a second.
-"""
+"""Have every function of the machine ready: compiled, or read from the disk where it was compiled before."""
 
 import numpy as np
 
@@ -30,7 +27,3 @@ def warm() -> None:
         matcher.forced()
         matcher.closing()
         matcher.must_end()
-
-
-if __name__ == "__main__":
-    warm()

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 # Each in a process of its own: so they share the cores, and what one needs the other need not import.
-MODULES = ("branchwork.kernels.cpu.compiling", "branchwork.runtime.grammar.warm")
+MODULES = ("branchwork.kernels.cpu.compiling", "branchwork.runtime.grammar.machine_code")
 
 
 def main(argv: list[str]) -> int:

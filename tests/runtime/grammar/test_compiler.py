@@ -3,15 +3,18 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from tests.runtime.grammar.vocabularies import allowed, letters
 
 from branchwork.bench.hostile import CASES, nested
+from branchwork.runtime.grammar import machine_code
 from branchwork.runtime.grammar.compiler import GrammarCompiler
 from branchwork.runtime.grammar.stops import StopHit, StopScanner
 from branchwork.runtime.wire.config import RuntimeConfig
@@ -45,6 +48,47 @@ def test_equal_constraints_are_compiled_once(compiler: GrammarCompiler) -> None:
     first = compiler.submit(Regex("[ab]+c"))
     assert compiler.submit(Regex("[ab]+c")) is first or first.done()
     assert compiler.submit(Regex("[ab]+c")).result(60) is first.result(60)
+
+
+def test_a_first_grammar_waits_for_its_machine_code_which_is_compiled_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Handed out before, it had the engine's thread compile for two minutes, and every stream wait."""
+    go_on = tmp_path / "go on"
+    wait = f"import os, time\nwhile not os.path.exists({str(go_on)!r}): time.sleep(0.01)"
+    monkeypatch.setattr(machine_code, "is_compiled", lambda: False)
+    monkeypatch.setattr(
+        machine_code, "start_compiling", lambda: subprocess.Popen([sys.executable, "-c", wait])
+    )
+    compiler = GrammarCompiler(LETTERS, OPTIONS)
+    try:
+        waiting = compiler.submit(Choices(("ab", "b")))
+        assert compiler.submit_stop("ab").result(60) is not None
+        with pytest.raises(TimeoutError):
+            waiting.result(0.3)
+        go_on.touch()
+        assert waiting.result(60).start().can_end() is False
+    finally:
+        compiler.close()
+
+
+def test_closing_ends_a_process_that_compiles_machine_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start() -> "subprocess.Popen[bytes]":
+        started.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]))
+        return started[-1]
+
+    monkeypatch.setattr(machine_code, "is_compiled", lambda: False)
+    monkeypatch.setattr(machine_code, "start_compiling", start)
+    compiler = GrammarCompiler(LETTERS, OPTIONS)
+    waiting = compiler.submit(Choices(("ab", "b")))
+    while not started:
+        time.sleep(0.01)
+    compiler.close()
+    assert started[0].wait(10) != 0
+    with pytest.raises(ConstraintError, match="shutting down"):
+        waiting.result(10)
 
 
 deep = '{"type": "array", "items": ' * 5000 + "true" + "}" * 5000
