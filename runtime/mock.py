@@ -6,6 +6,7 @@ shared; and its pool remembers whose K/V lies in each slot, so that reading a wr
 
 from collections import deque
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,8 @@ from branchwork.runtime.plan import Plan, Sample, Scored, Segment, SegmentResult
 from branchwork.runtime.wire.config import RuntimeConfig
 from branchwork.runtime.wire.messages import Event
 
+Words = npt.NDArray[np.uint64]
+
 _MERGES = (
     " the", " a", "the", "th", "he", "in", "er", "an", " is", "ing", "\n\n", '{"', '": "', '", "', '"}', '": ',
     "name", "age", "true", "false", "null", "Par", "Paris", " Paris", "London", " London", "http", "://", "ab",
@@ -27,7 +30,8 @@ EOS_ID = 256
 """The end of sequence in `mock_vocabulary`: 256 bytes stand before it, whole words behind it."""
 
 
-def mock_vocabulary(words: Sequence[str] = _MERGES) -> Vocabulary:
+@cache
+def mock_vocabulary(words: tuple[str, ...] = _MERGES) -> Vocabulary:
     """Every byte, an end of sequence, and some longer tokens."""
     token_bytes = [bytes([value]) for value in range(256)]
     token_bytes += [b"", *(word.encode() for word in words)]
@@ -74,10 +78,8 @@ class MockRunner:
         self._table = np.zeros((max_rows, max_len), np.int32)
         self._token = np.zeros(num_slots, np.int64)
         self._hash = np.zeros(num_slots, np.uint64)
-        self._taste = np.array([_taste(data) for data in vocabulary.token_bytes])
-        self._taste[list(vocabulary.eos_ids)] = -1.0
-        padding = np.full(vocabulary.size - len(self._taste), -np.inf)
-        self._taste = np.concatenate([self._taste, padding])
+        self._taste = _tastes(vocabulary)
+        self._tokens = np.arange(vocabulary.size, dtype=np.uint64)
 
     def run(self, plan: Plan) -> StepResult:
         """Compute one step."""
@@ -109,8 +111,7 @@ class MockRunner:
 
     def logits(self, prefix_hash: np.uint64) -> npt.NDArray[np.float64]:
         """What the model thinks of every token after a prefix."""
-        tokens = np.arange(self.vocabulary.size, dtype=np.uint64)
-        logits: npt.NDArray[np.float64] = _unit(mix(prefix_hash, tokens)) * 8.0 + self._taste
+        logits: npt.NDArray[np.float64] = _unit(mix(prefix_hash, self._tokens)) * 8.0 + self._taste
         return logits
 
     def _check(self, plan: Plan) -> None:
@@ -129,10 +130,10 @@ class MockRunner:
         first = np.zeros(1, np.uint64)
         expected = mix(np.concatenate([first, chain[:-1]]), self._token[before].astype(np.uint64))
         assert (chain == expected[: len(chain)]).all(), "a slot does not hold what it should"
-        last = chain[-1] if start else np.uint64(0)
+        last = int(chain[-1]) if start else 0
         hashes = np.empty(stop - start, np.uint64)
         for index, token in enumerate(segment.token_ids):
-            last = hashes[index] = mix(last, np.uint64(token))
+            last = hashes[index] = mix_one(last, token)
         self._table[segment.row, start:stop] = segment.slots
         self._token[segment.slots] = segment.token_ids
         self._hash[segment.slots] = hashes
@@ -180,8 +181,8 @@ class MockRunner:
             adjusted[bits[: len(adjusted)] == 0] = -np.inf
         adjusted[[*sample.banned, *sampler.banned]] = -np.inf
         if sampler.temperature > 0:
-            key = mix(np.uint64(sampler.seed), np.uint64(sample.position))
-            noise = _unit(mix(key, np.arange(len(adjusted), dtype=np.uint64)))
+            key = np.uint64(mix_one(sampler.seed, sample.position))
+            noise = _unit(mix(key, self._tokens))
             adjusted = adjusted / sampler.temperature - np.log(-np.log(noise + 1e-12) + 1e-12)
         token = int(adjusted.argmax())
         if adjusted[token] == -np.inf:
@@ -275,6 +276,15 @@ class MockRuntime:
         raise AssertionError(f"not done after {max_steps} passes: a stall")
 
 
+@cache
+def _tastes(vocabulary: Vocabulary) -> npt.NDArray[np.float64]:
+    """What the model likes by itself, for every token; the end less than most, padding never."""
+    tastes = np.full(vocabulary.size, -np.inf)
+    tastes[: len(vocabulary.token_bytes)] = [_taste(data) for data in vocabulary.token_bytes]
+    tastes[list(vocabulary.eos_ids)] = -1.0
+    return tastes
+
+
 def _taste(data: bytes) -> float:
     """What the model likes by itself: letters and words before other bytes; special tokens never."""
     if not data:
@@ -285,13 +295,25 @@ def _taste(data: bytes) -> float:
     return 0.0 if text.isascii() and text.isprintable() else -5.0
 
 
-def mix(left: npt.NDArray[np.uint64] | np.uint64, right: npt.NDArray[np.uint64] | np.uint64):  # type: ignore[no-untyped-def]
-    """A hash of two numbers (the finaliser of splitmix64, Steele et al. 2014)."""
+_GOLDEN, _STEP = 0x9E3779B97F4A7C15, 0x632BE59BD9B4E019
+_FIRST, _SECOND, _WORD = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB, (1 << 64) - 1
+
+
+def mix(left: Words | np.uint64, right: Words) -> Words:
+    """A hash of two numbers, for each pair of them (the finaliser of splitmix64, Steele et al. 2014)."""
     with np.errstate(over="ignore"):
-        mixed = left * np.uint64(0x9E3779B97F4A7C15) + right + np.uint64(0x632BE59BD9B4E019)
-        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        mixed: Words = left * np.uint64(_GOLDEN) + right + np.uint64(_STEP)
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(_FIRST)
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(_SECOND)
         return mixed ^ (mixed >> np.uint64(31))
+
+
+def mix_one(left: int, right: int) -> int:
+    """`mix` of two plain numbers, which numpy does slowly."""
+    mixed = (left * _GOLDEN + right + _STEP) & _WORD
+    mixed = ((mixed ^ (mixed >> 30)) * _FIRST) & _WORD
+    mixed = ((mixed ^ (mixed >> 27)) * _SECOND) & _WORD
+    return mixed ^ (mixed >> 31)
 
 
 def _unit(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:

@@ -123,6 +123,7 @@ class NaiveGrammar:
         self.vocabulary = vocabulary
         self.accepting = set(fsm.finals)
         self.initial = fsm.initial
+        self.masks: dict[int, MaskRow] = {}
         self.moves: dict[int, dict[int, int]] = {}
         for state in fsm.states:
             row = fsm.map.get(state, {})
@@ -150,11 +151,16 @@ class NaiveMatcher:
         return state
 
     def fill_mask(self, row: MaskRow) -> None:
-        bits = np.zeros(len(row) * 32, np.uint8)
+        if self.state not in self.grammar.masks:
+            self.grammar.masks[self.state] = self.mask(len(row))
+        row[:] = self.grammar.masks[self.state]
+
+    def mask(self, num_words: int) -> MaskRow:
+        bits = np.zeros(num_words * 32, np.uint8)
         for token, data in enumerate(self.grammar.vocabulary.token_bytes):
             bits[token] = bool(data) and self.walk(data) is not None
         bits[list(self.grammar.vocabulary.eos_ids)] = self.can_end()
-        row[:] = np.packbits(bits, bitorder="little").view(np.int32)
+        return np.packbits(bits, bitorder="little").view(np.int32)
 
     def accept(self, token_id: int) -> bool:
         return self.accept_bytes(self.grammar.vocabulary.token_bytes[token_id])

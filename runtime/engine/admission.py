@@ -79,35 +79,54 @@ class WaitingQueue:
         return found
 
 
-def ordered(
-    candidates: list[Req],
-    running: Iterable[Req],
-    cache: PrefixCache,
-    step: int,
-    aging_steps: int,
-) -> list[Req]:
-    """The order of admission.
+class Order:
+    """The order of admission, pass after pass.
 
-    First by priority, which grows by one every `aging_steps` passes of waiting: no request is passed over for ever.
-    Then fair between programs: the one with fewer running requests goes first. Then the longest cached prefix,
-    which is the depth-first order of the prefix tree (SGLang, theorem 3.1: it reaches the best hit rate). Then age.
+    First by priority, which grows by one every `aging_steps` passes of waiting. Then fair between programs: the one
+    with fewer running requests goes first. Then the longest cached prefix, which is the depth-first order of the
+    prefix tree (SGLang, theorem 3.1: it reaches the best hit rate). Then age.
+
+    But whoever has been the oldest of the highest for `aging_steps` passes goes first, once. So a request is passed
+    over in that many passes at most for each that was there before it, however many with better prefixes come at the
+    same time; and all others keep the order that finds most in the cache.
     """
-    for req in candidates:
-        find(req, cache)
 
-    def rank(req: Req) -> int:
-        return -(req.priority + (step - req.since) // aging_steps)
+    def __init__(self, aging_steps: int) -> None:
+        self._aging_steps = aging_steps
+        self._oldest: Req | None = None
+        self._last_turn = 0  # the pass at which an oldest one was let in
 
-    def cached(req: Req) -> int:
-        return req.found.length if req.found is not None else 0
+    def of(
+        self, candidates: list[Req], running: Iterable[Req], cache: PrefixCache, step: int
+    ) -> list[Req]:
+        """The candidates, first come those who are to be let in first."""
+        for req in candidates:
+            find(req, cache)
 
-    candidates = sorted(candidates, key=lambda req: (rank(req), -cached(req), req.arrival))
-    turns: Counter[object] = Counter(req.program for req in running)
-    turn: dict[Req, int] = {}
-    for req in candidates:
-        turn[req] = turns[req.program]
-        turns[req.program] += 1
-    return sorted(candidates, key=lambda req: (rank(req), turn[req]))
+        def rank(req: Req) -> int:
+            return -(req.priority + (step - req.since) // self._aging_steps)
+
+        def cached(req: Req) -> int:
+            return req.found.length if req.found is not None else 0
+
+        candidates = sorted(candidates, key=lambda req: (rank(req), -cached(req), req.arrival))
+        turns: Counter[object] = Counter(req.program for req in running)
+        turn: dict[Req, int] = {}
+        for req in candidates:
+            turn[req] = turns[req.program]
+            turns[req.program] += 1
+        candidates.sort(key=lambda req: (rank(req), turn[req]))
+        oldest = min(candidates, key=lambda req: (rank(req), req.since, req.arrival))
+        if step - max(self._last_turn, oldest.since) >= self._aging_steps:
+            candidates.remove(oldest)
+            candidates.insert(0, oldest)
+        self._oldest = oldest
+        return candidates
+
+    def admitted(self, req: Req, step: int) -> None:
+        """A request was let in."""
+        if req is self._oldest:
+            self._last_turn = step
 
 
 def find(req: Req, cache: PrefixCache) -> Found:

@@ -1,9 +1,9 @@
 """How much of prompts a step may compute while others wait for their next token.
 
 A step that holds part of a prompt takes longer, and all who decode in it wait for it. So the part is chosen by time:
-decoding steps may become longer by a share of what they take, or up to what no reader notices; and what a prompt's
-token adds to a step is measured as the steps go by, on this machine, with this model, under this load (chunked
-prefill as in Agrawal et al. 2024, "Sarathi-Serve", section 4, whose token budget is profiled beforehand).
+decoding steps may become longer by a share of what they take, and by more where many wait for their first token; and
+what a prompt's token adds to a step is measured as the steps go by, on this machine, with this model, under this load
+(chunked prefill as in Agrawal et al. 2024, "Sarathi-Serve", section 4, whose token budget is profiled beforehand).
 """
 
 from typing import Literal
@@ -13,8 +13,9 @@ Profile = Literal["balanced", "latency", "throughput"]
 # By what share of itself a decoding step may become longer: twice as long is what a reader is to notice at most.
 STRETCH = {"balanced": 0.9, "latency": 0.4, "throughput": float("inf")}
 
-# A step of this length keeps nobody waiting who reads: 40 tokens a second.
-COMFORT_S = {"balanced": 0.025, "latency": 0.0, "throughput": 0.0}
+# A step of this length keeps nobody waiting who reads: 40 tokens a second. Where as many wait for their first token as
+# for their next, "balanced" lets steps become so long; where they are fewer, to the same part of it.
+COMFORT_S = 0.025
 
 # A prompt makes some progress in every step; and fewer tokens are too few to tell what one costs.
 MIN_TOKENS = 16
@@ -34,15 +35,15 @@ class Pace:
     def prompt_tokens(self, num_decoding: int, num_prompts: int) -> float:
         """Tokens of prompts that a step may compute in all, beside `num_decoding` requests, when `num_prompts` wait.
 
-        Where more wait for their first token than for their next, "balanced" gives them as much more time.
         Without limit where nobody would be kept waiting, and until something has been measured.
         """
         if num_decoding == 0 or self._decode_s is None or self._token_s is None:
             return float("inf")
         extra_s = STRETCH[self._profile] * self._decode_s
         if self._profile == "balanced":
-            extra_s *= max(1.0, num_prompts / num_decoding)
-        extra_s = max(extra_s, COMFORT_S[self._profile] - self._decode_s)
+            waiting = num_prompts / num_decoding
+            extra_s *= max(1.0, waiting)
+            extra_s = max(extra_s, min(1.0, waiting) * COMFORT_S - self._decode_s)
         return max(MIN_TOKENS, extra_s / self._token_s)
 
     def took(self, seconds: float, num_decoding: int, num_prompt_tokens: int) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from branchwork.runtime.engine.admission import Twins, WaitingQueue, find, ordered
+from branchwork.runtime.engine.admission import Order, Twins, WaitingQueue, find
 from branchwork.runtime.engine.buffer import common_len
 from branchwork.runtime.engine.cache import Lease, PrefixCache
 from branchwork.runtime.engine.pace import Pace
@@ -73,6 +73,7 @@ class Scheduler:
         self._config = config
         self._clock = clock
         self._tier = tier
+        self._order = Order(config.aging_steps)
         self._rows = list(range(config.max_rows))[::-1]
         self._arrivals = 0
         self._work: dict[Req, int] = {}  # the step being planned: how many tokens of which request
@@ -186,9 +187,7 @@ class Scheduler:
         if not self.waiting or self._left <= 0 or self._nobody_fits or not self._may_have_row():
             return
         config, steps = self._config, self.counters.steps
-        queue = ordered(
-            self.waiting.candidates(), self.running, self.cache, steps, config.aging_steps
-        )
+        queue = self._order.of(self.waiting.candidates(), self.running, self.cache, steps)
         twins = Twins(self.running)
         self._nobody_fits = True
         for req in queue:
@@ -206,6 +205,7 @@ class Scheduler:
                     break  # it has been passed over long enough: the memory that comes back is for it
                 continue
             self._nobody_fits = False
+            self._order.admitted(req, steps)
             twins.add(req)
             count = self._chunk(req)
             if self._reserve(req, req.computed + count):

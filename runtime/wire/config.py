@@ -79,8 +79,8 @@ class RuntimeConfig:
     )
     profile: Literal["balanced", "latency", "throughput"] = option(
         "balanced",
-        "how much longer a prompt may make the steps that others decode in: twice as long or 25 ms, half as much "
-        "again, or as long as it takes; balanced lets them be longer where more prompts wait",
+        "how much longer a prompt may make the steps that others decode in: twice as long, half as much again, "
+        "or as long as it takes; balanced lets them be longer where many prompts wait",
         "scheduling",
     )
     aging_steps: int = option(

@@ -1,6 +1,6 @@
 import numpy as np
 
-from branchwork.runtime.engine.admission import MAX_CANDIDATES, Twins, WaitingQueue, find, ordered
+from branchwork.runtime.engine.admission import MAX_CANDIDATES, Order, Twins, WaitingQueue, find
 from branchwork.runtime.engine.buffer import IntBuffer
 from branchwork.runtime.engine.cache import Lease, PrefixCache
 from branchwork.runtime.engine.radix import Namespace
@@ -68,8 +68,23 @@ def test_age_counts_like_priority() -> None:
     cache = PrefixCache(100)
     old = make_req(range(3), arrival=1, since=0)
     urgent = make_req(range(3), priority=2, arrival=2, since=100)
-    assert ordered([urgent, old], [], cache, step=100, aging_steps=64) == [urgent, old]
-    assert ordered([urgent, old], [], cache, step=130, aging_steps=64) == [old, urgent]
+    assert Order(64).of([urgent, old], [], cache, step=100) == [urgent, old]
+    assert Order(64).of([urgent, old], [], cache, step=130) == [old, urgent]
+
+
+def test_the_oldest_has_its_turn_after_so_many_passes_and_then_the_next_oldest() -> None:
+    cache = PrefixCache(100)
+    lease = Lease(cache, SPACE, np.arange(5, dtype=np.int32))
+    lease.reserve(5)
+    lease.close(np.arange(5, dtype=np.int32))
+    first, second = make_req(range(50, 60), arrival=1), make_req(range(60, 70), arrival=2)
+    hot = make_req(range(10), arrival=3)
+    order = Order(64)
+    assert order.of([first, second, hot], [], cache, step=63) == [hot, first, second]
+    assert order.of([first, second, hot], [], cache, step=64) == [first, hot, second]
+    order.admitted(first, 64)
+    assert order.of([second, hot], [], cache, step=127) == [hot, second]
+    assert order.of([second, hot], [], cache, step=128) == [second, hot]
 
 
 def test_a_lookup_is_repeated_only_when_the_tree_has_changed() -> None:

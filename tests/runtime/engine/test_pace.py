@@ -16,9 +16,15 @@ def test_prompts_make_slow_steps_less_than_twice_as_long_by_default() -> None:
     assert pace.prompt_tokens(num_decoding=16, num_prompts=1) == pytest.approx(450)
 
 
-def test_fast_steps_may_become_as_long_as_no_reader_notices() -> None:
+def test_where_as_many_wait_fast_steps_become_as_long_as_no_reader_notices() -> None:
     pace = measured("balanced", decode_s=0.005)
-    assert pace.prompt_tokens(num_decoding=16, num_prompts=1) == pytest.approx(200)
+    assert pace.prompt_tokens(num_decoding=16, num_prompts=16) == pytest.approx(200)
+    assert pace.prompt_tokens(num_decoding=16, num_prompts=8) == pytest.approx(75)
+
+
+def test_one_prompt_among_many_makes_the_fastest_steps_less_than_twice_as_long() -> None:
+    pace = measured("balanced", decode_s=0.002)
+    assert pace.prompt_tokens(num_decoding=16, num_prompts=1) == pytest.approx(18)
 
 
 def test_the_latency_profile_allows_less_and_throughput_anything() -> None:
