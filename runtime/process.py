@@ -10,6 +10,7 @@ import contextlib
 import json
 import logging
 import os
+import resource
 import select
 import shutil
 import signal
@@ -129,6 +130,7 @@ class Parent:
 def boot(assemble: Assemble) -> NoReturn:
     """Run what `assemble` builds, between a parent's first line and its last."""
     os.umask(0o077)
+    _allow_many_files()
     parent = Parent()
     status = 1
     try:
@@ -151,6 +153,12 @@ def boot(assemble: Assemble) -> NoReturn:
     finally:
         logging.shutdown()
         parent.leave(status)
+
+
+def _allow_many_files() -> None:
+    """Every client is an open file; the usual limit of 1,024 is there for programs that cannot count further."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _log_to_stderr(options: RuntimeConfig) -> None:

@@ -6,7 +6,7 @@ Every Generate, Choose and EmbedBranch ends in exactly one Done or Failed, every
 import logging
 from collections import deque
 from collections.abc import Callable
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 
 from branchwork.runtime.engine.branch import Activity, Branch, Failure, Fork, Queued
 from branchwork.runtime.engine.context import Context
@@ -48,6 +48,9 @@ log = logging.getLogger(__name__)
 
 SlotOperation = Generate | Choose | EmbedBranch
 
+# From so many deadlines on, those of slots that are done are looked for.
+MANY_DEADLINES = 1024
+
 
 class Branches:
     """Owns the branches: runs their queues, makes requests of their slots, and answers."""
@@ -70,6 +73,7 @@ class Branches:
         self._deadlines: list[tuple[float, int, BranchKey]] = []
         self._num_deadlines = 0
         self.pins = Pins(scheduler.cache, context.clock)
+        self._many_deadlines = MANY_DEADLINES
 
     def __len__(self) -> int:
         return sum(map(len, self._clients.values()))
@@ -409,6 +413,18 @@ class Branches:
         self._num_deadlines += 1
         branch.deadline = self._num_deadlines
         heappush(self._deadlines, (when_s, self._num_deadlines, branch.key))
+        if len(self._deadlines) >= self._many_deadlines:
+            self._forget_deadlines()
+
+    def _forget_deadlines(self) -> None:
+        """Drop those of slots that are done: most slots are, long before theirs."""
+        self._deadlines = [
+            (when_s, number, key)
+            for when_s, number, key in self._deadlines
+            if (branch := self.find(key)) is not None and branch.deadline == number
+        ]
+        heapify(self._deadlines)
+        self._many_deadlines = max(MANY_DEADLINES, 2 * len(self._deadlines))
 
     # ------------------------------------------------------------------ out
 

@@ -1,6 +1,8 @@
 """Which backend a program runs against, and SGLang's offline engine."""
 
 import asyncio
+import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -65,6 +67,31 @@ def test_a_program_after_the_death_of_the_embedded_runtime_starts_a_fresh_one(
     started[0].die(RuntimeDied("killed by SIGKILL"))
     assert ask.run()["a"] == "ok"
     assert len(started) == 2
+
+
+@pytest.mark.slow
+def test_a_program_after_a_real_kill_of_the_embedded_runtime_runs_on_a_fresh_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bw.global_config, "embedded", None)
+
+    @bw.function
+    def count(s: bw.State) -> None:
+        s += "1 2 3"
+        s += bw.gen("a", max_tokens=8, temperature=0)
+
+    before = count.run()["a"]
+    first = bw.global_config.embedded
+    assert first is not None
+    os.kill(first.pid, signal.SIGKILL)
+    assert count.run()["a"] == before
+    fresh = bw.global_config.embedded
+    assert fresh is not None
+    assert fresh.pid != first.pid
+    states = count.run_batch([{}] * 4)
+    assert [state["a"] for state in states] == [before] * 4
+    fresh.close()
+    first.close()
 
 
 def test_a_retry_after_the_death_of_the_embedded_runtime_runs_on_a_fresh_one(

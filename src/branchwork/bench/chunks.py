@@ -30,6 +30,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt", type=int, default=8192, help="its tokens (default: 8192)")
     parser.add_argument("--tokens", type=int, default=600, help="of a stream (default: 600)")
     parser.add_argument("--repeat", type=int, default=3, help="runs of each (default: 3)")
+    parser.add_argument(
+        "--forms", nargs="+", choices=FORMS, default=list(FORMS), help="how prompts are computed"
+    )
 
 
 def run(options: argparse.Namespace) -> Report:
@@ -45,8 +48,8 @@ def run(options: argparse.Namespace) -> Report:
             "first token s",
         ),
     )
-    for name, form in FORMS.items():
-        with launch(model=options.model, kv_slots=65_536, **form) as runtime:
+    for name in options.forms:
+        with launch(model=options.model, kv_slots=65_536, **FORMS[name]) as runtime:
             client = runtime.connect()
             _once(client, options, seed=-1)  # the pace is learnt, the code is loaded
             runs = [_once(client, options, seed) for seed in range(options.repeat)]

@@ -1,3 +1,5 @@
+import random
+
 import numpy as np
 import pytest
 
@@ -54,3 +56,36 @@ def test_common_len_is_the_length_of_the_common_prefix(
     left: tuple[int, ...], right: tuple[int, ...], length: int
 ) -> None:
     assert common_len(ints(*left), ints(*right)) == length
+
+
+def test_ten_thousand_copies_take_the_memory_of_one() -> None:
+    tokens = IntBuffer(range(10_000))
+    copies = [tokens.copy() for _ in range(10_000)]
+    assert all(copy._data is tokens._data for copy in copies)
+
+
+def test_copies_of_copies_never_see_what_another_one_writes() -> None:
+    choose = random.Random(0)
+    buffers, lists = [IntBuffer(range(5))], [list(range(5))]
+    for _ in range(5_000):
+        index, action = choose.randrange(len(buffers)), choose.random()
+        buffer, values = buffers[index], lists[index]
+        if action < 0.3:
+            value = choose.randrange(100)
+            buffer.append(value)
+            values.append(value)
+        elif action < 0.5:
+            more = choose.choices(range(100), k=choose.randint(0, 20))
+            buffer.extend(more)
+            values += more
+        elif action < 0.7:
+            length = choose.randint(0, len(values))
+            buffer.truncate(length)
+            del values[length:]
+        elif len(buffers) < 12:
+            buffers.append(buffer.copy())
+            lists.append(values.copy())
+        else:
+            del buffers[index], lists[index]
+        for one, expected in zip(buffers, lists, strict=True):
+            assert one.ids(0, len(one)) == tuple(expected)
