@@ -75,6 +75,7 @@ class Req:
         "guessed",
         "last_step",
         "lease",
+        "level",
         "load",
         "namespace",
         "node",
@@ -109,6 +110,7 @@ class Req:
         self.admitted_s: float | None = None  # when it first was let in
         self.arrival = 0  # order of submission
         self.admission = 0  # order of the last admission: the greatest is the youngest
+        self.level = priority  # its priority and what its waiting counted, at the last admission
         self.since = 0  # the pass at which it began to wait
         self.last_step = 0  # the pass that last computed all there was
         self.steps = 0  # passes that computed something for it

@@ -56,7 +56,7 @@ class Scheduler:
     """Owns the waiting and the running requests, their rows and their memory.
 
     Progress: while a request waits or runs and memory can be had, `plan` returns work for at least one of them.
-    The running request of the highest priority that was let in first is never retracted for another.
+    The running request of the highest level that was let in first is never retracted for another.
     """
 
     def __init__(
@@ -215,14 +215,14 @@ class Scheduler:
     def _may_have_row(self) -> bool:
         """Whether a row is free, or could be by preemption."""
         return bool(self._rows) or self.waiting.highest_priority > min(
-            req.priority for req in self.running
+            req.level for req in self.running
         )
 
     def _has_row_for(self, req: Req) -> bool:
         """Whether a row is free, if need be by preempting a request of lower priority."""
         if not self._rows:
             victim = self._youngest()
-            if victim is not None and victim.priority < req.priority:
+            if victim is not None and victim.level < req.priority:
                 self._retract(victim)
         return bool(self._rows)
 
@@ -230,7 +230,7 @@ class Scheduler:
         """Let a request run if there is memory for it, if need be by preempting those of lower priority."""
         while (lease := self._lease(req)) is None:
             victim = self._youngest()
-            if victim is None or victim.priority >= req.priority:
+            if victim is None or victim.level >= req.priority:
                 return False
             self._retract(victim)
         self._start(req, lease)
@@ -265,6 +265,8 @@ class Scheduler:
         self.waiting.remove(req)
         row = self._rows.pop()
         self.counters.admitted += 1
+        waited = self.counters.steps - req.since
+        req.level = req.priority + waited // self._config.aging_steps
         req.row, req.lease, req.admission = row, lease, self.counters.admitted
         req.computed = lease.shared
         req.prefill_end = len(req.tokens)
@@ -300,8 +302,8 @@ class Scheduler:
         return True
 
     def _youngest(self) -> Req | None:
-        """Of the lowest priority among the running, the one that was let in last."""
-        return max(self.running, key=lambda req: (-req.priority, req.admission), default=None)
+        """Of the lowest level among the running, the one that was let in last."""
+        return max(self.running, key=lambda req: (-req.level, req.admission), default=None)
 
     def _retract(self, req: Req) -> None:
         """Send a running request back to wait; its K/V stays in the tree as long as it can, its task as it is."""

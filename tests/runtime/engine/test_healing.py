@@ -13,7 +13,7 @@ from tests.make_engine import (
 from branchwork.runtime.engine.healing import HealedMatcher, SortedTokens
 from branchwork.runtime.mock import mock_vocabulary
 
-VOCABULARY = mock_vocabulary(["http", "https", "://", ":", ":/", "//"])
+VOCABULARY = mock_vocabulary(("http", "https", "://", ":", ":/", "//"))
 TOKENS = SortedTokens(VOCABULARY)
 
 

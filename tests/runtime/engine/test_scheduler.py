@@ -287,6 +287,19 @@ def test_a_higher_priority_preempts_when_there_is_no_row() -> None:
     assert low.tokens.ids(2, 7) == (1000, 1001, 1002, 1003, 1004)
 
 
+def test_who_has_waited_is_not_preempted_by_those_it_waited_for() -> None:
+    """It was let in by its age, preempted in the same pass, and began to wait anew: for ever."""
+    scheduler = make_scheduler(max_rows=1, aging_steps=4)
+    low = make_req([1, 2], num_new=3)
+    submit(scheduler, low)
+    for number in range(40):
+        submit(scheduler, make_req([3, number], num_new=1, priority=1))
+        step(scheduler)
+        if low in [ended.req for ended in scheduler.take_ended()]:
+            return
+    raise AssertionError("starvation")
+
+
 def test_cancel_frees_everything_wherever_the_request_is() -> None:
     scheduler = make_scheduler(max_rows=1)
     running, waiting = make_req(range(40), num_new=5), make_req(range(60, 70))

@@ -176,7 +176,9 @@ class Watch:
         for req in waiting:
             if req not in scheduler.waiting:
                 del self._passed[req]
-            elif any(one.arrival > req.arrival and one.priority <= req.priority for one in new):
+            elif req not in new and any(
+                one.arrival > req.arrival and one.priority <= req.priority for one in new
+            ):
                 times, bound = self._passed[req]
                 assert times < bound, "starvation: passed over by later ones again and again"
                 self._passed[req] = (times + 1, bound)
