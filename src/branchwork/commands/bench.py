@@ -15,6 +15,7 @@ BENCHES = {
     "speculate": "what guessing ahead brings",
     "chunks": "what a long prompt does to those who decode beside it",
     "soak": "what cancelled and disconnected requests leave behind",
+    "deaths": "how soon everybody knows that a runtime is dead, stuck or to end",
     "http": "what the gateway adds to the runtime",
     "lang": "what the language costs, against a runtime that answers at once",
     "jump": "what a constraint costs and what jump-forward saves",
