@@ -30,9 +30,13 @@ EOS_ID = 256
 """The end of sequence in `mock_vocabulary`: 256 bytes stand before it, whole words behind it."""
 
 
-@cache
-def mock_vocabulary(words: tuple[str, ...] = _MERGES) -> Vocabulary:
+def mock_vocabulary(words: Sequence[str] = _MERGES) -> Vocabulary:
     """Every byte, an end of sequence, and some longer tokens."""
+    return _vocabulary(tuple(words))
+
+
+@cache
+def _vocabulary(words: tuple[str, ...]) -> Vocabulary:
     token_bytes = [bytes([value]) for value in range(256)]
     token_bytes += [b"", *(word.encode() for word in words)]
     size = (len(token_bytes) + 31) // 32 * 32

@@ -141,7 +141,6 @@ class Faults:
     ("owner", "name", "num_hurt"),
     [
         (Router, "send", 1),
-        (Router, "answer", 1),
         (MockEncoder, "encode", 1),
         (MockTokenizer, "encode_bytes", 1),
         (Intake, "take", 1),

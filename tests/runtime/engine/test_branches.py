@@ -406,3 +406,13 @@ def test_stopping_the_engine_ends_every_slot() -> None:
     assert failed(events, slot="b").code == "aborted"
     assert failed(events, 2)
     assert runtime.engine.cache.num_locked == 0
+
+
+def test_deadlines_of_slots_that_are_done_are_forgotten() -> None:
+    """The gateway gives each request 600 s; each left an entry behind for so long."""
+    runtime = make_runtime()
+    for branch in range(1, 3001):
+        gen = Gen(branch, "answer", Sampling(max_tokens=0), deadline_s=600.0)
+        runtime.put(opened(branch), text(branch, "a"), Generate(key(branch), gen), closed(branch))
+        runtime.run()
+    assert len(runtime.engine.branches._deadlines) <= 1024

@@ -284,8 +284,8 @@ LONGEST_ANSWER = 8
 def passes_until_let_in(seed: int) -> tuple[int, int]:
     """Of a cold request, while requests with a cached prefix come without end; and how many passes are allowed.
 
-    Allowed are `aging_steps`, and then the time that those take who were there before it: they may have to run one
-    after another.
+    Allowed are `aging_steps`, and then the time of those who were there before it and of those who run when its turn
+    has come: they may have to run one after another.
     """
     choice = random.Random(seed)
     num_slots, max_rows = choice.randint(4, 64), choice.randint(1, 8)
@@ -331,7 +331,7 @@ def passes_until_let_in(seed: int) -> tuple[int, int]:
             ask_hot()
         runtime.step()
         if req.admission:
-            return num_passes, aging_steps + (LONGEST_ANSWER + 1) * (num_before + 1)
+            return num_passes, aging_steps + (LONGEST_ANSWER + 1) * (num_before + max_rows)
     raise AssertionError("starvation")
 
 
