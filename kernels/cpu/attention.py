@@ -11,13 +11,16 @@ import numpy as np
 import numpy.typing as npt
 
 from branchwork.kernels.cpu.layout import highest_of_64, pack_keys, pack_values
-from branchwork.kernels.cpu.tile import LANES, MAX_ROWS, PANEL, Tiles, compiled_tiles, product
+from branchwork.kernels.cpu.tile import LANES, PANEL, Tiles, padded_rows, product
 from branchwork.kernels.cpu.vector import copy, exp, fill, inlined, kernel, narrow
 
 BLOCK = PANEL
 """Keys at a time."""
 QUERY_ROWS = 192
 """(head, token) pairs that go over the keys together; their sums stay in the second-level cache."""
+
+SOME_ROWS = 32
+"""Of these, so many see a block together."""
 
 _LOWEST = np.float32(-1e30)
 
@@ -33,10 +36,10 @@ class AttentionScratch(NamedTuple):
     nothing: npt.NDArray[Any]  # [kv_heads · head_dim] stored, zeros
     keys: npt.NDArray[np.uint32]  # [BLOCK / 16, steps, 16]
     values: npt.NDArray[np.uint32]  # [padded head_dim / 16, steps, 16]
-    scores: npt.NDArray[np.float32]  # [MAX_ROWS, BLOCK]
-    shrink: npt.NDArray[np.float32]  # [MAX_ROWS]
-    weights: npt.NDArray[Any]  # [MAX_ROWS, BLOCK] stored
-    partial: npt.NDArray[np.float32]  # [MAX_ROWS, padded head_dim]
+    scores: npt.NDArray[np.float32]  # [SOME_ROWS, BLOCK]
+    shrink: npt.NDArray[np.float32]  # [SOME_ROWS]
+    weights: npt.NDArray[Any]  # [SOME_ROWS, BLOCK] stored
+    partial: npt.NDArray[np.float32]  # [SOME_ROWS, padded head_dim]
     sums: npt.NDArray[np.float32]  # [rows, padded head_dim]
     highest: npt.NDArray[np.float32]  # [rows]
     total: npt.NDArray[np.float32]  # [rows]
@@ -61,14 +64,15 @@ class Sums(NamedTuple):
 
 
 def make_scratch(
-    num_heads: int, num_kv_heads: int, head_dim: int, stored: npt.DTypeLike
+    num_heads: int, num_kv_heads: int, head_dim: int, stored: npt.DTypeLike, tiles: Tiles
 ) -> AttentionScratch:
     """Working memory for one thread."""
     per_step = 4 // np.dtype(stored).itemsize
-    rows = max(QUERY_ROWS, num_heads)
+    # A product reads whole tiles of rows, from any row on.
+    rows = max(QUERY_ROWS, num_heads) + padded_rows(1)
     padded = _padded(head_dim)
     return AttentionScratch(
-        tiles=compiled_tiles(np.dtype(stored)),
+        tiles=tiles,
         tokens=np.zeros(rows, np.int32),
         q=np.zeros((rows, head_dim), stored),
         k_rows=np.zeros(BLOCK, np.int64),
@@ -76,10 +80,10 @@ def make_scratch(
         nothing=np.zeros(num_kv_heads * head_dim, stored),
         keys=np.zeros((BLOCK // LANES, head_dim // per_step, LANES), np.uint32),
         values=np.zeros((padded // LANES, BLOCK // per_step, LANES), np.uint32),
-        scores=np.zeros((MAX_ROWS, BLOCK), np.float32),
-        shrink=np.zeros(MAX_ROWS, np.float32),
-        weights=np.zeros((MAX_ROWS, BLOCK), stored),
-        partial=np.zeros((MAX_ROWS, padded), np.float32),
+        scores=np.zeros((SOME_ROWS, BLOCK), np.float32),
+        shrink=np.zeros(SOME_ROWS, np.float32),
+        weights=np.zeros((SOME_ROWS, BLOCK), stored),
+        partial=np.zeros((SOME_ROWS, padded), np.float32),
         sums=np.zeros((rows, padded), np.float32),
         highest=np.zeros(rows, np.float32),
         total=np.zeros(rows, np.float32),
@@ -200,9 +204,9 @@ def see_keys(
             offset = (heads.first + h) * heads.dim * scratch.q.itemsize
             pack_keys(scratch.k_rows, offset, scratch.keys)
             pack_values(scratch.v_rows, offset, heads.dim, scratch.values)
-            for row in range(0, rows, MAX_ROWS):
+            for row in range(0, rows, SOME_ROWS):
                 _see_block(
-                    h * rows + row, min(rows - row, MAX_ROWS), row, heads,
+                    h * rows + row, min(rows - row, SOME_ROWS), row, heads,
                     first_position - base, window, scratch,
                 )  # fmt: skip
 
@@ -231,7 +235,7 @@ def _see_block(
     window: Any,
     scratch: Any,
 ) -> None:
-    """Let up to MAX_ROWS rows of the scratch see the packed block.
+    """Let up to SOME_ROWS rows of the scratch see the packed block.
 
     Row first_row + r is query first_query + r of its head, whose position relative to the block is
     first_place + (first_query + r) // group.

@@ -2,7 +2,7 @@
 
 numba keeps a function's code beside its source (or in the user's cache folder, where that is read-only) and
 trusts it while that one file is unchanged. Ours is built from several files of a folder: here it is trusted while
-none of them has changed.
+none of them has changed. Code for another processor lies beside it under a key of its own.
 """
 
 import hashlib
@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+import llvmlite.binding as llvm
 from numba import njit
 from numba.core.caching import FunctionCache
 from numba.core.ccallback import CFunc
@@ -25,6 +26,13 @@ def sources_digest(folder: Path = Path(__file__).parent) -> str:
     for path in sorted(folder.glob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+@cache
+def machine_digest() -> str:
+    """An identity of the instructions that code is compiled for."""
+    known = f"{llvm.get_host_cpu_name()} {llvm.get_host_cpu_features().flatten()}"
+    return hashlib.blake2b(known.encode(), digest_size=8).hexdigest()
 
 
 class _FolderCache(FunctionCache):

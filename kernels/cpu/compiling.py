@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from branchwork.kernels.cpu.cached import cache_folder, sources_digest
+from branchwork.kernels.cpu.cached import cache_folder, machine_digest, sources_digest
 from branchwork.kernels.cpu.host import Network
 from branchwork.kernels.sampling import SamplingRows
 from branchwork.kernels.weights import DecoderWeights, LayerWeights
@@ -48,7 +48,7 @@ def compile_now(dtype: torch.dtype) -> None:
 
 def _mark(dtype: torch.dtype) -> Path:
     kind = str(dtype).removeprefix("torch.")
-    return cache_folder() / f"branchwork-{kind}-{sources_digest()}"
+    return cache_folder() / f"branchwork-{kind}-{sources_digest()}-{machine_digest()}"
 
 
 def _smallest_network(dtype: torch.dtype) -> Network:

@@ -29,7 +29,7 @@ from branchwork.kernels.cpu.network import (
 from branchwork.kernels.cpu.sampling import choose_tokens
 from branchwork.kernels.cpu.sampling import make_scratch as make_sampling_scratch
 from branchwork.kernels.cpu.team import SUPPORTED, Team, make_team
-from branchwork.kernels.cpu.tile import LANES, PANEL, compiled_tiles, pack_columns
+from branchwork.kernels.cpu.tile import LANES, PANEL, compiled_tiles, pack_columns, padded_rows
 from branchwork.kernels.errors import KernelError
 from branchwork.kernels.sampling import SamplingRows
 from branchwork.kernels.weights import DecoderWeights, LayerWeights
@@ -98,11 +98,11 @@ class Network:
         self._vocab_size = weights.head.shape[0]
         self._sampling = make_sampling_scratch(self._vocab_size)
 
+        tiles = compiled_tiles(stored)
+
         def thread(part: int, team: Team) -> Thread:
             products = np.zeros((PRODUCT_ROWS, PANEL), np.float32)
-            return Thread(
-                part, team, compiled_tiles(stored), make_scratch(*heads, stored), products
-            )
+            return Thread(part, team, tiles, make_scratch(*heads, stored, tiles), products)
 
         self._alone = self._first = thread(0, make_team(1))
         if threads > 1 and SUPPORTED:
@@ -265,6 +265,7 @@ def _workspace(
     max_logit_rows: int,
 ) -> Workspace:
     hidden, q_width = weights.embedding.shape[1], weights.num_heads * weights.head_dim
+    max_tokens, max_logit_rows = padded_rows(max_tokens), padded_rows(max_logit_rows)
     return Workspace(
         hidden=np.zeros((max_tokens, hidden), np.float32),
         normed=np.zeros((max(max_tokens, max_logit_rows), hidden), stored),

@@ -5,9 +5,11 @@ import numba
 import torch
 
 from branchwork.kernels.cpu.cached import sources_digest
+from branchwork.kernels.cpu.tile import products_used
 
 
 def code_identity() -> str:
     """Sources, compilers, and the processor they compile for: where these are equal, so is every bit."""
     host = f"{llvmlite.binding.get_host_cpu_name()} {llvmlite.binding.get_host_cpu_features().flatten()}"
-    return f"{sources_digest()} numba {numba.__version__} torch {torch.__version__} on {host}"
+    compilers = f"numba {numba.__version__} torch {torch.__version__}"
+    return f"{sources_digest()} {compilers} on {host}, products by {products_used()}"

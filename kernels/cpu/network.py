@@ -23,11 +23,13 @@ from branchwork.kernels.cpu.attention import (
 )
 from branchwork.kernels.cpu.cached import entry_point
 from branchwork.kernels.cpu.team import Team, meet, sleep, take, wake
-from branchwork.kernels.cpu.tile import PANEL, Tiles, product
-from branchwork.kernels.cpu.vector import exp, inlined, kernel, narrow, widen
+from branchwork.kernels.cpu.tile import PANEL, Tiles, begin_products, end_products, product
+from branchwork.kernels.cpu.vector import copy, exp, inlined, kernel, narrow, widen
 
-PRODUCT_ROWS = 48
+PRODUCT_ROWS = 128
 """Rows whose products wait for what follows them (a sum, SiLU) in the first-level cache."""
+ROWS_BYTES = 1 << 20
+"""Half of the second-level cache of a server's core."""
 SOME_TOKENS = 8
 """Tokens of which a thread takes the small work (norms, rotation) at a time."""
 
@@ -171,43 +173,56 @@ def _norms(x: Any, weight: Any, eps: Any, num_tokens: Any, out: Any, thread: Any
         first = take(thread.team, SOME_TOKENS)
 
 
+@inlined
+def _rows_at_once(x: Any) -> Any:
+    """Rows of a product's first factor that stay in the second-level cache while columns pass by."""
+    return max(ROWS_BYTES // x.strides[0] // PRODUCT_ROWS, 1) * PRODUCT_ROWS
+
+
 @kernel
 def _project(x: Any, num_rows: Any, weight: Any, out: Any, thread: Any) -> None:
-    """out = x Wᵀ; the threads take columns, so that each weight is read once."""
-    panel = take(thread.team, 1)
-    while panel < out.shape[1] // PANEL:
-        first = panel * PANEL
-        product(
-            thread.tiles, x, num_rows, weight[first // 16 :], weight.shape[1], out[:, first:], PANEL
-        )
-        panel = take(thread.team, 1)
+    """out = x Wᵀ. As below, a thread takes 64 columns of some rows at a time: few rows read a weight once."""
+    scratch, panels, at_once = thread.products, out.shape[1] // PANEL, _rows_at_once(x)
+    piece = take(thread.team, 1)
+    while piece < -(-num_rows // at_once) * panels:
+        start, first = piece // panels * at_once, piece % panels * PANEL
+        for row in range(start, min(start + at_once, num_rows), PRODUCT_ROWS):
+            n = min(num_rows - row, PRODUCT_ROWS)
+            product(
+                thread.tiles, x[row:], n, weight[first // 16 :], weight.shape[1], scratch, PANEL
+            )
+            for r in range(n):
+                copy(scratch[r], out[row + r, first : first + PANEL])
+        piece = take(thread.team, 1)
 
 
 @kernel
 def _project_add(x: Any, num_rows: Any, weight: Any, bias: Any, out: Any, thread: Any) -> None:
     """out += x Wᵀ + b."""
-    scratch = thread.products
-    panel = take(thread.team, 1)
-    while panel < weight.shape[0] * 16 // PANEL:
-        first = panel * PANEL
-        for row in range(0, num_rows, PRODUCT_ROWS):
+    scratch, panels, at_once = thread.products, weight.shape[0] * 16 // PANEL, _rows_at_once(x)
+    piece = take(thread.team, 1)
+    while piece < -(-num_rows // at_once) * panels:
+        start, first = piece // panels * at_once, piece % panels * PANEL
+        for row in range(start, min(start + at_once, num_rows), PRODUCT_ROWS):
             n = min(num_rows - row, PRODUCT_ROWS)
             product(
                 thread.tiles, x[row:], n, weight[first // 16 :], weight.shape[1], scratch, PANEL
             )
             for r in range(n):
                 _add(scratch[r], bias[first:], out[row + r, first : first + PANEL])
-        panel = take(thread.team, 1)
+        piece = take(thread.team, 1)
 
 
 @kernel
 def _gate(x: Any, num_rows: Any, weight: Any, bias: Any, out: Any, thread: Any) -> None:
     """out = silu(x Gᵀ + b) · (x Uᵀ + c), with the columns of G and U 32 by 32."""
-    scratch, half = thread.products, PANEL // 2
-    panel = take(thread.team, 1)
-    while panel < weight.shape[0] * 16 // PANEL:
+    scratch, panels, at_once = thread.products, weight.shape[0] * 16 // PANEL, _rows_at_once(x)
+    half = PANEL // 2
+    piece = take(thread.team, 1)
+    while piece < -(-num_rows // at_once) * panels:
+        start, panel = piece // panels * at_once, piece % panels
         first = panel * PANEL
-        for row in range(0, num_rows, PRODUCT_ROWS):
+        for row in range(start, min(start + at_once, num_rows), PRODUCT_ROWS):
             n = min(num_rows - row, PRODUCT_ROWS)
             product(
                 thread.tiles, x[row:], n, weight[first // 16 :], weight.shape[1], scratch, PANEL
@@ -218,7 +233,7 @@ def _gate(x: Any, num_rows: Any, weight: Any, bias: Any, out: Any, thread: Any) 
                     scratch[r, half:], bias[first + half : first + PANEL],
                     out[row + r, panel * half : (panel + 1) * half],
                 )  # fmt: skip
-        panel = take(thread.team, 1)
+        piece = take(thread.team, 1)
 
 
 @kernel
@@ -472,6 +487,8 @@ def work_on(
             sleep(thread.team, thread.part)
         if job.kind[0] == STOP:
             return
+        begin_products(thread.tiles)
         _do(shape, weights, work, cache, room, room_shared, job, thread)
+        end_products(thread.tiles)
         if thread.part == 0:
             return

@@ -98,15 +98,19 @@ class Engine:
 
     def turn(self, patience_s: float) -> None:
         """Take what has arrived, waiting so long for it at most, and make one pass."""
+        self.receive(patience_s)
+        self.branches.expire()
+        self.step()
+        if self.tier is not None:
+            self.tier.turn()
+
+    def receive(self, patience_s: float) -> None:
+        """Take what has arrived, waiting so long for it at most."""
         for operation in self._inbox.drain(patience_s):
             if not isinstance(operation, StoreReport):
                 self.branches.handle(operation)
             elif self.tier is not None:
                 self.tier.take(operation)
-        self.branches.expire()
-        self.step()
-        if self.tier is not None:
-            self.tier.turn()
 
     def stop(self) -> None:
         """Let `run` return, after the present pass; may be called from any thread."""

@@ -10,14 +10,16 @@ from numba import njit
 
 from branchwork.kernels import reference
 from branchwork.kernels.cpu import network
+from branchwork.kernels.cpu.amx import usable
 from branchwork.kernels.cpu.attention import make_scratch, make_sums
 from branchwork.kernels.cpu.host import array_of
 from branchwork.kernels.cpu.network import Cache, Shape, Shared, Thread, Tokens, Workspace
 from branchwork.kernels.cpu.team import make_team, meet
-from branchwork.kernels.cpu.tile import compiled_tiles
+from branchwork.kernels.cpu.tile import begin_products, compiled_tiles, end_products
 
 NUM_SLOTS, MAX_LEN = 2000, 400
 HEADS = [(1, 1, 64), (7, 1, 32), (8, 4, 32), (4, 2, 80), (2, 2, 8)]
+UNIT = [False, True] if usable() else [False]
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2e-2}
 
 
@@ -26,10 +28,12 @@ def attend_layer(
     shape: Any, window: Any, work: Any, cache: Any, tokens: Any, shared: Any, thread: Any
 ) -> None:
     """What the compiled network does for attention in a layer."""
+    begin_products(thread.tiles)
     if len(shared.length) > 0:
         network._attend_shared(shape, 0, work, cache, tokens, shared, thread)
         meet(thread.team)
     network._attend(shape, 0, window, work, cache, tokens, shared, thread)
+    end_products(thread.tiles)
 
 
 def ints(*values: int) -> np.ndarray:
@@ -45,6 +49,7 @@ def compiled_attend(
     lengths: list[int],
     window: int = 0,
     groups: tuple[tuple[tuple[int, ...], int], ...] = (),
+    matrix_unit: bool = True,
 ) -> torch.Tensor:
     """Run one layer's attention over requests with `new` tokens each of `lengths` in all."""
     num_tokens, num_heads, dim = q.shape
@@ -76,9 +81,10 @@ def compiled_attend(
         blocks,
     )
     shape = Shape(num_heads, kv_heads, dim, 1e-6, False)
-    scratch = make_scratch(num_heads, kv_heads, dim, stored)
+    tiles = compiled_tiles(stored, matrix_unit)
+    scratch = make_scratch(num_heads, kv_heads, dim, stored, tiles)
     products = np.zeros((1, 64), np.float32)
-    thread = Thread(0, make_team(1), compiled_tiles(stored), scratch, products)
+    thread = Thread(0, make_team(1), tiles, scratch, products)
     attend_layer(shape, window, work, cache, tokens, shared, thread)
     return out
 
@@ -104,8 +110,9 @@ def given(
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("heads", HEADS, ids=str)
 @pytest.mark.parametrize("window", [0, 70])
+@pytest.mark.parametrize("matrix_unit", UNIT, ids="unit={}".format)
 def test_compiled_attention_equals_the_reference(
-    heads: tuple[int, int, int], dtype: torch.dtype, window: int
+    heads: tuple[int, int, int], dtype: torch.dtype, window: int, matrix_unit: bool
 ) -> None:
     new, lengths = [1, 1, 1, 5, 130, 64, 2], [1, 64, 129, 5, 333, 64, 65]
     q, k, v, table = given(heads, dtype, new, lengths)
@@ -117,18 +124,23 @@ def test_compiled_attention_equals_the_reference(
         torch.tensor(lengths, dtype=torch.int32), expected, heads[2] ** -0.5, window,
     )  # fmt: skip
 
-    out = compiled_attend(q, k, v, table, new, lengths, window)
+    out = compiled_attend(q, k, v, table, new, lengths, window, matrix_unit=matrix_unit)
 
     assert (out.float() - expected).abs().max() < TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize("heads", HEADS, ids=str)
-def test_a_shared_prefix_gives_the_same_bits_as_each_alone(heads: tuple[int, int, int]) -> None:
+@pytest.mark.parametrize("matrix_unit", UNIT, ids="unit={}".format)
+def test_a_shared_prefix_gives_the_same_bits_as_each_alone(
+    heads: tuple[int, int, int], matrix_unit: bool
+) -> None:
     new, lengths = [1] * 5 + [3], [150, 131, 300, 129, 128, 140]
     q, k, v, table = given(heads, torch.bfloat16, new, lengths)
     for row in (1, 2, 3):
         table[row, :129] = table[0, :129]
-    alone = compiled_attend(q, k, v, table, new, lengths)
-    together = compiled_attend(q, k, v, table, new, lengths, groups=(((0, 1, 2, 3), 129),))
+    alone = compiled_attend(q, k, v, table, new, lengths, matrix_unit=matrix_unit)
+    together = compiled_attend(
+        q, k, v, table, new, lengths, groups=(((0, 1, 2, 3), 129),), matrix_unit=matrix_unit
+    )
     assert torch.equal(alone, together)
     assert not alone.isnan().any()

@@ -17,7 +17,7 @@ from branchwork.kernels.cpu.attention import make_scratch, make_sums
 from branchwork.kernels.cpu.host import array_of
 from branchwork.kernels.cpu.network import Cache, Shape, Shared, Thread, Tokens, Workspace
 from branchwork.kernels.cpu.team import make_team, meet
-from branchwork.kernels.cpu.tile import compiled_tiles
+from branchwork.kernels.cpu.tile import begin_products, compiled_tiles, end_products
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -81,7 +81,9 @@ def _both(seconds: list[float]) -> tuple[float, float]:
 @njit  # type: ignore[untyped-decorator]
 def _attend_layer(shape: Any, work: Any, cache: Any, tokens: Any, shared: Any, thread: Any) -> None:
     """What the compiled network does for attention in a layer."""
+    begin_products(thread.tiles)
     network._attend(shape, 0, 0, work, cache, tokens, shared, thread)
+    end_products(thread.tiles)
     meet(thread.team)
 
 
@@ -102,8 +104,9 @@ def _over_slots(
     tokens = Tokens(none, none, none, numbers[:-1].copy(), numbers, lengths)
     shared = Shared(np.zeros(1, np.int32), none, none, np.zeros(num_requests, np.int32))
     shape = Shape(num_heads, k.shape[1], dim, 1e-6, False)
-    scratch = make_scratch(num_heads, k.shape[1], dim, flat.dtype)
+    tiles = compiled_tiles(flat.dtype)
+    scratch = make_scratch(num_heads, k.shape[1], dim, flat.dtype, tiles)
     products = np.zeros((1, 64), np.float32)
-    thread = Thread(0, make_team(1), compiled_tiles(flat.dtype), scratch, products)
+    thread = Thread(0, make_team(1), tiles, scratch, products)
 
     return lambda: _attend_layer(shape, work, cache, tokens, shared, thread)

@@ -65,7 +65,7 @@ def check_processor(config: RuntimeConfig) -> Iterator[Finding]:
     """Cores, their instructions, and the machine code made for them."""
     # torch and numba: seconds to import, and perhaps not there.
     from branchwork.kernels.cpu.compiling import DTYPES, is_compiled  # noqa: PLC0415
-    from branchwork.kernels.cpu.tile import HAS_BF16_DOT  # noqa: PLC0415
+    from branchwork.kernels.cpu.tile import HAS_BF16_DOT, products_used  # noqa: PLC0415
 
     cores, quota = len(os.sched_getaffinity(0)), cpu_quota(Path("/sys/fs/cgroup/cpu.max"))
     threads = config.threads or cores
@@ -77,7 +77,8 @@ def check_processor(config: RuntimeConfig) -> Iterator[Finding]:
     else:
         yield Finding("cores", "ok", str(cores))
     if HAS_BF16_DOT:
-        yield Finding("instructions", "ok", features())
+        found = f"{features()}; products by {products_used()}"
+        yield Finding("instructions", "ok", found)
     else:
         remedy = "bfloat16 is computed in float32 here, at half the speed"
         yield Finding("instructions", "slow", features(), remedy)

@@ -24,6 +24,7 @@ def main(argv: list[str]) -> int:
     )
     print(f"packages     {', '.join(_versions())}")
     print(f"machine      {platform.machine()}, {os.cpu_count()} cores, {features()}")
+    print(f"products     {_products()}")
     with launch(**asdict(config)) as runtime:
         client = runtime.connect()
         welcome = client.welcome
@@ -49,6 +50,13 @@ def why_so_many(config: RuntimeConfig, slots: int, context_len: int) -> str:
     if slots == config.max_rows * context_len:
         return f"{contexts}, all that --max-rows {config.max_rows} requests could use"
     return f"{contexts}: half of the memory that was free beside the model (--kv-memory)"
+def _products() -> str:
+    # numba: a second to import, and perhaps not there.
+    try:
+        from branchwork.kernels.cpu.tile import products_used  # noqa: PLC0415
+    except ImportError:
+        return "not compiled: numba is not installed"
+    return products_used()
 
 
 def _versions() -> list[str]:

@@ -161,8 +161,7 @@ class Watch:
     def step(self) -> None:
         """One pass."""
         scheduler, outbox = self._scheduler, self._runtime.outbox
-        for operation in self._runtime.inbox.drain(0.0):
-            self._runtime.engine.branches.handle(operation)
+        self._runtime.engine.receive(0.0)
         waiting = list(scheduler.waiting)
         for older, req in enumerate(sorted(waiting, key=lambda req: req.since)):
             bound = scheduler._config.aging_steps * (1 + older)
@@ -171,7 +170,10 @@ class Watch:
         admitted = scheduler.counters.admitted
         self._runtime.step()
         after = (False, scheduler.counters.steps, len(outbox.events))
-        assert before[0] or before[1:] != after[1:], "a stall: there is work, and nothing was done"
+        held = any(req.load is not None and not req.load.done for req in scheduler.waiting)
+        assert before[0] or before[1:] != after[1:] or held, (
+            "a stall: there is work, and nothing was done"
+        )
         new = [req for req in waiting if req.admission > admitted]
         for req in waiting:
             if req not in scheduler.waiting:
