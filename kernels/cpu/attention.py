@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from branchwork.kernels.cpu.layout import highest_of_64, pack_keys, pack_values
+from branchwork.kernels.cpu.layout import pack_keys, pack_values
+from branchwork.kernels.cpu.softening import shrink_add, soften
 from branchwork.kernels.cpu.tile import LANES, PANEL, Tiles, padded_rows, product
 from branchwork.kernels.cpu.vector import copy, exp, fill, inlined, kernel, narrow
 
@@ -115,23 +116,6 @@ def _gather_rows(pool: Any, slots: Any, count: Any, nothing: Any, rows: Any) -> 
         rows[j] = first + np.int64(slots[j]) * stride
     for j in range(count, BLOCK):
         rows[j] = nothing.ctypes.data
-
-
-@kernel
-def _soften(scores: Any, first: Any, last: Any, scale: Any, highest: Any, weights: Any) -> Any:
-    """Turn a block's scores into weights relative to the new highest score; keys outside first to last get 0.
-
-    Returns the new highest score and the weights' sum. `scale` is positive.
-    """
-    fill(scores[:first], _LOWEST)
-    fill(scores[last:], _LOWEST)
-    highest = max(highest, highest_of_64(scores.ctypes.data) * scale)
-    total = np.float32(0)
-    for j in range(BLOCK):
-        weight = exp(scores[j] * scale - highest)
-        weights[j] = narrow(weight, weights)
-        total += weight
-    return highest, total
 
 
 @kernel
@@ -255,8 +239,8 @@ def _see_block(
             continue
         row = first_row + r
         before = scratch.highest[row]
-        highest, total = _soften(
-            scratch.scores[r], first, last, heads.scale, before, scratch.weights[r]
+        highest, total = soften(
+            scratch.scores[r].ctypes.data, first, last, heads.scale, before, scratch.weights[r]
         )
         shrink = exp(before - highest)
         scratch.highest[row] = highest
@@ -267,13 +251,9 @@ def _see_block(
         scratch.partial, scratch.partial.shape[1],
     )  # fmt: skip
     for r in range(num_rows):
-        _add(scratch.sums[first_row + r], scratch.shrink[r], scratch.partial[r])
-
-
-@kernel
-def _add(sums: Any, shrink: Any, partial: Any) -> None:
-    for d in range(len(sums)):
-        sums[d] = sums[d] * shrink + partial[d]
+        sums, partial = scratch.sums[first_row + r].ctypes.data, scratch.partial[r].ctypes.data
+        for at in range(0, 4 * scratch.partial.shape[1], 4 * LANES):
+            shrink_add(sums + at, scratch.shrink[r], partial + at)
 
 
 @kernel
