@@ -50,6 +50,8 @@ def why_so_many(config: RuntimeConfig, slots: int, context_len: int) -> str:
     if slots == config.max_rows * context_len:
         return f"{contexts}, all that --max-rows {config.max_rows} requests could use"
     return f"{contexts}: half of the memory that was free beside the model (--kv-memory)"
+
+
 def _products() -> str:
     # numba: a second to import, and perhaps not there.
     try:
