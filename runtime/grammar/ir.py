@@ -123,7 +123,7 @@ class Object:
     """A JSON object: declared properties in their order, then extras; no key twice.
 
     `low` and `high` bound the number of properties (None: no bound). `free_order` lets declared properties and
-    extras come in any order (at most 64 properties; each order is a state of its own while one walks it).
+    extras come in any order (at most `lower.MAX_FREE_ORDER` properties).
     """
 
     properties: tuple[Property, ...]
@@ -140,7 +140,8 @@ class Array:
 
     `counted`, if given, is a second kind of item, beside `rest`, and disjoint from it; `counted_low` to
     `counted_high` of the items after the prefix are of it (`contains`; give `rest` minus `contains` and
-    `rest` and `contains`). `unique`: no two items are the same bytes (so items should be written canonically).
+    `rest` and `contains`). `unique`: no two items are the same JSON value (members in any order; all else is
+    compared as it is written).
     """
 
     prefix: "tuple[Node, ...]"

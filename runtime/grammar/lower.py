@@ -28,8 +28,8 @@ MAX_TABLE_WORDS = 1 << 15
 MAX_CHOICES = 10_000
 # Undeclared keys of a finite set up to this size are treated as optional properties.
 MAX_LISTED_KEYS = 64
-# The seen properties of an object in free order are the bits of one word.
-MAX_FREE_ORDER = 62
+# More declared properties than this come in their order even where any order is asked for.
+MAX_FREE_ORDER = 1_000
 # Regular options of an alternation are joined into one automaton up to so many states.
 MAX_JOINED_STATES = 2000
 

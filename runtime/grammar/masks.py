@@ -31,7 +31,10 @@ MAX_BASE_BYTES = 64 << 20
 # A value of the machine: 5,000 nested arrays need 50,000 words.
 MAX_STATE_WORDS = 1 << 18
 MAX_WIDE = 64
-# Sets of following bytes whose edges one base keeps.
+# Tokens with more bytes than this are few: they are looked at one by one.
+LONG_TOKEN = 16
+# Rows that one base keeps for what is left of a count, and sets of following bytes whose edges it keeps.
+MAX_LIMITED = 64
 MAX_EDGE_SETS = 16
 
 
@@ -119,6 +122,9 @@ class Lexicon:
         self.work = Workspace()
         lengths = [len(data) for data in vocabulary.token_bytes]
         self.offsets = [0, *np.cumsum(lengths).tolist()]
+        self._ends: Words = np.array(self.offsets, np.int64)
+        self._by_length: Words = np.argsort(np.array(lengths, np.int64), kind="stable")
+        self._lengths = np.sort(np.array(lengths, np.int64))
         self.data: Bytes = np.frombuffer(b"".join(vocabulary.token_bytes), np.uint8).copy()
         self.end_row: MaskRow = np.zeros(vocabulary.mask_words, np.int32)
         for token in vocabulary.eos_ids:
@@ -177,16 +183,31 @@ class Lexicon:
         base.edges[following.tobytes()] = (child[:num][order], counted[:num][order])
         return base
 
-    def limited(self, base: Base, left: int) -> MaskRow:
+    def _limited(self, base: Base, code: Code, piece: int, state: int, left: int) -> MaskRow:
         """The base's row when `left` more elements may come."""
-        if base.need is None or left >= base.max_need:
-            return base.row
         row = base.limited.get(left)
-        if row is None:
+        if row is not None:
+            return row
+        if base.need is None:
+            # What is left over for the token itself, whatever is needed after it; each byte counts once at most.
+            at_least = left - int(code[piece + 3])
+            longer = self._by_length[np.searchsorted(self._lengths, at_least, side="right") :]
+            if not len(longer):
+                return base.row
+            row = base.row.copy()
+            walk.forbid_longer(code, piece, state, left, self.data, self._ends, longer, row)
+        elif left >= base.max_need:
+            return base.row
+        else:
             allowed = np.zeros(32 * len(base.row), np.bool_)
             allowed[: len(base.need)] = base.need <= left
-            packed = np.packbits(allowed, bitorder="little").view(np.int32)
-            row = base.limited[left] = base.row & packed
+            row = base.row & np.packbits(allowed, bitorder="little").view(np.int32)
+        with self._lock:
+            if len(base.limited) >= MAX_LIMITED:
+                self._bytes -= row.nbytes * len(base.limited)
+                base.limited.clear()
+            base.limited[left] = row
+            self._bytes += row.nbytes
         return row
 
     def look(self, program: Program, state: Words, text: Bytes, pos: int) -> Look:
@@ -198,9 +219,16 @@ class Lexicon:
         for k in range(found):
             wide = work.wide[walk.WIDE_WORDS * k : walk.WIDE_WORDS * (k + 1)]
             index, address, piece_state, count, record = wide[:5].tolist()
-            counts = bool(code[address] == CHARS and code[address + 5] != NONE)
-            base = self.base(program, int(code[address + 3]), piece_state, counts, wide[5:])
-            inside = self.limited(base, int(code[address + 5]) - count) if counts else base.row
+            piece, is_limited = (
+                int(code[address + 3]),
+                bool(code[address] == CHARS and code[address + 5] != NONE),
+            )
+            left = int(code[address + 5]) - count
+            counts = is_limited and left - int(code[piece + 3]) < LONG_TOKEN
+            base = self.base(program, piece, piece_state, counts, wide[5:])
+            inside = base.row
+            if is_limited:
+                inside = self._limited(base, code, piece, piece_state, left)
             if record:
                 inside = inside.copy()
                 walk.forbid_repeated(

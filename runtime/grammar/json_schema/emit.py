@@ -11,15 +11,12 @@ from branchwork.runtime.grammar.json_schema.quoting import quote
 from branchwork.runtime.grammar.json_schema.shape import FALSE, Array, Number, Object, Term
 from branchwork.runtime.grammar.json_schema.strings import is_empty, quoted_dfa, string_node
 
-# More declared properties than this are written in their order even where any order is asked for.
-MAX_FREE_ORDER = 62
-
 
 class Emitter:
     """Writes the terms of a closure as nodes; what holds objects or arrays becomes a rule of its own.
 
-    A *canonical* node writes each value in one way only, so that equal items of a `uniqueItems` array are equal
-    bytes: numbers without needless zeros, keys in their order, at most one undeclared key.
+    A *canonical* node writes each number in one way only (without needless zeros), so that items of a `uniqueItems`
+    array are equal where they are written alike; but for the order of members, which is not looked at.
     """
 
     def __init__(self, closure: Closure, layout: ir.Layout, free_order: bool) -> None:
@@ -77,17 +74,13 @@ class Emitter:
                 properties.append(
                     ir.Property(quote(name), self._node(found.term, canonical), found.required)
                 )
-        most = item.most
-        if canonical and extras:
-            declared = sum(found.required for found in item.properties.values())
-            most = declared + 1 if most is None else min(most, declared + 1)
         return ir.Object(
             tuple(properties),
             tuple(extras),
             self._layout,
             item.least,
-            most,
-            self._free_order and not canonical and len(properties) <= MAX_FREE_ORDER,
+            item.most,
+            self._free_order,
         )
 
     def _array(self, array: Array, canonical: bool) -> ir.Array:

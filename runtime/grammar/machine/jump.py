@@ -32,6 +32,9 @@ from branchwork.runtime.grammar.machine.program import (
     Code,
     Words,
 )
+from branchwork.runtime.grammar.machine.seen import (
+    has_come,
+)
 from branchwork.runtime.grammar.machine.stack import (
     CONFIGS,
     COUNT_SHIFT,
@@ -144,7 +147,11 @@ def coming_cost(code: Code, w: Words, p: int) -> int:
     # Once the key is noted one member less is missing: `object_cost` leaves out the last that it counts.
     for j in range(num):
         row = table + PROPERTY_WORDS * j
-        if not (value >> j) & 1 and not code[row + 1] and code[code[row] + 1] < COST_LIMIT:
+        if (
+            not has_come(w, value, w[p + 2], j)
+            and not code[row + 1]
+            and code[code[row] + 1] < COST_LIMIT
+        ):
             missing -= 1
             if missing == 0:
                 return int64(code[code[row] + 1]) + before
@@ -164,7 +171,7 @@ def object_cost(code: Code, w: Words, owner: int, p: int) -> int:
     due = left + max(missing, 0)
     for j in range(0 if free else value & FIELD_MASK, num):
         row = table + PROPERTY_WORDS * j
-        if not free or not (value >> j) & 1:
+        if not free or not has_come(w, value, w[p + 2], j):
             if code[row + 1]:
                 cost += code[code[row] + 1] + separator
             elif missing > 0 and code[code[row] + 1] < COST_LIMIT:
@@ -190,7 +197,7 @@ def choosing_cost(code: Code, w: Words, owner: int, p: int) -> int:
     table, num = owner + OBJECT_WORDS, code[owner + 9]
     free = code[owner + 8] & FREE_ORDER
     for j in range(0 if free else w[p + 1] & FIELD_MASK, num):
-        if not free or not (w[p + 1] >> j) & 1:
+        if not free or not has_come(w, w[p + 1], w[p + 2], j):
             return int64(code[code[table + PROPERTY_WORDS * j] + 1])
     return int64(code[code[table + PROPERTY_WORDS * num] + 1])
 

@@ -18,18 +18,22 @@ from branchwork.runtime.grammar.machine.program import (
     Code,
     Words,
 )
+from branchwork.runtime.grammar.machine.seen import (
+    has_come,
+    is_item_seen,
+    is_text_seen,
+    num_come,
+    num_texts,
+    with_member,
+    with_text,
+)
 from branchwork.runtime.grammar.machine.stack import (
     ASSUME_NEW,
     FIELD_MASK,
     FIELD_SHIFT,
-    MAX_PACKED,
     NODE_WORDS,
     NODES,
-    SEEN_MASK,
-    SEEN_SHIFT,
-    TEXT_READ,
     TEXTUAL,
-    WALK_FROM,
     later,
     push,
 )
@@ -63,42 +67,6 @@ def is_declared(code: Code, owner: int, text: Bytes, start: int, end: int) -> bo
 
 
 @compiled
-def is_seen(w: Words, text: Bytes, link: int, start: int, end: int) -> bool:
-    """Whether text[start:end] is one of the texts of a list.
-
-    TEXT_READ notes if that depends on more of the text than a view holds (see `views`): of a text that begins within
-    the walk, on a long one that was seen before it; on one that was noted within the walk.
-    """
-    while link != 0:
-        p = NODES + NODE_WORDS * link
-        begin, length = w[p + 1] >> SEEN_SHIFT, w[p + 1] & SEEN_MASK
-        if start >= w[WALK_FROM] and length > MAX_PACKED and end - start > MAX_PACKED:
-            w[TEXT_READ] = 1
-        if length == end - start:
-            if begin + length > w[WALK_FROM]:
-                w[TEXT_READ] = 1
-            same = True
-            for i in range(length):
-                if text[begin + i] != text[start + i]:
-                    same = False
-                    break
-            if same:
-                return True
-        link = w[p + 2]
-    return False
-
-
-@compiled
-def list_length(w: Words, link: int) -> int:
-    """How many texts were seen."""
-    count = 0
-    while link != 0:
-        count += 1
-        link = w[NODES + NODE_WORDS * link + 2]
-    return count
-
-
-@compiled
 def finish_record(code: Code, w: Words, text: Bytes, a: int, node: int, pos: int) -> None:
     """KEY_END and ITEM_END: go on if what the RECORD frame began is new in its owner.
 
@@ -109,23 +77,21 @@ def finish_record(code: Code, w: Words, text: Bytes, a: int, node: int, pos: int
     start, frame = w[p + 1], w[p + 3]
     q = NODES + NODE_WORDS * frame
     if not w[ASSUME_NEW]:
-        if code[a] == KEY_END and is_declared(code, w[q] >> 2, text, start, pos):
+        if code[a] == KEY_END:
+            if is_declared(code, w[q] >> 2, text, start, pos):
+                return
+            if is_text_seen(w, text, w[q + 2], start, pos):
+                return
+        elif is_item_seen(w, text, w[q + 2], start, pos):
             return
-        if is_seen(w, text, w[q + 2], start, pos):
-            return
-    seen = push(w, RECORD, start << SEEN_SHIFT | (pos - start), w[q + 2], 0)
-    later(w, code[a + 2], push(w, w[q], w[q + 1], seen, w[q + 3]))
+    later(w, code[a + 2], with_text(w, frame, start, pos))
 
 
 @compiled
 def object_count(code: Code, w: Words, owner: int, p: int) -> int:
-    """Members so far (in free order the bits that are seen, and the list)."""
+    """Members so far."""
     if code[owner + 8] & FREE_ORDER:
-        seen, count = w[p + 1], list_length(w, w[p + 2])
-        while seen:
-            seen &= seen - 1
-            count += 1
-        return count
+        return num_come(w, w[p + 1], w[p + 2]) + num_texts(w, w[p + 2])
     return int64(w[p + 1] >> FIELD_SHIFT)
 
 
@@ -136,7 +102,7 @@ def required_left(code: Code, w: Words, owner: int, p: int) -> int:
     if code[owner + 8] & FREE_ORDER:
         left = 0
         for j in range(num):
-            if code[table + PROPERTY_WORDS * j + 1] and not (w[p + 1] >> j) & 1:
+            if code[table + PROPERTY_WORDS * j + 1] and not has_come(w, w[p + 1], w[p + 2], j):
                 left += 1
         return left
     position = w[p + 1] & FIELD_MASK
@@ -153,17 +119,12 @@ def choose_property(code: Code, w: Words, owner: int, node: int, pos: int, only_
     table, free, counted = owner + OBJECT_WORDS, flags & FREE_ORDER, flags & COUNTED
     count = object_count(code, w, owner, p) + 1 if counted else 0
     left = required_left(code, w, owner, p)
-    if free:
-        unseen = num
-        seen = value
-        while seen:
-            seen &= seen - 1
-            unseen -= 1
+    unseen = num - num_come(w, value, link) if free else num
     found = False
     blocked = False
     for j in range(0 if free else value & FIELD_MASK, num):
         row = table + PROPERTY_WORDS * j
-        if free and (value >> j) & 1:
+        if free and has_come(w, value, link, j):
             continue
         required = code[row + 1]
         after = left - 1 if required else left
@@ -173,9 +134,11 @@ def choose_property(code: Code, w: Words, owner: int, node: int, pos: int, only_
             found = True
             if only_look:
                 return True
-            ordered = (j + 1) | ((count if counted else 0) << FIELD_SHIFT)
-            come = value | (int64(1) << j) if free else ordered
-            later(w, code[row], push(w, place, come, link, parent))
+            if free:
+                later(w, code[row], with_member(w, node, j))
+            else:
+                come = (j + 1) | ((count if counted else 0) << FIELD_SHIFT)
+                later(w, code[row], push(w, place, come, link, parent))
         if required and not free:
             blocked = True
             break

@@ -60,7 +60,7 @@ def same_stack(w: Words, i: int, j: int) -> bool:
         link, other = w[p + 2], w[q + 2]
         while link != other:
             r, s = NODES + NODE_WORDS * link, NODES + NODE_WORDS * other
-            if w[r + 1] != w[s + 1] or link == 0 or other == 0:
+            if link == 0 or other == 0 or w[r] != w[s] or w[r + 1] != w[s + 1]:
                 return False
             link, other = w[r + 2], w[s + 2]
         i, j = w[p + 3], w[q + 3]

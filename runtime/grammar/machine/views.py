@@ -88,6 +88,8 @@ def seen_rests(
     text: Bytes, state: Words, nodes: int, link: int, start: int, pos: int, out: Words, length: int
 ) -> int:
     """Append how each text of a list goes on that begins with text[start:pos]; returns the new length."""
+    while link != 0 and state[nodes + NODE_WORDS * (link - 1)] & 3 != RECORD:
+        link = state[nodes + NODE_WORDS * (link - 1) + 2]
     while link != 0:
         p = nodes + NODE_WORDS * (link - 1)
         begin, size, done = state[p + 1] >> SEEN_SHIFT, state[p + 1] & SEEN_MASK, pos - start

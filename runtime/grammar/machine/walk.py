@@ -47,6 +47,9 @@ from branchwork.runtime.grammar.machine.program import (
     Code,
     Words,
 )
+from branchwork.runtime.grammar.machine.seen import (
+    texts_of,
+)
 from branchwork.runtime.grammar.machine.stack import (
     ASSUME_NEW,
     CONFIGS,
@@ -329,6 +332,32 @@ def base_walk(
 
 
 @compiled
+def forbid_longer(
+    code: Code,
+    piece: int,
+    state: int,
+    left: int,
+    data: Bytes,
+    ends: Words,
+    tokens: Words,
+    row: MaskRow,
+) -> None:
+    """Forbid those of `tokens` that stay inside a piece and need more than `left` counts.
+
+    Token t is data[ends[t] : ends[t + 1]].
+    """
+    for k in range(len(tokens)):
+        token, at, count = tokens[k], int64(state), 0
+        for place in range(ends[token], ends[token + 1]):
+            at = move(code, piece, at, int64(data[place]))
+            if at == 0:
+                break
+            count += 1 if flags_of(code, piece, at) & COUNTS else 0
+        if at and count + need_of(code, piece, at) > left:
+            row[token >> 5] &= ~np.int32(np.uint32(1) << np.uint32(token & 31))
+
+
+@compiled
 def safe_family(code: Code, piece: int, state: int, leaving_groups: int) -> int:
     """A state's family, without what might follow the piece where the piece may be over within the span."""
     family = family_of(code, piece, state)
@@ -397,7 +426,7 @@ def forbid_repeated(
     p = NODES + NODE_WORDS * record
     start, frame = w[p + 1], NODES + NODE_WORDS * w[p + 3]
     piece, owner = code[a + 3], w[frame] >> 2
-    link = w[frame + 2]
+    link = texts_of(w, w[frame + 2])
     while link != 0:
         q = NODES + NODE_WORDS * link
         begin, length = w[q + 1] >> SEEN_SHIFT, w[q + 1] & SEEN_MASK

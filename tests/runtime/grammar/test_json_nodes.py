@@ -1,6 +1,7 @@
 """Objects and arrays of the machine against a naive acceptor of the intermediate representation."""
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import assume, given, settings
@@ -35,6 +36,15 @@ def objects(draw: st.DrawFn) -> ir.Object:
     extras = (ir.Extra(WORD, draw(values)),) if draw(st.booleans()) else ()
     low, high = draw(bounds)
     return ir.Object(properties, extras, ir.FIXED, low, high, draw(st.booleans()))
+
+
+@st.composite
+def wide_objects(draw: st.DrawFn) -> ir.Object:
+    """Objects in free order whose own properties stand behind so many others that one word cannot hold them."""
+    node = draw(objects())
+    before = draw(st.sampled_from([60, 61, 62, 124, 130]))
+    others = tuple(ir.Property(b'"p%d"' % number, DIGIT) for number in range(before))
+    return replace(node, properties=(*others, *node.properties), free_order=True)
 
 
 @st.composite
@@ -79,6 +89,14 @@ def test_walks_of_objects_end_in_what_the_naive_acceptor_takes(node: ir.Object, 
     try_texts(node, seed)
 
 
+@settings(deadline=None, max_examples=30)
+@given(wide_objects(), st.integers(0, 1000))
+def test_walks_of_wide_objects_end_in_what_the_naive_acceptor_takes(
+    node: ir.Object, seed: int
+) -> None:
+    try_texts(node, seed)
+
+
 @settings(deadline=None, max_examples=60)
 @given(arrays(), st.integers(0, 1000))
 def test_walks_of_arrays_end_in_what_the_naive_acceptor_takes(node: ir.Array, seed: int) -> None:
@@ -95,6 +113,43 @@ def test_objects_take_exactly_what_the_naive_acceptor_takes(
 ) -> None:
     text = b"{" + b", ".join(key + b": " + value for key, value in pairs) + b"}"
     assert takes(node, text) == naive.accepts(ir.Rules(node), text.decode())
+
+
+wide_members = st.lists(
+    st.tuples(
+        keys | st.sampled_from([b'"p0"', b'"p59"', b'"p61"', b'"p62"', b'"p129"']),
+        st.sampled_from([b"0", b'"a"']),
+    ),
+    max_size=5,
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(wide_objects(), wide_members)
+def test_wide_objects_take_exactly_what_the_naive_acceptor_takes(
+    node: ir.Object, pairs: list[tuple[bytes, bytes]]
+) -> None:
+    text = b"{" + b", ".join(key + b": " + value for key, value in pairs) + b"}"
+    assert takes(node, text) == naive.accepts(ir.Rules(node), text.decode())
+
+
+def test_items_are_unique_in_whatever_order_their_members_come() -> None:
+    properties = (ir.Property(b'"a"', NUMBER), ir.Property(b'"b"', NUMBER))
+    item = ir.Object(properties, (ir.Extra(WORD, NUMBER),), ir.FIXED, free_order=True)
+    node = ir.Array((), item, ir.FIXED, unique=True)
+    for text, is_valid in [
+        (b'[{"a": 1, "b": 2}, {"b": 2, "a": 1}]', False),
+        (b'[{"a": 1, "b": 2}, {"b": 2, "a": 11}]', True),
+        (b'[{"a": 1, "b": 2}, {"b": 1, "a": 2}]', True),
+        (b'[{"c": 1, "ab": 2, "a": 0}, {"a": 0, "ab": 2, "c": 1}]', False),
+        (b'[{"c": 1, "ab": 2}, {"ab": 2}]', True),
+    ]:
+        assert takes(node, text) == is_valid, text
+    matcher = MachineGrammar(lower(ir.Rules(node)), lexicon_of(JSON)).start()
+    assert matcher.accept_bytes(b'[{"a": 1, "b": 2}, {"b": 2, "a": 1')
+    assert {ord("}"), JSON.token_bytes.index(b"}]")}.isdisjoint(allowed(matcher, JSON))
+    assert matcher.accept_bytes(b"1")
+    assert ord("}") in allowed(matcher, JSON)
 
 
 @settings(deadline=None, max_examples=150)

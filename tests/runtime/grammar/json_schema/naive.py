@@ -1,5 +1,6 @@
 """A naive reading of the intermediate representation: which ends a node can have in a text. The oracle of the tests."""
 
+import json
 from collections.abc import Iterator
 
 from branchwork.runtime.grammar import ir
@@ -150,7 +151,7 @@ class _Naive:
                     for kind, item in self._items(node, count):
                         for after in self.ends(item, start):
                             text = self.data[start:after]
-                            if not (node.unique and text in seen):
+                            if not (node.unique and any(_is_same(text, other) for other in seen)):
                                 keep = (*seen, text) if node.unique else ()
                                 following.add((after, count + 1, counted + kind, keep))
             states = {state for state in following if node.high is None or state[1] <= node.high}
@@ -163,3 +164,15 @@ class _Naive:
             yield 0, node.rest
         if node.counted is not None:
             yield 1, node.counted
+
+
+def _is_same(text: bytes, other: bytes) -> bool:
+    """Whether two values are equal: members in any order, all else as it is written."""
+    if text[:1] in b"[{" and other[:1] in b"[{":
+        return _as_written(text) == _as_written(other)
+    return text == other
+
+
+def _as_written(text: bytes) -> object:
+    number = "#{}".format
+    return json.loads(text, parse_int=number, parse_float=number)
