@@ -4,6 +4,8 @@ Where a format is more than regular (leap seconds under an offset, IDNA, nested 
 characters) the language is a subset: what is written is always valid.
 """
 
+import string
+
 from branchwork.runtime.grammar.json_schema.language import Language, Pattern
 
 _DATE = (
@@ -96,12 +98,25 @@ _URI_TEMPLATE = (
 )
 
 
+def _in_order(chars: str, join: str) -> str:
+    """Two of `chars`, which stand in their order and without gaps, the second not before the first."""
+    return "|".join(f"{char}{join}[{char}-{chars[-1]}]" for char in chars)
+
+
+def _counts() -> str:
+    """Most of the bounds {n,m} of a quantifier with n ≤ m, n below 100 and m below 1,000."""
+    teens = "|".join(f"1{one},1[{one}-9]" for one in range(10))
+    later_ten = "|".join(f"{ten}[0-9],[{ten + 1}-9][0-9]" for ten in range(1, 9))
+    longer = "[0-9],[1-9][0-9]{1,2}|[1-9][0-9],[1-9][0-9]{2}"
+    return f"{_in_order(string.digits, ',')}|{teens}|{later_ten}|{longer}"
+
+
 def _regex() -> str:
     """ECMA-262 regular expressions with groups nested twice at most and without back references."""
-    quantifier = r"(?:(?:[*+?]|\{[0-9]{1,3}(?:,)?\})\??)?"
+    quantifier = rf"(?:(?:[*+?]|\{{(?:[0-9]{{1,3}},?|{_counts()})\}})\??)?"
     escape = r"\\(?:[dDwWsStrnvf0\^$.*+?()\[\]{}|/-]|x[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4}|c[A-Za-z])"
     class_char = r"(?:[^\]\[\\-]|\\[dDwWsStrnvf0\^$.*+?()\[\]{}|/-])"
-    span = r"(?:a-z|A-Z|0-9|a-f|A-F)"
+    span = f"(?:a-z|A-Z|a-f|A-F|{_in_order(string.digits, '-')})"
     atom = rf"(?:[^\^$\\.*+?()\[\]{{}}|]|\.|{escape}|\[\^?(?:{span}|{class_char})*-?\])"
     boundary = r"(?:\^|\$|\\[bB])"
     inner = f"(?:{atom}{quantifier}|{boundary})*"
