@@ -5,14 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from branchwork.runtime.grammar.compile import to_rules
+from branchwork.runtime.grammar.compile import compile_constraint, prepare
 from branchwork.runtime.grammar.interface import Vocabulary
-from branchwork.runtime.grammar.json_schema import compile_schema
-from branchwork.runtime.grammar.lower import lower
 from branchwork.runtime.grammar.masks import lexicon_of
 from branchwork.runtime.grammar.matcher import MachineGrammar, MachineMatcher
 from branchwork.runtime.grammar.warm import warm
-from branchwork.runtime.wire.messages import Regex
+from branchwork.runtime.wire.messages import Constraint, JsonSchema, Regex
 
 
 class Engine:
@@ -26,21 +24,25 @@ class Engine:
         self.vocabulary = Vocabulary(token_bytes, (tok.eos,), tok.V)
         self.lexicon = lexicon_of(self.vocabulary)
         self.bits = np.zeros(self.vocabulary.mask_words, np.int32)
-        # Once in the life of an installation, and of a process: not what a mask costs.
+        # Once in the life of an installation, and of a process: not what a mask or a schema costs.
         warm()
+        for _ in prepare():
+            pass
 
     def compile_json(self, schema: Any) -> MachineGrammar:
         """A grammar from a schema; keys in any order, as the bench's instances have them."""
-        rules = compile_schema(json.dumps(schema), "strict", "fixed", "any")
-        return MachineGrammar(lower(rules), self.lexicon)
+        return self._grammar(JsonSchema(json.dumps(schema), order="any"))
 
     def compile_compact(self, schema: Any) -> MachineGrammar:
         """A grammar from a schema as it is served by default: fixed separators, keys in their order."""
-        return MachineGrammar(lower(compile_schema(json.dumps(schema))), self.lexicon)
+        return self._grammar(JsonSchema(json.dumps(schema)))
 
     def compile_regex(self, pattern: str) -> MachineGrammar:
         """A grammar from a regex."""
-        return MachineGrammar(lower(to_rules(Regex(pattern))), self.lexicon)
+        return self._grammar(Regex(pattern))
+
+    def _grammar(self, constraint: Constraint) -> MachineGrammar:
+        return MachineGrammar(compile_constraint(constraint), self.lexicon)
 
     def start(self, grammar: MachineGrammar) -> MachineMatcher:
         """A matcher at the beginning."""

@@ -1,9 +1,16 @@
 """What the compiler's child does: a constraint to a program, a stop pattern to a table."""
 
+import contextlib
+import gc
+import json
+from collections.abc import Iterator
+
 from branchwork.runtime.grammar import ir
 from branchwork.runtime.grammar.ebnf import ebnf_rules
 from branchwork.runtime.grammar.json_schema import compile_schema
+from branchwork.runtime.grammar.json_schema.formats import FORMATS
 from branchwork.runtime.grammar.lower import lower
+from branchwork.runtime.grammar.machine.program import Program
 from branchwork.runtime.grammar.regex import compile_regex, stop_dfa
 from branchwork.runtime.grammar.stops import DEAD, StopTable
 from branchwork.runtime.grammar.tags import any_of_rules, concat_rules, free_text, tags_rules
@@ -27,12 +34,32 @@ MAX_STOP_STATES = 4096
 _JSON_SCHEMAS = {"value": "true", "object": '{"type": "object"}'}
 
 
-def compile_constraint(constraint: Constraint) -> bytes:
-    """The serialised program of a constraint; the same for every vocabulary.
+def compile_constraint(constraint: Constraint) -> Program:
+    """The program of a constraint; the same for every vocabulary.
 
     Raises ConstraintError for what cannot be read, enforced, satisfied or held within the limits.
     """
-    return lower(to_rules(constraint)).to_bytes()
+    with _uncollected():
+        return lower(to_rules(constraint))
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the cyclic collector: it would look through all that is made again and again, and find no garbage."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def prepare() -> Iterator[None]:
+    """Make the automata that many schemas use, one a step: they are kept (the formats take 0.7 s together)."""
+    for name in FORMATS:
+        compile_constraint(JsonSchema(json.dumps({"type": "string", "format": name})))
+        yield
 
 
 def to_rules(constraint: Constraint) -> ir.Rules:

@@ -17,6 +17,7 @@ import threading
 import time
 from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
+from hashlib import blake2b
 from typing import Any
 
 import msgspec
@@ -83,13 +84,15 @@ class GrammarCompiler:
 
     def _submit(self, asked: Constraint | StopPattern) -> "Future[Any]":
         try:
-            key = msgspec.msgpack.encode(asked)
+            data = msgspec.msgpack.encode(asked)
         except RecursionError:
             return _failed(ConstraintError("the constraint is nested too deeply"))
         limit = self._options.max_schema_bytes
-        if len(key) > limit:
-            message = f"the constraint has {len(key)} bytes, the limit is {limit}"
+        if len(data) > limit:
+            message = f"the constraint has {len(data)} bytes, the limit is {limit}"
             return _failed(ConstraintError(f"{message} (--max-schema-bytes)"))
+        # A digest is taken without the interpreter's lock, and it is what is kept.
+        key = blake2b(data).digest()
         done: Future[Any] = Future()
         with self._lock:
             if self._closed:
@@ -102,7 +105,7 @@ class GrammarCompiler:
             if key in self._in_flight:
                 return self._in_flight[key]
             self._in_flight[key] = done
-            self._threads.submit(self._compile, key, asked, done)
+            self._threads.submit(self._compile, key, data, asked, done)
         return done
 
     def children(self) -> list[int]:
@@ -126,16 +129,18 @@ class GrammarCompiler:
         for future in waiting:
             future.set_exception(ConstraintError(CLOSED))
 
-    def _compile(self, key: bytes, asked: Constraint | StopPattern, done: "Future[Any]") -> None:
+    def _compile(
+        self, key: bytes, data: bytes, asked: Constraint | StopPattern, done: "Future[Any]"
+    ) -> None:
         result: Compiled | Exception
         try:
-            result = self._compiled(key, asked)
+            result = self._compiled(data, asked)
         except ConstraintError as error:
             result = error
         except Exception as error:
             # A bug of ours or a full machine. Whoever waits must hear of it, and the compiler goes on.
             if not self._closed:
-                _log.exception("a constraint of %d bytes failed to compile", len(key))
+                _log.exception("a constraint of %d bytes failed to compile", len(data))
             result = InternalError(f"the grammar compiler failed: {error!r}")
         self._finish(key, done, result)
         if self._outlines is None:
@@ -157,18 +162,18 @@ class GrammarCompiler:
         if not self._closed:
             warm()
 
-    def _compiled(self, key: bytes, asked: Constraint | StopPattern) -> "Compiled":
+    def _compiled(self, data: bytes, asked: Constraint | StopPattern) -> "Compiled":
         if self._outlines is not None and not isinstance(asked, StopPattern):
             return self._outlines.grammar(asked)
         try:
-            data = self._child().ask(key)
+            result = self._child().ask(data)
         except NotStarted:
             # It was started ahead and died unused; a fresh one tells whether any can be started.
-            data = self._child().ask(key)
+            result = self._child().ask(data)
         if isinstance(asked, StopPattern):
-            return msgspec.msgpack.decode(data, type=StopTable)
+            return msgspec.msgpack.decode(result, type=StopTable)
         self._code.result()
-        return MachineGrammar(Program.from_bytes(data), self._lexicon)
+        return MachineGrammar(Program.from_bytes(result), self._lexicon)
 
     def _finish(self, key: bytes, done: "Future[Any]", result: "Compiled | Exception") -> None:
         with self._lock:

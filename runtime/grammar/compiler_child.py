@@ -7,6 +7,7 @@ Started as `python -m branchwork.runtime.grammar.compiler_child MEMORY_MIB CPU_S
 
 import os
 import resource
+import select
 import signal
 import sys
 import time
@@ -15,7 +16,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from branchwork.runtime.grammar.compile import compile_constraint, compile_stop
+from branchwork.runtime.grammar.compile import compile_constraint, compile_stop, prepare
 from branchwork.runtime.grammar.reply import Reply
 from branchwork.runtime.grammar.stops import StopPattern
 from branchwork.runtime.wire.errors import ConstraintError
@@ -77,10 +78,10 @@ class Allowance:
             self.is_behind = True
 
     def come_forward(self) -> bool:
-        """Be as any process again; False if that is not allowed (it takes a privilege)."""
+        """Be as at the start again; False if that is not allowed (it takes a privilege)."""
         if self.is_behind:
             try:
-                os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+                os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
             except PermissionError:
                 return False
             self.is_behind = False
@@ -112,7 +113,7 @@ def _compiled(data: bytes) -> bytes:
     asked = _decoder.decode(data)
     if isinstance(asked, StopPattern):
         return msgspec.msgpack.encode(compile_stop(asked.pattern))
-    return compile_constraint(asked)
+    return compile_constraint(asked).to_bytes()
 
 
 def read_frame(stream: BinaryIO) -> bytes | None:
@@ -133,11 +134,16 @@ def main() -> None:
     """Serve until stdin ends."""
     memory_mib, cpu_s, clock_s = (float(argument) for argument in sys.argv[1:])
     os.nice(10)
+    # Work that comes does not push aside whoever runs: streams go on first.
+    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     sys.setrecursionlimit(RECURSION_LIMIT)
     allowance, at_first = Allowance(cpu_s), _address_space()
     most = at_first + (int(memory_mib) << 20)
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
     write_frame(sys.stdout.buffer, msgspec.msgpack.encode(Reply()))
+    for _ in prepare():
+        if select.select([sys.stdin], [], [], 0)[0]:
+            break
     is_last = False
     while not is_last and (frame := read_frame(sys.stdin.buffer)) is not None:
         # The parent kills us when we take too long; should it be gone itself, the alarm does.

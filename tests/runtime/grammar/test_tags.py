@@ -23,7 +23,7 @@ WORD = Tag("<w>", Regex("[a-z]+"), "</w>")
 
 
 def takes(constraint: Constraint, text: str) -> bool:
-    program = Program.from_bytes(compile_constraint(constraint))
+    program = Program.from_bytes(compile_constraint(constraint).to_bytes())
     matcher = MachineGrammar(program, lexicon_of(LETTERS)).start()
     return matcher.accept_bytes(text.encode()) and matcher.can_end()
 
