@@ -144,6 +144,8 @@ class _Figures:
     refused: int = 0
     wrong_accepts: int = 0
     wrong_rejects: int = 0
+    valid: int = 0
+    invalid: int = 0
     compile_ms: list[float] = field(default_factory=list)
     mask_us: list[float] = field(default_factory=list)
     accept_us: list[float] = field(default_factory=list)
@@ -156,8 +158,8 @@ class _Figures:
         return (
             100 * self.right / max(self.tasks, 1),
             self.refused,
-            self.wrong_accepts,
-            self.wrong_rejects,
+            f"{self.wrong_accepts} of {self.invalid}",
+            f"{self.wrong_rejects} of {self.valid}",
             _shares(self.compile_ms, 0.5, 0.99, 1.0),
             _shares(self.mask_us, 0.5, 0.99, 1.0),
             _shares(self.accept_us, 0.5, 0.99),
@@ -182,10 +184,13 @@ def _measure(engine: Any, vocabulary: BenchVocabulary, tasks: list[Task]) -> _Fi
             figures.refused += 1
             continue
         figures.compile_ms.append((time.perf_counter() - begin) * 1e3)
-        rejects = sum(not _takes(engine, vocabulary, grammar, t, figures) for t in task.valid)
-        accepts = sum(_takes(engine, vocabulary, grammar, t, figures) for t in task.invalid)
+        taken = [_takes(engine, vocabulary, grammar, text, figures) for text in task.valid]
+        not_stopped = [_takes(engine, vocabulary, grammar, text, figures) for text in task.invalid]
+        rejects, accepts = taken.count(False), not_stopped.count(True)
         figures.wrong_rejects += rejects
         figures.wrong_accepts += accepts
+        figures.valid += len(taken) - taken.count(None)
+        figures.invalid += len(not_stopped) - not_stopped.count(None)
         figures.right += bool(task.valid or task.invalid) and not rejects and not accepts
         if task.kind == "json":
             _measure_forced(engine, vocabulary, task, figures)
@@ -205,10 +210,22 @@ def _measure_forced(
 
 def _takes(
     engine: Any, vocabulary: BenchVocabulary, grammar: Any, text: str, figures: _Figures
-) -> bool:
-    """Walk a text's tokens by mask and accept; whether it passes to its end (too long: as far as it is walked)."""
+) -> bool | None:
+    """Whether a text passes to its end, token by token. None: it is not walked that far."""
+    try:
+        return _walk(engine, vocabulary, grammar, text, figures)
+    except (ConstraintError, ValueError, RuntimeError):
+        return False  # the engine gives the text up
+
+
+def _walk(
+    engine: Any, vocabulary: BenchVocabulary, grammar: Any, text: str, figures: _Figures
+) -> bool | None:
+    """Walk a text's tokens by mask and accept, as `_takes` says."""
     state, bits = engine.start(grammar), engine.bits
-    for token in vocabulary.encode(text)[:MAX_TOKENS]:
+    for place, token in enumerate(vocabulary.encode(text)):
+        if place == MAX_TOKENS:
+            return None
         begin = time.perf_counter_ns()
         engine.mask(state)
         masked = time.perf_counter_ns()
@@ -221,7 +238,7 @@ def _takes(
         if not accepted:
             return False
     engine.mask(state)
-    return len(text) > MAX_TOKENS or _is_set(bits, vocabulary.eos)
+    return _is_set(bits, vocabulary.eos)
 
 
 def _is_set(bits: "np.ndarray[Any, np.dtype[np.int32]]", token: int) -> bool:
