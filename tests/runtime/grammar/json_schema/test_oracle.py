@@ -53,6 +53,7 @@ def _flat() -> st.SearchStrategy[Any]:
         _with("multipleOf", st.sampled_from([1, 2, 3, 0.5, 0.25])),
         *(_with(k, count) for k in ("minLength", "maxLength", "minItems", "maxItems")),
         *(_with(k, count) for k in ("minProperties", "maxProperties")),
+        _with("uniqueItems", st.just(True)),
         _with("required", st.lists(st.sampled_from(KEYS), max_size=2, unique=True)),
         _with(
             "dependentRequired",
