@@ -45,6 +45,7 @@ MEANINGS = {
     "guided_choice": "vLLM's older name of `choices`",
     "guided_grammar": "vLLM's older name of `ebnf`",
     "any_whitespace": "blanks between JSON's parts are free; they are fixed otherwise",
+    "any_order": "keys come in any order; in that of the schema otherwise (also in `structured_outputs`)",
     "jump_forward": "false: sample also what the constraint decides",
     "length_safe": "false: do not keep tokens back to close the constraint",
     # the request

@@ -38,14 +38,18 @@ def gen(
     constraint: Constraint | None = None,
     strict: bool = True,
     whitespace: Literal["fixed", "any"] = "fixed",
+    order: Literal["declared", "any"] = "declared",
     on: Backend | None = None,
     **options: Unpack[GenOptions],
 ) -> Gen | Select:
     """A slot that the model fills; `s[name]` is its value.
 
     At most one form: `type` (any type; the value is an object of it), `dtype` (int, float, bool, str; the value is
-    text), `regex`, `json_schema` (`strict=False` lets what cannot be enforced go, and says so), `ebnf`, `choices`
-    (as `select`), or a `constraint` of the wire. `on` is another backend to ask. The options are in `RunOptions`.
+    text), `regex`, `json_schema`, `ebnf`, `choices` (as `select`), or a `constraint` of the wire. `on` is another
+    backend to ask. The options are in `RunOptions`.
+
+    Of a `json_schema`: `strict=False` lets what cannot be enforced go, and says so; `whitespace="any"` leaves the
+    blanks to the model, `order="any"` the order of the keys.
 
     Raises UnknownOption, InvalidParameter, ProgramError or ConstraintError where it is called.
 
@@ -68,12 +72,11 @@ def gen(
         )
     if choices is not None:
         return select(name, choices, choices_method=choices_method, on=on)
-    return Gen(name, own, _hole(given[0], values, strict, whitespace), on)
+    schema_form = holes.SchemaForm(strict, whitespace, order)
+    return Gen(name, own, _hole(given[0], values, schema_form), on)
 
 
-def _hole(
-    form: str, values: tuple[Any, ...], strict: bool, whitespace: Literal["fixed", "any"]
-) -> Hole:
+def _hole(form: str, values: tuple[Any, ...], schema_form: holes.SchemaForm) -> Hole:
     value = values[_FORMS.index(form)]
     match form:
         case "type":
@@ -83,7 +86,7 @@ def _hole(
         case "regex":
             return holes.of_regex(value)
         case "json_schema":
-            return holes.of_schema(value, strict, whitespace)
+            return holes.of_schema(value, schema_form)
         case "ebnf":
             return Hole(Ebnf(value))
         case _:

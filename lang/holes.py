@@ -7,7 +7,7 @@ import types
 from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
 from functools import lru_cache
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -88,16 +88,23 @@ def of_regex(pattern: str) -> Hole:
     return Hole(wire.Regex(pattern))
 
 
-def of_schema(
-    schema: str | Mapping[str, Any], strict: bool, whitespace: Literal["fixed", "any"]
-) -> Hole:
+class SchemaForm(NamedTuple):
+    """How the JSON of a schema is written, and whether all of the schema must be enforced."""
+
+    strict: bool = True
+    whitespace: Literal["fixed", "any"] = "fixed"
+    order: Literal["declared", "any"] = "declared"
+
+
+def of_schema(schema: str | Mapping[str, Any], form: SchemaForm) -> Hole:
     """The form of a JSON schema, as text or as a mapping. The slot's value stays its text."""
     text = schema if isinstance(schema, str) else json.dumps(schema)
     try:
         json.loads(text)
     except ValueError as error:
         raise ConstraintError(f"json_schema is no JSON: {error}", "json_schema") from None
-    return Hole(wire.JsonSchema(text, "strict" if strict else "best_effort", whitespace))
+    mode: Literal["strict", "best_effort"] = "strict" if form.strict else "best_effort"
+    return Hole(wire.JsonSchema(text, mode, form.whitespace, form.order))
 
 
 def of_type(type_: Any) -> Hole:

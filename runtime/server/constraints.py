@@ -32,9 +32,12 @@ class Wanted(NamedTuple):
 class Reading:
     """Reads the constraint of one request, within the server's bound on its size."""
 
-    def __init__(self, max_bytes: int, any_whitespace: bool = False) -> None:
+    def __init__(
+        self, max_bytes: int, any_whitespace: bool = False, any_order: bool = False
+    ) -> None:
         self.max_bytes = max_bytes
         self.any_whitespace = any_whitespace
+        self.any_order = any_order
 
     def wanted(self, fields: Constraining) -> Wanted:
         """The one constraint that `fields` name. Raises ApiError (400) for two, or one out of bounds.
@@ -72,6 +75,7 @@ class Reading:
             return []
         if group.disable_any_whitespace is False:
             self.any_whitespace = True
+        self.any_order = self.any_order or bool(group.any_order)
         at = "structured_outputs"
         found: list[tuple[str, Constraint]] = []
         if group.json is not None:
@@ -122,7 +126,10 @@ class Reading:
                 raise ApiError(f"{at} must be an object or a boolean", param=at)
         text = msgspec.json.encode(schema).decode()
         return JsonSchema(
-            self._text(text, at), "strict" if strict else "best_effort", self._whitespace
+            self._text(text, at),
+            "strict" if strict else "best_effort",
+            self._whitespace,
+            "any" if self.any_order else "declared",
         )
 
     @property

@@ -41,6 +41,7 @@ class StructuredOutputs(msgspec.Struct):
     json_object: bool | None = None
     structural_tag: str | JsonObject | None = None
     disable_any_whitespace: bool | None = None
+    any_order: bool | None = None
 
 
 class NamedSchema(msgspec.Struct):
@@ -104,6 +105,7 @@ class Constraining(Sampled, kw_only=True):
     guided_choice: list[str] | None = None
     guided_grammar: str | None = None
     any_whitespace: bool | None = None
+    any_order: bool | None = None
 
 
 class Generating(Constraining, kw_only=True):

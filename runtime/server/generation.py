@@ -154,7 +154,9 @@ class Limits:
 
     def reading(self, fields: Generating) -> Reading:
         """The reader of the request's constraint."""
-        return Reading(self.config.max_schema_bytes, bool(fields.any_whitespace))
+        return Reading(
+            self.config.max_schema_bytes, bool(fields.any_whitespace), bool(fields.any_order)
+        )
 
     def answers(self, wanted: int | None, name: str = "n") -> int:
         """How many answers to one prompt."""

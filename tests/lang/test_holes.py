@@ -192,6 +192,12 @@ def test_a_schema_may_be_text_or_a_mapping() -> None:
         bw.gen("x", json_schema="{")
 
 
+def test_the_keys_of_a_schema_come_in_the_order_that_is_asked_for() -> None:
+    gen = bw.gen("x", json_schema="{}", order="any", whitespace="any")
+    assert isinstance(gen, bw.Expr)
+    assert gen.hole.constraint == wire.JsonSchema("{}", "strict", "any", "any")  # type: ignore[union-attr]
+
+
 # ---------------------------------------------------------------------- partial objects
 
 

@@ -1,5 +1,6 @@
 """The whole runtime over a small random model: process, socket, tokenizer, grammar, engine."""
 
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from branchwork.runtime.wire.messages import (
     Close,
     Closed,
     Done,
+    Ebnf,
     Event,
     Failed,
     Gen,
@@ -27,6 +29,8 @@ from branchwork.runtime.wire.messages import (
     Regex,
     Sampling,
     Select,
+    StructuralTags,
+    Tag,
     Text,
     Tokens,
 )
@@ -94,6 +98,35 @@ def test_a_program_with_every_kind_of_slot(client: Client) -> None:
     assert set(slots["regex"].text) <= set("abc")
     assert slots["json"].text in ("true", "false")
     assert slots["choice"].text in ("Paris", "Rome")
+
+
+def test_free_text_goes_into_a_tag_at_its_trigger_and_out_at_its_end(client: Client) -> None:
+    tags = StructuralTags((Tag("<call>", JsonSchema('{"type": "boolean"}'), "</call>"),), ("<c",))
+    (trigger,) = byte_level().encode("<", add_special_tokens=False).ids
+    sampling = greedy(40, logit_bias=((trigger, 100.0),))
+    text = done(run(client, Text(0, "the"), Gen(0, "x", sampling, constraint=tags)))["x"].text
+    calls = r"<call>(?:true|false)</call>"
+    assert re.search(calls, text), text
+    # Outside of the tags anything may stand but what begins one.
+    assert "<c" not in re.sub(calls, "", text)
+
+
+def test_outlines_core_serves_what_it_can_and_refuses_the_rest(folder: Path) -> None:
+    with launch(model=str(folder), threads=1, kv_slots=4096, grammar_backend="outlines") as runtime:
+        client = runtime.connect()
+        heard = run(
+            client,
+            Gen(0, "regex", greedy(20), constraint=Regex("[a-c]{5}")),
+            Gen(0, "json", greedy(20), constraint=JsonSchema('{"type": "boolean"}')),
+            Gen(0, "ebnf", greedy(20), constraint=Ebnf('root ::= "a"')),
+        )
+        client.close()
+    slots = done(heard)
+    assert re.fullmatch("[a-c]{5}", slots["regex"].text)
+    assert slots["json"].text in ("true", "false")
+    (refused,) = [event for event in heard if isinstance(event, Failed)]
+    assert refused.slot == "ebnf"
+    assert "outlines-core" in refused.message
 
 
 def test_streamed_bytes_are_the_text(client: Client) -> None:

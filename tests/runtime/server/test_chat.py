@@ -17,6 +17,7 @@ from branchwork.runtime.wire.messages import (
     Open,
     Regex,
     StructuralTags,
+    Tag,
     Text,
     TokenLogprob,
 )
@@ -137,6 +138,21 @@ def test_reasons_are_openais(serving: Any, reason: str, matched: Any, shown: str
         ({"json_schema": {"type": "null"}}, JsonSchema('{"type":"null"}')),
         ({"guided_json": '{"type": "null"}'}, JsonSchema('{"type":"null"}')),
         ({"structured_outputs": {"json": True}}, JsonSchema("true")),
+        (
+            {
+                "response_format": {
+                    "type": "structural_tag",
+                    "structures": [{"begin": "<a>", "schema": {"type": "null"}, "end": "</a>"}],
+                    "triggers": ["<a"],
+                }
+            },
+            StructuralTags((Tag("<a>", JsonSchema('{"type":"null"}'), "</a>"),), ("<a",)),
+        ),
+        ({"json_schema": True, "any_order": True}, JsonSchema("true", order="any")),
+        (
+            {"structured_outputs": {"json": True, "any_order": True}},
+            JsonSchema("true", order="any"),
+        ),
         (
             {
                 "response_format": {
