@@ -33,6 +33,14 @@ MAX_STOP_STATES = 4096
 
 _JSON_SCHEMAS = {"value": "true", "object": '{"type": "object"}'}
 
+_USUAL: tuple[object, ...] = (
+    True,
+    {"uniqueItems": True},
+    {"type": "string", "minLength": 1},
+    *({"type": kind, "minimum": least} for kind in ("integer", "number") for least in (0, 1)),
+    *({"type": kind, "exclusiveMinimum": 0} for kind in ("integer", "number")),
+)
+
 
 def compile_constraint(constraint: Constraint) -> Program:
     """The program of a constraint; the same for every vocabulary.
@@ -57,8 +65,8 @@ def _uncollected() -> Iterator[None]:
 
 def prepare() -> Iterator[None]:
     """Make the automata that many schemas use, one a step: they are kept (the formats take 0.7 s together)."""
-    for name in FORMATS:
-        compile_constraint(JsonSchema(json.dumps({"type": "string", "format": name})))
+    for schema in (*_USUAL, *({"type": "string", "format": name} for name in FORMATS)):
+        compile_constraint(JsonSchema(json.dumps(schema)))
         yield
 
 
