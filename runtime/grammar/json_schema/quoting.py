@@ -37,20 +37,23 @@ def char_boundaries(inside: Dfa) -> tuple[bool, ...] | None:
 
     None where a state can be both: within a character, and after one.
     """
-    reached = {phase: {inside.start} if phase == "char" else set[int]() for phase in _PHASES}
-    waiting = [("char", inside.start)]
-    while waiting:
-        phase, state = waiting.pop()
-        row = inside.table[state, inside.classes]
+    reached = {phase: np.zeros(inside.num_states, np.bool_) for phase in _PHASES}
+    fresh = {"char": np.arange(inside.num_states) == inside.start}
+    while fresh:
+        phase, states = fresh.popitem()
+        reached[phase] |= states
+        rows = inside.table[states]
         for low, high, following in _PHASES[phase]:
-            for target in np.unique(row[low : high + 1]).tolist():
-                if target != DEAD and target not in reached[following]:
-                    reached[following].add(target)
-                    waiting.append((following, target))
-    within = set().union(*(states for phase, states in reached.items() if phase != "char"))
-    if not within.isdisjoint(reached["char"]):
+            targets = np.zeros(inside.num_states, np.bool_)
+            targets[rows[:, np.unique(inside.classes[low : high + 1])]] = True
+            targets[DEAD] = False
+            targets &= ~reached[following]
+            if targets.any():
+                fresh[following] = fresh.get(following, False) | targets
+    boundaries = reached.pop("char")
+    if any((boundaries & within).any() for within in reached.values()):
         return None
-    return tuple(state in reached["char"] for state in range(inside.num_states))
+    return tuple(boundaries.tolist())
 
 
 # What is being read, and by which bytes it goes on to what: UTF-8 and the escapes of `_escape`.
