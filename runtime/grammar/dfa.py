@@ -567,16 +567,30 @@ def chars(*ranges: tuple[int, int]) -> Dfa:
     return nfa.determinise(start, [end])
 
 
+_Sequence = tuple[tuple[int, int], ...]
+"""Ranges of the bytes of some characters, one after another."""
+
+
 def add_chars(nfa: Nfa, ranges: Iterable[tuple[int, int]], start: int, end: int) -> None:
-    """Edges from `start` to `end` over the UTF-8 of the code points; equal tails share their states."""
-    tails: dict[tuple[tuple[int, int], ...], int] = {(): end}
-    for low, high in ranges:
-        for sequence in utf8_ranges(low, high):
-            target = end
-            for index in range(len(sequence) - 1, 0, -1):
-                tail = sequence[index:]
-                if tail not in tails:
-                    tails[tail] = nfa.state()
-                    nfa.edge(tails[tail], *sequence[index], target)
-                target = tails[tail]
-            nfa.edge(start, *sequence[0], target)
+    """Edges from `start` to `end` over the UTF-8 of the code points.
+
+    Sequences that begin alike go on in one state, and so do those whose tails are equal: of ranges that do not overlap
+    these edges are deterministic.
+    """
+    states: dict[tuple[_Sequence, ...], int] = {}
+
+    def add(sequences: Iterable[_Sequence], state: int) -> None:
+        tails: dict[tuple[int, int], list[_Sequence]] = {}
+        for first, *tail in sequences:
+            tails.setdefault(first, []).append(tuple(tail))
+        for first, found in tails.items():
+            key = tuple(filter(None, found))
+            if len(key) < len(found):
+                nfa.edge(state, *first, end)
+            if key and key not in states:
+                states[key] = nfa.state()
+                add(key, states[key])
+            if key:
+                nfa.edge(state, *first, states[key])
+
+    add((sequence for low, high in ranges for sequence in utf8_ranges(low, high)), start)
