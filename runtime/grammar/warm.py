@@ -5,19 +5,21 @@ import numpy as np
 from branchwork.runtime.grammar import dfa, ir
 from branchwork.runtime.grammar.interface import Vocabulary
 from branchwork.runtime.grammar.lower import lower
-from branchwork.runtime.grammar.masks import Lexicon
+from branchwork.runtime.grammar.masks import LONG_TOKEN, Lexicon
 from branchwork.runtime.grammar.matcher import MachineGrammar
 
 
 def warm() -> None:
     """Call every function of the machine once, with the types that it meets."""
-    vocabulary = Vocabulary(tuple(bytes((byte,)) for byte in range(256)), (0,), 256)
+    single = tuple(bytes((byte,)) for byte in range(256))
+    vocabulary = Vocabulary((*single, b"a" * 2 * LONG_TOKEN), (0,), 257)
     lexicon = Lexicon(vocabulary)
     text = dfa.star(dfa.chars((0x20, 0x21), (0x23, 0x10FFFF)))
-    quote = dfa.literal(b'"')
+    quote, quotes = dfa.literal(b'"'), ir.Literal(b'"')
     string = ir.Piece(dfa.concat(quote, text, quote))
-    short = ir.Concat((ir.Literal(b'"'), ir.Chars(dfa.any_char(), 0, 2), ir.Literal(b'"')))
-    items = ir.Array((), ir.Alternation((string, short)), ir.FIXED, unique=True)
+    limits = (2, LONG_TOKEN + 8)
+    short = (ir.Concat((quotes, ir.Chars(dfa.any_char(), 0, most), quotes)) for most in limits)
+    items = ir.Array((), ir.Alternation((string, *short)), ir.FIXED, unique=True)
     root = ir.Object((ir.Property(b'"a"', items),), (ir.Extra(string.dfa, string),), ir.FIXED)
     matcher = MachineGrammar(lower(ir.Rules(root)), lexicon).start()
     row = np.zeros(vocabulary.mask_words, np.int32)
