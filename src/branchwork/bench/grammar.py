@@ -174,14 +174,16 @@ def _shares(values: list[float], *shares: float) -> str:
 def _measure(engine: Any, vocabulary: BenchVocabulary, tasks: list[Task]) -> _Figures:
     figures = _Figures()
     for task in tasks:
-        # A schema without instances can be neither right nor wrong.
-        figures.tasks += bool(task.valid or task.invalid)
+        # A schema without instances can be neither right nor wrong, but it can be refused.
+        has_instances = bool(task.valid or task.invalid)
+        figures.tasks += has_instances
         compile_ = engine.compile_json if task.kind == "json" else engine.compile_regex
         begin = time.perf_counter()
         try:
             grammar = compile_(task.constraint)
         except (ConstraintError, ValueError, RuntimeError):
             figures.refused += 1
+            figures.tasks += not has_instances
             continue
         figures.compile_ms.append((time.perf_counter() - begin) * 1e3)
         taken = [_takes(engine, vocabulary, grammar, text, figures) for text in task.valid]
@@ -191,7 +193,7 @@ def _measure(engine: Any, vocabulary: BenchVocabulary, tasks: list[Task]) -> _Fi
         figures.wrong_accepts += accepts
         figures.valid += len(taken) - taken.count(None)
         figures.invalid += len(not_stopped) - not_stopped.count(None)
-        figures.right += bool(task.valid or task.invalid) and not rejects and not accepts
+        figures.right += has_instances and not rejects and not accepts
         if task.kind == "json":
             _measure_forced(engine, vocabulary, task, figures)
     return figures
