@@ -8,6 +8,7 @@ T new tokens in a step · R requests in it · S slots in the pool · V vocabular
 """
 
 import importlib
+import os
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from branchwork.kernels.attention import (
     make_workspace,
     num_lines,
 )
-from branchwork.kernels.automaton import Automata, Places
+from branchwork.kernels.automaton import DONE, FORCED, Automata, Places
 from branchwork.kernels.configs import HEAD_DIMS, MAX_QUANTIZED_ROWS
 from branchwork.kernels.cpu.compiling import is_compiled, start_compiling
 from branchwork.kernels.cpu.host import Network, runs_compiled
@@ -33,6 +34,7 @@ from branchwork.kernels.device_rows import (
     make_sampling_workspace,
 )
 from branchwork.kernels.errors import KernelError
+from branchwork.kernels.lanes import Lanes, RowState, make_lanes
 from branchwork.kernels.linear import PackedLinear
 from branchwork.kernels.linear import pack as pack_linear
 from branchwork.kernels.quantized import QuantizedLinear, largest_stored, quantize_linear
@@ -40,29 +42,37 @@ from branchwork.kernels.sampling import NO_TOKEN, SamplingRows
 from branchwork.kernels.weights import DecoderWeights, LayerWeights
 
 __all__ = [
+    "DONE",
+    "FORCED",
+    "HEAD_DIMS",
     "NO_TOKEN",
     "AttentionWorkspace",
     "Automata",
     "DecoderWeights",
     "DeviceRows",
     "KernelError",
+    "Lanes",
     "LayerWeights",
     "Network",
     "PackedLinear",
     "Places",
     "QuantizedLinear",
+    "RowState",
     "SamplingRows",
     "SamplingWorkspace",
     "SharedPrefixes",
     "add_rms_norm",
+    "advance_rows",
     "attend",
     "check_slots",
     "code_identity",
     "device_rows",
     "embed",
+    "fill_lanes",
     "fsm_advance",
     "is_compiled",
     "linear",
+    "make_lanes",
     "make_sampling_workspace",
     "make_workspace",
     "pack_linear",
@@ -71,6 +81,7 @@ __all__ = [
     "rms_norm",
     "rope_store_kv",
     "runs_compiled",
+    "runs_triton",
     "sample",
     "sample_on_device",
     "silu_mul",
@@ -107,17 +118,22 @@ def _require_ints(
 
 def _require_head_dim(name: str, tensor: Tensor) -> None:
     """On a GPU a tile holds a whole head."""
-    if _on_gpu(tensor) and tensor.shape[-1] not in HEAD_DIMS:
+    if runs_triton(tensor) and tensor.shape[-1] not in HEAD_DIMS:
         raise KernelError(name, f"a head dimension of {HEAD_DIMS}", str(tensor.shape[-1]))
 
 
-def _on_gpu(tensor: Tensor) -> bool:
-    return tensor.device.type == "cuda"
+# Triton's own switch: its interpreter takes any tensor for one on a GPU.
+_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def runs_triton(tensor: Tensor) -> bool:
+    """Whether the operations on such a tensor are Triton's: on a GPU, and in Triton's interpreter."""
+    return tensor.device.type == "cuda" or _INTERPRETED
 
 
 def _form(tensor: Tensor, module: str) -> Any:
     """The module whose functions compute on the tensor's device."""
-    if not _on_gpu(tensor):
+    if not runs_triton(tensor):
         return reference
     # Triton is there on Linux only, and takes a second to import: only a GPU needs it.
     return importlib.import_module(f"branchwork.kernels.triton.{module}")
@@ -269,7 +285,7 @@ def attend(
     arguments = (
         q, k_pool, v_pool, slot_table, rows, query_start, kv_len, out, scale, window, k_scale, v_scale
     )  # fmt: skip
-    if not _on_gpu(q):
+    if not runs_triton(q):
         reference.attend(*arguments)
         return
     if workspace is None or max_new_tokens < 1:
@@ -341,6 +357,35 @@ def fsm_advance(tokens: Tensor, automata: Automata, places: Places) -> None:
     _form(tokens, "automaton").fsm_advance(tokens, automata, places)
 
 
+def fill_lanes(rows: RowState, slot_table: Tensor, lanes: Lanes) -> None:
+    """The beginning of a decode step: fill the lanes from the state of the rows that `lanes.row` names.
+
+    slot_table  [rows, max_len] int32; where a live row's token stands, its slot must be there
+    """
+    num_lanes, num_rows = lanes.row.shape[0], slot_table.shape[0]
+    _require_ints("slot_table", slot_table, -1, -1)
+    _require_rows(rows, num_rows)
+    for name in ("row", "token", "position", "slot", "kv_len", "state", "mask_row"):
+        _require_ints(name, getattr(lanes, name), num_lanes, device=slot_table.device)
+    _form(slot_table, "lanes").fill_lanes(rows, slot_table, lanes)
+
+
+def advance_rows(chosen: Tensor, lanes: Lanes, rows: RowState) -> None:
+    """The end of a decode step: the chosen tokens are what the lanes' rows compute next, each one place further on.
+
+    chosen  [B] int32; where it is NO_TOKEN, the row goes on with token 0, which nobody will ask for
+    A row stands in one lane at most. `lanes.state` and `lanes.mask_row` are those after the token.
+    """
+    _require_ints("chosen", chosen, lanes.row.shape[0])
+    _require_rows(rows, rows.token.shape[0] - 1)
+    _form(chosen, "lanes").advance_rows(chosen, lanes, rows)
+
+
+def _require_rows(rows: RowState, num_rows: int) -> None:
+    for name in ("token", "position", "state", "mask_row"):
+        _require_ints(f"rows.{name}", getattr(rows, name), num_rows + 1)
+
+
 def sample_on_device(
     logits: Tensor,
     rows: DeviceRows,
@@ -348,7 +393,7 @@ def sample_on_device(
     workspace: SamplingWorkspace,
     logprobs: Tensor | None = None,
 ) -> None:
-    """As `sample`, with all its inputs on a GPU; the same choice.
+    """As `sample`, with all its inputs on the logits' device; the same choice.
 
     logits    [R, V]  float32 | bfloat16; rows may lie apart
     logprobs  [R]     float32: of the chosen token in the model's own distribution; −inf where nothing may follow
@@ -356,10 +401,11 @@ def sample_on_device(
     _require_ints("out", out, logits.shape[0])
     if logits.stride(1) != 1:
         raise KernelError("logits", "rows without gaps", f"strides {logits.stride()}")
-    if not _on_gpu(logits):
-        raise KernelError("logits", "a tensor on a GPU", str(logits.device))
     _require("temperature", rows.temperature, rows.temperature, logits.shape[0])
-    _form(logits, "sampling").sample(logits, rows, out, logprobs, workspace)
+    if runs_triton(logits):
+        _form(logits, "sampling").sample(logits, rows, out, logprobs, workspace)
+    else:
+        reference.sample_on_device(logits, rows, out, logprobs)
 
 
 def silu_mul(gate_up: Tensor, out: Tensor) -> None:

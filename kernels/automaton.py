@@ -31,7 +31,7 @@ class Automata:
 class Places:
     """Where R requests stand; int32 [R], and int8 [R] for the flags.
 
-    grammar   below 0: the request has none, and nothing of it changes
+    grammar   below 0: the request has none; its state and its line stay as they are
     state     its place in the machine
     mask_row  its line in the masks; below 0: any token
     done      1 when nothing may follow, or when the token may not

@@ -1,5 +1,6 @@
 """`SamplingRows` as a device reads them, and the room that sampling works in."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,8 +73,10 @@ def make_sampling_workspace(
     )  # fmt: skip
 
 
-def device_rows(rows: SamplingRows, num_ids: int, device: torch.device | str) -> DeviceRows:
-    """Copy rows to a device. Edits are laid out by token, and left out where no row has any."""
+def device_rows(
+    rows: SamplingRows, num_ids: int, copy: Callable[[np.ndarray], Tensor] = torch.from_numpy
+) -> DeviceRows:
+    """Rows as `copy` puts them on a device. Edits are laid out by token, and left out where no row has any."""
     words = -(-num_ids // 32)
     edits = _edits(rows, num_ids)
     edited, seen, bias = (None, None, None) if edits is None else edits
@@ -81,16 +84,13 @@ def device_rows(rows: SamplingRows, num_ids: int, device: torch.device | str) ->
     lines = np.where(rows.has_mask, np.arange(rows.num_rows), -1).astype(np.int32)
 
     def there(array: np.ndarray | None) -> Tensor | None:
-        return None if array is None else torch.from_numpy(array).to(device)
-
-    def always(array: np.ndarray) -> Tensor:
-        return torch.from_numpy(array).to(device)
+        return None if array is None else copy(array)
 
     return DeviceRows(
-        temperature=always(rows.temperature), top_p=always(rows.top_p), min_p=always(rows.min_p),
-        top_k=always(rows.top_k), repetition_penalty=always(rows.repetition_penalty),
-        frequency_penalty=always(rows.frequency_penalty), presence_penalty=always(rows.presence_penalty),
-        seed=always(rows.seed), position=always(rows.position), mask=always(mask), mask_row=always(lines),
+        temperature=copy(rows.temperature), top_p=copy(rows.top_p), min_p=copy(rows.min_p),
+        top_k=copy(rows.top_k), repetition_penalty=copy(rows.repetition_penalty),
+        frequency_penalty=copy(rows.frequency_penalty), presence_penalty=copy(rows.presence_penalty),
+        seed=copy(rows.seed), position=copy(rows.position), mask=copy(mask), mask_row=copy(lines),
         edited=there(edited), seen=there(seen), bias=there(bias),
     )  # fmt: skip
 

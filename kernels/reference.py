@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from branchwork.kernels.automaton import DONE, FORCED, Automata, Places
+from branchwork.kernels.device_rows import DeviceRows
+from branchwork.kernels.lanes import Lanes, RowState
 from branchwork.kernels.quantized import QuantizedLinear, dequantize, quantize_heads
 from branchwork.kernels.sampling import NO_TOKEN, SamplingRows, random_uniform
 
@@ -143,7 +145,7 @@ def fsm_advance(tokens: Tensor, automata: Automata, places: Places) -> None:
     """See `api.fsm_advance`; one request after another."""
     for i, grammar in enumerate(places.grammar.tolist()):
         if grammar < 0:
-            places.mask_row[i], places.done[i], places.forced[i] = -1, 0, 0
+            places.done[i], places.forced[i] = 0, 0
             continue
         state, token = int(places.state[i]), int(tokens[i])
         following = -1
@@ -158,6 +160,27 @@ def fsm_advance(tokens: Tensor, automata: Automata, places: Places) -> None:
         done = bool(flags & DONE) or following < 0
         places.state[i], places.mask_row[i] = state, row
         places.done[i], places.forced[i] = done, bool(flags & FORCED) and not done
+
+
+def fill_lanes(rows: RowState, slot_table: Tensor, lanes: Lanes) -> None:
+    """See `api.fill_lanes`; one lane after another."""
+    num_rows = slot_table.shape[0]
+    for lane, row in enumerate(lanes.row.tolist()):
+        position = int(rows.position[row])
+        lanes.token[lane], lanes.position[lane] = rows.token[row], position
+        lanes.slot[lane] = slot_table[row, position] if row < num_rows else -1
+        lanes.kv_len[lane] = position + 1 if row < num_rows else 0
+        lanes.drawn_at[lane] = position + 1
+        lanes.state[lane], lanes.mask_row[lane] = rows.state[row], rows.mask_row[row]
+
+
+def advance_rows(chosen: Tensor, lanes: Lanes, rows: RowState) -> None:
+    """See `api.advance_rows`; one lane after another."""
+    for lane, row in enumerate(lanes.row.tolist()):
+        if row < rows.token.shape[0] - 1:
+            rows.token[row] = max(int(chosen[lane]), 0)
+            rows.position[row] += 1
+            rows.state[row], rows.mask_row[row] = lanes.state[lane], lanes.mask_row[lane]
 
 
 def target_logprobs(logits: Tensor, targets: Tensor, out: Tensor) -> None:
@@ -210,10 +233,15 @@ def choice_weights(logits_row: Tensor, rows: SamplingRows, row: int) -> Tensor:
     if rows.has_mask[row]:
         mask = torch.from_numpy(rows.mask[row])
         scores = scores.masked_fill(~_allowed(mask, scores.shape[0]), -math.inf)
+    cut = float(rows.temperature[row]), int(rows.top_k[row]), float(rows.top_p[row])
+    return _weights(scores, *cut, float(rows.min_p[row]))
+
+
+def _weights(scores: Tensor, temperature: float, top_k: int, top_p: float, min_p: float) -> Tensor:
+    """The distribution over one row's scores in float64, cut; all 0 if nothing may follow."""
     best = scores.max()
     if best == -math.inf:
         return torch.zeros_like(scores)
-    temperature = float(rows.temperature[row])
     if temperature == 0.0:
         weights = torch.zeros_like(scores)
         weights[(scores == best).nonzero()[0, 0]] = 1.0
@@ -221,27 +249,56 @@ def choice_weights(logits_row: Tensor, rows: SamplingRows, row: int) -> Tensor:
     weights = ((scores - best) / temperature).exp()
     order = weights.sort(descending=True, stable=True)
     kept = order.values.clone()
-    if rows.top_k[row] > 0:
-        kept[int(rows.top_k[row]) :] = 0.0
-    if rows.top_p[row] < 1.0:
+    if top_k > 0:
+        kept[top_k:] = 0.0
+    if top_p < 1.0:
         before = kept.cumsum(0) - kept
-        kept[before >= float(rows.top_p[row]) * kept.sum()] = 0.0
-    kept[order.values < float(rows.min_p[row])] = 0.0
+        kept[before >= top_p * kept.sum()] = 0.0
+    kept[order.values < min_p] = 0.0
     kept[0] = order.values[0]
     weights = torch.zeros_like(weights).index_copy_(0, order.indices, kept)
     return weights / weights.sum()
+
+
+def _draw(weights: Tensor, seed: int, position: int) -> int:
+    """A token by the inverse of the cumulative distribution in the order of ids; NO_TOKEN where nothing may follow."""
+    if not bool(weights.any()):
+        return NO_TOKEN
+    point = random_uniform(seed, position)
+    place = int(torch.searchsorted(weights.cumsum(0), point, right=True))
+    # The last kept token takes what rounding leaves.
+    return min(place, int(weights.nonzero()[-1, 0]))
 
 
 def sample(logits: Tensor, rows: SamplingRows, out: Tensor) -> None:
     """See `api.sample`."""
     for row in range(rows.num_rows):
         weights = choice_weights(logits[row], rows, row)
-        if not bool(weights.any()):
-            out[row] = NO_TOKEN
-            continue
-        # Inverse of the cumulative distribution in the order of ids; the last kept token
-        # takes what rounding leaves.
-        point = random_uniform(int(rows.seed[row]), int(rows.position[row]))
-        place = int(torch.searchsorted(weights.cumsum(0), point, right=True))
-        last = int(weights.nonzero()[-1, 0])
-        out[row] = min(place, last)
+        out[row] = _draw(weights, int(rows.seed[row]), int(rows.position[row]))
+
+
+def sample_on_device(
+    logits: Tensor, rows: DeviceRows, out: Tensor, logprobs: Tensor | None
+) -> None:
+    """See `api.sample_on_device`; one row after another."""
+    num_ids = logits.shape[1]
+    for row in range(len(out)):
+        scores = logits[row].double()
+        scores = torch.where(scores.isnan(), -math.inf, scores)
+        raw = scores
+        if rows.edited is not None and rows.seen is not None and rows.bias is not None:
+            repetition = float(rows.repetition_penalty[row])
+            scaled = torch.where(scores > 0, scores / repetition, scores * repetition)
+            scores = torch.where((rows.seen[row] & 1) != 0, scaled, scores)
+            count = rows.seen[row] >> 1
+            scores = scores - float(rows.frequency_penalty[row]) * count
+            scores = scores - float(rows.presence_penalty[row]) * (count > 0).double()
+            scores = scores + rows.bias[row].double()
+        line = int(rows.mask_row[row])
+        if line >= 0:
+            scores = scores.masked_fill(~_allowed(rows.mask[line], num_ids), -math.inf)
+        cut = float(rows.temperature[row]), int(rows.top_k[row]), float(rows.top_p[row])
+        weights = _weights(scores, *cut, float(rows.min_p[row]))
+        out[row] = token = _draw(weights, int(rows.seed[row]), int(rows.position[row]))
+        if logprobs is not None:
+            logprobs[row] = raw[token] - raw.logsumexp(0) if token >= 0 else -math.inf

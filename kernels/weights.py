@@ -10,19 +10,19 @@ class LayerWeights:
     """One layer; each weight is [out, in].
 
     q, k and v are applied together, and so are gate and up. They are given in parts, which may be views of a
-    file: only who lays them out for its device joins them.
+    file, or joined already (one part): only who lays them out for its device joins them.
     `window` is how many positions the layer looks back over, its own included; 0: all.
     """
 
     attention_norm: Tensor
-    qkv: tuple[Tensor, Tensor, Tensor]
+    qkv: tuple[Tensor, ...]
     qkv_bias: Tensor | None
     q_norm: Tensor | None
     k_norm: Tensor | None
     out: Tensor
     out_bias: Tensor | None
     mlp_norm: Tensor
-    gate_up: tuple[Tensor, Tensor]
+    gate_up: tuple[Tensor, ...]
     gate_up_bias: Tensor | None
     down: Tensor
     down_bias: Tensor | None

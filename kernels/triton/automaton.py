@@ -38,7 +38,7 @@ def fsm_advance_kernel(
     flag = tl.load(flags + row, mask=bound, other=0).to(tl.int32)
     done = ((flag & _DONE) != 0) | (bound & (allowed == 0))
     tl.store(states + request, state, mask=bound)
-    tl.store(mask_rows + request, tl.where(bound, row, -1), mask=real)
+    tl.store(mask_rows + request, row, mask=bound)
     tl.store(dones + request, done.to(tl.int8), mask=real)
     tl.store(forceds + request, (((flag & _FORCED) != 0) & (done == 0)).to(tl.int8), mask=real)
 

@@ -130,6 +130,7 @@ def _candidates(
 
     top-k   the k-th highest of the chunks' highest scores: as many tokens are no lower
     top-p   tokens lighter than (1 - p) · sum / V weigh less than 1 - p all together
+    With top-k, top-p is a share of what that kept: then all of those are candidates, however light.
     """
     k, p, least, _ = _cuts(row, width, temperature, top_k, top_p, min_p)
     warmth = tl.load(temperature + row)
@@ -141,6 +142,7 @@ def _candidates(
     lowest = tl.where(k <= tl.num_programs(1), lowest, -float("inf"))
     # Half of the bound: the sum is rounded.
     lightest = tl.maximum(0.5 * (1 - p) * tl.sum(sums, 0) / width, least)
+    lightest = tl.where(k < width, 0.0, lightest)
     token = chunk * CHUNK + tl.arange(0, CHUNK)
     real = token < width
     score = _scores(
@@ -248,9 +250,13 @@ def _first_past(weights, passed, point, place, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _draw_from_list(weights, tokens, num, k, p, least, uniform, BLOCK: tl.constexpr):
-    """Draw from a row's candidates, cut exactly: top-k, then top-p among those, then min-p."""
+def _draw_from_list(weights, tokens, num, k, p, least, whole, width, uniform, BLOCK: tl.constexpr):
+    """Draw from a row's candidates, cut exactly: top-k, then top-p among those, then min-p.
+
+    `whole` is the mass of all tokens: without top-k, too light ones are no candidates, but part of what top-p shares.
+    """
     threshold, num_equal, total = _cut(weights, num, k, float("inf"), BLOCK)
+    total = tl.where(k < width, total, whole)
     if p < 1:
         threshold, num_equal, total = _cut(
             weights, num, num + 1, tl.maximum(p * total, _LEAST_MASS), BLOCK
@@ -311,8 +317,9 @@ def choose_kernel(
             tl.load(chunk_count + row * num_chunks + place, mask=place < num_chunks, other=0), 0
         )
         token = _draw_from_list(
-            list_weight + row * width, list_token + row * width, num, k, p, least, uniform, BLOCK
-        )
+            list_weight + row * width, list_token + row * width, num, k, p, least, tl.sum(sums, 0), width, uniform,
+            BLOCK,
+        )  # fmt: skip
     else:
         point = (uniform * tl.sum(sums, 0)).to(tl.float32)
         chunk, _ = _first_past(sums, 0.0, point, place, CHUNKS)

@@ -16,6 +16,7 @@ from tests.kernels.sampling_rows import VOCAB, Row, make_rows
 from torch import Tensor
 
 from branchwork.kernels.automaton import Automata, Places
+from branchwork.kernels.lanes import Lanes, RowState
 from branchwork.kernels.quantized import quantize_heads, quantize_linear
 from branchwork.kernels.reference import choice_weights
 from branchwork.kernels.sampling import random_uniform
@@ -327,6 +328,7 @@ _CUTS = [
     {"top_p": 0.9}, {"top_p": 0.5}, {"top_p": 0.0}, {"min_p": 0.1}, {"min_p": 1.0},
     {"top_k": 20, "top_p": 0.8, "min_p": 0.02, "temperature": 1.5}, {"top_k": 3, "top_p": 0.99},
 ]  # fmt: skip
+_LIGHT = [{"top_p": 0.7}, {"top_p": 0.7, "top_k": 270}, {"top_p": 0.8, "min_p": 0.02}]
 _MASKS: list[tuple[int, ...] | None] = [
     None,
     (),
@@ -358,6 +360,8 @@ SAMPLING = [
         *(Row(temperature=0.0) for _ in range(3)), ties=True)),
     _sample("bfloat16", lambda: sampling(*(Row(seed=-s, **c) for s, c in enumerate(_CUTS)), dtype=BF16)),
     _sample("logits of 1e4", lambda: sampling(*(Row(seed=s, **c) for s, c in enumerate(_CUTS)), magnitude=1e4)),
+    _sample("a light tail", lambda: sampling(
+        *(Row(seed=s, position=s, **c) for s in range(4) for c in _LIGHT), vocab=288, magnitude=2.0)),
     _sample("logits nearly flat", lambda: sampling(*(Row(seed=s, **c) for s, c in enumerate(_CUTS)), magnitude=1e-3)),
     _sample("several blocks of candidates", lambda: sampling(
         *(Row(seed=2**62 + s, position=s, **c) for s, c in enumerate(_CUTS)), vocab=333, magnitude=0.5)),
@@ -402,7 +406,45 @@ def quantized(
     return {"x": x, "weight": quantize_linear(weight, bits, group, added), "out": out}
 
 
+def lanes(**found: Tensor) -> Lanes:
+    """Six lanes, two of them padding (five rows); whatever is not given is 77."""
+    unset = {name: torch.full((6,), 77, dtype=torch.int32) for name in Lanes.__slots__}
+    unset["drawn_at"] = unset["drawn_at"].long()
+    return Lanes(**{**unset, "row": ints(3, 5, 0, 4, 5, 1), **found})
+
+
+def row_state() -> RowState:
+    return RowState.of(
+        torch.stack(
+            (
+                ints(11, 12, 13, 14, 15, 0),
+                ints(0, 6, 2, 3, 1, 0),
+                ints(21, 22, 23, 24, 25, 26),
+                ints(31, 32, -1, -1, 35, -1),
+            )
+        )
+    )
+
+
+def filling() -> dict[str, Any]:
+    """Rows in another order than their lanes, at the first and at the last place of the table."""
+    table = torch.randperm(35, generator=torch.Generator().manual_seed(0)).int().view(5, 7)
+    filled = lanes()
+    written = {name: getattr(filled, name) for name in Lanes.__slots__ if name != "row"}
+    return {"rows": row_state(), "slot_table": table, "lanes": filled, **written}
+
+
+def advancing() -> dict[str, Any]:
+    """Row 2 is in no lane; one lane has nothing that may follow."""
+    rows = row_state()
+    after = lanes(state=ints(1, 2, 3, 4, 5, 6), mask_row=ints(7, -1, 8, -1, 9, 10))
+    written = {f"rows_{name}": getattr(rows, name) for name in RowState.__slots__}
+    return {"chosen": ints(5, 6, -1, 7, 8, 9), "lanes": after, "rows": rows, **written}
+
+
 TABLES = [
+    Case("fill_lanes", "padding", filling, tuple(n for n in Lanes.__slots__ if n != "row")),
+    Case("advance_rows", "padding", advancing, tuple(f"rows_{n}" for n in RowState.__slots__)),
     Case("fsm_advance", "two machines", automata, ("state", "mask_row", "done", "forced")),
     *(
         Case("quantized_linear", f"{b} bits, group {g}, {m} rows, {d}",

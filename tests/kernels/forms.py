@@ -20,7 +20,7 @@ from branchwork.kernels.configs import (
 )
 from branchwork.kernels.device_rows import device_rows, make_sampling_workspace
 from branchwork.kernels.sampling import SamplingRows
-from branchwork.kernels.triton import attention, automaton, linear, pointwise, sampling
+from branchwork.kernels.triton import attention, automaton, lanes, linear, pointwise, sampling
 
 Call = Callable[..., None]
 
@@ -107,13 +107,21 @@ def triton_sample(logits: Tensor, rows: SamplingRows, out: Tensor, logprobs: Ten
         tensor.fill_(math.nan)
     for tensor in (work.chunk_token, work.chunk_count, work.list_token):
         tensor.fill_(2**31 - 1)
-    there = device_rows(rows, logits.shape[1], logits.device)
+    there = device_rows(rows, logits.shape[1], lambda a: torch.from_numpy(a).to(logits.device))
     sampling.sample(logits, there, out, logprobs, work, CHUNKS)
 
 
 def advance(form: Call) -> Call:
     """A case names the tensors of `places` too, as what is written."""
     return lambda tokens, automata, places, **_: form(tokens, automata, places)
+
+
+def fill(form: Call) -> Call:
+    return lambda rows, slot_table, lanes, **_: form(rows, slot_table, lanes)
+
+
+def end(form: Call) -> Call:
+    return lambda chosen, lanes, rows, **_: form(chosen, lanes, rows)
 
 
 REFERENCE: dict[str, Call] = {
@@ -126,6 +134,8 @@ REFERENCE: dict[str, Call] = {
     "embed": reference.embed,
     "sample": reference_sample,
     "fsm_advance": advance(reference.fsm_advance),
+    "fill_lanes": fill(reference.fill_lanes),
+    "advance_rows": end(reference.advance_rows),
     "quantized_linear": reference.quantized_linear,
 }
 
@@ -141,5 +151,7 @@ TRITON: dict[str, Call] = {
     "embed": pointwise.embed,
     "sample": triton_sample,
     "fsm_advance": advance(automaton.fsm_advance),
+    "fill_lanes": fill(lanes.fill_lanes),
+    "advance_rows": end(lanes.advance_rows),
     "quantized_linear": linear.quantized_linear,
 }

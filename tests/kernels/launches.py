@@ -9,8 +9,9 @@ from branchwork.kernels.attention import SharedPrefixes, make_workspace
 from branchwork.kernels.automaton import Automata, Places
 from branchwork.kernels.configs import DECODE, cascade_config, extend_config
 from branchwork.kernels.device_rows import DeviceRows, make_sampling_workspace
+from branchwork.kernels.lanes import Lanes, RowState
 from branchwork.kernels.quantized import QuantizedLinear
-from branchwork.kernels.triton import attention, automaton, linear, pointwise, sampling
+from branchwork.kernels.triton import attention, automaton, lanes, linear, pointwise, sampling
 
 HEADS, KV_HEADS, D, HIDDEN, WIDTH, VOCAB = 32, 8, 128, 4096, 14336, 128_256
 BF16 = torch.bfloat16
@@ -99,6 +100,15 @@ def advance() -> None:
     automaton.fsm_advance(ints(64), machines, Places(ints(64), ints(64), ints(64), flags, flags))
 
 
+def lanes_of_a_step() -> None:
+    rows = RowState(*(ints(257) for _ in range(4)))
+    filled = Lanes(
+        *(empty(64, dtype=torch.int64 if n == "drawn_at" else torch.int32) for n in Lanes.__slots__)
+    )
+    lanes.fill_lanes(rows, ints(256, 8192), filled)
+    lanes.advance_rows(ints(64), filled, rows)
+
+
 def quantized(bits: int) -> None:
     stored = (
         empty(HIDDEN, WIDTH // 2, dtype=torch.uint8)
@@ -130,6 +140,7 @@ LAUNCHES: dict[str, Callable[[int], None]] = {
     "sample": lambda arch: sample(),
     "sample, no edits": lambda arch: sample(edits=False),
     "fsm_advance": lambda arch: advance(),
+    "lanes": lambda arch: lanes_of_a_step(),
     "int4 linear": lambda arch: quantized(4),
     "int8 linear": lambda arch: quantized(8),
 }

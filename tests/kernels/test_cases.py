@@ -13,14 +13,20 @@ from tests.kernels.cases import CASES, Case, compare, widened
 from tests.kernels.forms import REFERENCE, TRITON
 from torch import Tensor
 
+from branchwork.kernels import api
+from branchwork.kernels.device_rows import device_rows, make_sampling_workspace
+
 ROOT = Path(__file__).parents[2]
+
+SAMPLING_CASES = [case for case in CASES if case.operation == "sample"]
 
 PROCESSES = [
     ["attend: decode", "attend_as_tuned"],
     ["attend: shared"],
     ["attend: extend"],
     ["sample"],
-    ["rope_store_kv", "rms_norm", "add_rms_norm", "silu_mul", "embed", "fsm_advance", "quantized_linear"],
+    ["rope_store_kv", "rms_norm", "add_rms_norm", "silu_mul", "embed", "fsm_advance", "fill_lanes", "advance_rows",
+     "quantized_linear"],
 ]  # fmt: skip
 """The cases that share a process of the interpreter, by the beginning of their names."""
 
@@ -49,6 +55,17 @@ def test_triton_is_the_reference_in_the_interpreter(prefixes: list[str]) -> None
     assert [line["case"] for line in lines if "case" in line] == wanted
 
 
+@pytest.mark.parametrize("case", SAMPLING_CASES, ids=str)
+def test_rows_laid_out_for_a_device_choose_the_same_in_the_reference(case: Case) -> None:
+    found, expected = case.make(), widened(case.make())
+    logits, out = found["logits"], found["out"]
+    rows = device_rows(found["rows"], logits.shape[1])
+    work = make_sampling_workspace(len(out), logits.shape[1], "cpu")
+    api.sample_on_device(logits, rows, out, work, found["logprobs"])
+    REFERENCE["sample"](**expected)
+    assert compare(case, found, expected) is None
+
+
 def test_every_case_has_a_process() -> None:
     names = [name for prefixes in PROCESSES for name in prefixes]
     for case in CASES:
@@ -59,7 +76,8 @@ def test_every_case_has_a_process() -> None:
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_triton_is_the_reference_on_a_device(case: Case) -> None:
     found, expected = case.make(), widened(case.make())
-    there = {name: _moved(value) for name, value in found.items()}
+    moved: dict[int, Tensor] = {}
+    there = {name: _moved(value, moved) for name, value in found.items()}
     TRITON[case.operation](**there)
     torch.cuda.synchronize()
     REFERENCE[case.operation](**expected)
@@ -67,14 +85,23 @@ def test_triton_is_the_reference_on_a_device(case: Case) -> None:
     assert compare(case, found | back, expected) is None
 
 
-def _moved(value: Any) -> Any:
-    """A tensor, or a dataclass of tensors, on the device; views keep their strides."""
+def _moved(value: Any, moved: dict[int, Tensor]) -> Any:
+    """A tensor, or a dataclass of tensors, on the device; views keep their strides, and one tensor stays one."""
     if isinstance(value, Tensor):
-        storage = value.untyped_storage()
-        whole = torch.empty(0, dtype=value.dtype).set_(storage).cuda()
-        return whole.as_strided(value.shape, value.stride(), value.storage_offset())
+        if id(value) not in moved:
+            storage = value.untyped_storage()
+            whole = torch.empty(0, dtype=value.dtype).set_(storage).cuda()
+            moved[id(value)] = whole.as_strided(value.shape, value.stride(), value.storage_offset())
+        return moved[id(value)]
     if hasattr(value, "__dataclass_fields__"):
-        return type(value)(
-            **{name: _moved(getattr(value, name)) for name in value.__dataclass_fields__}
-        )
+        fields = {name: _moved(getattr(value, name), moved) for name in value.__dataclass_fields__}
+        return type(value)(**fields)
     return value
+
+
+def test_a_tensor_under_two_names_is_one_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Tensor, "cuda", Tensor.clone)
+    found, moved = next(c for c in CASES if c.operation == "fsm_advance").make(), {}
+    there = {name: _moved(value, moved) for name, value in found.items()}
+    assert there["places"].state is there["state"]
+    assert there["state"] is not found["state"]

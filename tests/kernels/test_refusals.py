@@ -9,6 +9,7 @@ from tests.kernels.cases import (
     BF16,
     F32,
     INT8,
+    advancing,
     attention,
     automata,
     ints,
@@ -122,10 +123,15 @@ def test_the_other_operations_refuse() -> None:
     with pytest.raises(KernelError, match="k_norm: expected a norm for both of q and k"):
         api.rope_store_kv(**rope((4, 2, 16), F32) | {"q_norm": torch.ones(16)})
     choice = sampling(Row(), Row())
-    rows = api.device_rows(choice["rows"], 100, "cpu")
+    rows = api.device_rows(choice["rows"], 100)
     work = api.make_sampling_workspace(2, 100, "cpu")
-    with pytest.raises(KernelError, match="logits: expected a tensor on a GPU, found cpu"):
-        api.sample_on_device(choice["logits"], rows, choice["out"], work)
+    with pytest.raises(KernelError, match="logits: expected rows without gaps"):
+        api.sample_on_device(choice["logits"].T.contiguous().T, rows, choice["out"], work)
+    lanes = advancing()
+    with pytest.raises(KernelError, match=r"chosen: expected shape \[6\], found shape \[2\]"):
+        api.advance_rows(ints(1, 2), lanes["lanes"], lanes["rows"])
+    with pytest.raises(KernelError, match=r"rows.token: expected shape \[4\], found shape \[6\]"):
+        api.fill_lanes(lanes["rows"], torch.zeros(3, 9, dtype=torch.int32), lanes["lanes"])
 
 
 def test_a_call_on_a_gpu_reaches_triton() -> None:

@@ -273,12 +273,16 @@ def sample() -> Iterator[Item]:
         "top-p 0.9": (0.8, 0, 0.9),
     }
     for name, (temperature, top_k, top_p) in ways.items():
-        rows = api.device_rows(_rows(num_rows, words, temperature, top_k, top_p), VOCAB, DEVICE)
+        rows = api.device_rows(_rows(num_rows, words, temperature, top_k, top_p), VOCAB, _there)
         peer = partial(_torch_sample, logits, temperature, top_p)
         yield Item(
             f"sample {name}", partial(api.sample_on_device, logits, rows, out, workspace),
             2.0 * logits.numel(), peer="" if top_k else "torch, no mask", peer_work=None if top_k else peer,
         )  # fmt: skip
+
+
+def _there(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(array).to(DEVICE)
 
 
 def _torch_sample(logits: Tensor, temperature: float, top_p: float) -> Tensor:
