@@ -6,6 +6,7 @@ shared; and its pool remembers whose K/V lies in each slot, so that reading a wr
 
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -13,9 +14,19 @@ import numpy.typing as npt
 
 from branchwork.runtime.engine.engine import Engine
 from branchwork.runtime.grammar.interface import Vocabulary
+from branchwork.runtime.grammar.token_machine import TokenMachine
 from branchwork.runtime.inbox import Arrival, Operation
 from branchwork.runtime.kv import Ints, KvArrays, KvShapes, Store
-from branchwork.runtime.plan import Plan, Sample, Scored, Segment, SegmentResult, StepResult
+from branchwork.runtime.plan import (
+    CHOSEN,
+    Plan,
+    Sample,
+    Scored,
+    Segment,
+    SegmentResult,
+    StepResult,
+)
+from branchwork.runtime.runner import Computed, Runner
 from branchwork.runtime.wire.config import RuntimeConfig
 from branchwork.runtime.wire.messages import Event
 
@@ -69,21 +80,38 @@ class MockRunner:
 
     A slot holds the hash of the prefix that ends with its token. A step asserts that the slots it is told to read
     are one unbroken chain of hashes from position 0 on: K/V of these very tokens at these very positions.
+
+    With `steps_ahead` it is like a device whose results come late: each step is computed in its turn.
     """
 
     def __init__(
-        self, vocabulary: Vocabulary, num_slots: int, max_rows: int = 256, max_len: int = 4096
+        self,
+        vocabulary: Vocabulary,
+        num_slots: int,
+        max_rows: int = 256,
+        max_len: int = 4096,
+        steps_ahead: int = 0,
+        num_machines: int = 0,
     ) -> None:
         self.vocabulary = vocabulary
+        self.num_machines = num_machines
+        self.steps_ahead = steps_ahead
         self.num_slots = num_slots
         self.max_len = max_len
         self.num_steps = 0
         self.num_computed = 0
         self._table = np.zeros((max_rows, max_len), np.int32)
+        self._chosen: dict[int, int] = {}  # by row: what its last step chose
+        self._state: dict[int, int] = {}  # by row: where its machine stands
+        self._machines: list[TokenMachine | None] = [None] * num_machines
         self._token = np.zeros(num_slots, np.int64)
         self._hash = np.zeros(num_slots, np.uint64)
         self._taste = _tastes(vocabulary)
         self._tokens = np.arange(vocabulary.size, dtype=np.uint64)
+
+    def launch(self, plan: Plan) -> Computed:
+        """Compute one step; the caller looks at the result when it likes."""
+        return Computed(self.run(plan))
 
     def run(self, plan: Plan) -> StepResult:
         """Compute one step."""
@@ -135,11 +163,14 @@ class MockRunner:
         expected = mix(np.concatenate([first, chain[:-1]]), self._token[before].astype(np.uint64))
         assert (chain == expected[: len(chain)]).all(), "a slot does not hold what it should"
         last = int(chain[-1]) if start else 0
+        token_ids = segment.token_ids
+        if token_ids == (CHOSEN,):
+            token_ids = (self._chosen[segment.row],)
         hashes = np.empty(stop - start, np.uint64)
-        for index, token in enumerate(segment.token_ids):
+        for index, token in enumerate(token_ids):
             last = hashes[index] = mix_one(last, token)
         self._table[segment.row, start:stop] = segment.slots
-        self._token[segment.slots] = segment.token_ids
+        self._token[segment.slots] = token_ids
         self._hash[segment.slots] = hashes
         return hashes
 
@@ -148,7 +179,9 @@ class MockRunner:
         scored: tuple[Scored, ...] = ()
         if segment.sample is not None:
             assert segment.sample.position == segment.start + len(segment.token_ids)
-            sampled = self._sample(segment.sample, hashes[-1])
+            sampled = self._sample(self._masked(segment.row, segment.sample), hashes[-1])
+            self._chosen[segment.row] = sampled.token_id if sampled is not None else 0
+            self._follow(segment.row, segment.sample)
         num_guessed = len(segment.guessed)
         guessed = tuple(
             [
@@ -171,6 +204,24 @@ class MockRunner:
             pooled = states.sum(0) if segment.pool_hidden == "mean" else states[-1]
             hidden = pooled.astype(np.float32)
         return SegmentResult(sampled, scored, hidden, guessed)
+
+    def _masked(self, row: int, sample: Sample) -> Sample:
+        """The sample with the mask of its place, if it has one."""
+        place = sample.place
+        if place is None:
+            return sample
+        if place.state is not None:
+            self._machines[place.block] = place.machine
+            self._state[row] = place.state
+        assert self._machines[place.block] is place.machine, "another machine's block"
+        return replace(sample, mask=place.machine.masks[self._state[row]])
+
+    def _follow(self, row: int, sample: Sample) -> None:
+        """Advance the row's machine over what was chosen."""
+        if sample.place is not None:
+            machine = sample.place.machine
+            kind = machine.class_of[self._chosen[row]]
+            self._state[row] = max(0, int(machine.next_state[self._state[row], kind]))
 
     def _sample(self, sample: Sample, prefix_hash: np.uint64) -> Scored | None:
         logits = self.logits(prefix_hash)
@@ -232,7 +283,9 @@ class MockRuntime:
         config: RuntimeConfig | None = None,
         num_slots: int = 4096,
         max_len: int = 4096,
-        runner: MockRunner | None = None,
+        runner: Runner | None = None,
+        steps_ahead: int = 0,
+        num_machines: int = 0,
         store: Store | None = None,
     ) -> None:
         config = config if config is not None else RuntimeConfig()
@@ -240,7 +293,9 @@ class MockRuntime:
         self.vocabulary = mock_vocabulary()
         self.tokenizer = MockTokenizer(self.vocabulary)
         if runner is None:
-            runner = MockRunner(self.vocabulary, num_slots, config.max_rows, max_len)
+            runner = MockRunner(
+                self.vocabulary, num_slots, config.max_rows, max_len, steps_ahead, num_machines
+            )
         self.runner = runner
         self.inbox = MockInbox()
         self.outbox = MockOutbox()
@@ -274,7 +329,7 @@ class MockRuntime:
         """Turn the loop until nothing is left to do; returns the events since the last call."""
         for _ in range(max_steps):
             self.step()
-            if self.engine.scheduler.idle:
+            if self.engine.idle:
                 events, self.outbox.events = self.outbox.events, []
                 return events
         raise AssertionError(f"not done after {max_steps} passes: a stall")

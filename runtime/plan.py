@@ -11,8 +11,13 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from branchwork.runtime.grammar.token_machine import TokenMachine
+
 MAX_GUESSED = 16
 """Guessed tokens of one plan, at most."""
+
+CHOSEN = -1
+"""In place of a token id: the token that the step before chose for this row, which the host has not seen yet."""
 
 Slots = npt.NDArray[np.int32]
 """Places in the KV pool, one for each token."""
@@ -48,10 +53,23 @@ class Sampler:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where a request stands in a machine that the device follows: `block` holds `machine` from this step on.
+
+    `state` None: where the step before leads, which the host has not seen yet.
+    """
+
+    block: int
+    machine: TokenMachine
+    state: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
     """Choose the token that follows the segment's last one.
 
-    `mask` is a packed row over the vocabulary (bit t of word t // 32 set: token t may follow), or None: all may.
+    `mask` is a packed row over the vocabulary (bit t of word t // 32 set: token t may follow), or None: all may, or
+    those that the machine of `place` allows. Nothing is banned beside a `place`.
     `banned` ids may not follow in this step (end of sequence before `min_tokens`). `top_logprobs` None: no
     logprob is needed. `context` and `generated` are the tokens that penalties look at (all so far; those of this slot).
     """
@@ -63,6 +81,7 @@ class Sample:
     top_logprobs: int | None = None
     context: tuple[int, ...] = ()
     generated: tuple[int, ...] = ()
+    place: Place | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +103,8 @@ class Segment:
     `row` is the request's line in the slot table, `start` the position of the first token. All earlier positions'
     K/V is in the pool. `sample` (for the position after the last token) and `score` say which logits are needed;
     `pool_hidden` asks for the last layer's hidden states of all the segment's tokens, summed ("mean") or the last.
-    The last len(guessed) tokens are guesses, and `guessed` samples the position of each.
+    The last len(guessed) tokens are guesses, and `guessed` samples the position of each. A token that the step before
+    chooses while this one is planned is `CHOSEN`, and alone in its segment.
     """
 
     row: int

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import msgspec
 
-from branchwork.runtime.engine.engine import Engine, Runner
+from branchwork.runtime.engine.engine import Engine
 from branchwork.runtime.grammar.compiler import GrammarCompiler
 from branchwork.runtime.grammar.interface import Vocabulary
 from branchwork.runtime.inbox import Control, EngineTokenizer
@@ -19,6 +19,7 @@ from branchwork.runtime.io.mailbox import Mailbox
 from branchwork.runtime.io.outlet import Outlet
 from branchwork.runtime.io.router import Router
 from branchwork.runtime.kv import Store
+from branchwork.runtime.runner import Runner
 from branchwork.runtime.wire.config import SAVING_S, RuntimeConfig
 from branchwork.runtime.wire.messages import Welcome
 

@@ -73,8 +73,14 @@ def ready(grammar: Grammar) -> "Future[Grammar]":
     return future
 
 
-def make_runtime(num_slots: int = 4096, max_len: int = 4096, **config: Any) -> MockRuntime:
-    return MockRuntime(RuntimeConfig(**config), num_slots, max_len)
+def make_runtime(
+    num_slots: int = 4096,
+    max_len: int = 4096,
+    steps_ahead: int = 0,
+    num_machines: int = 0,
+    **config: Any,
+) -> MockRuntime:
+    return MockRuntime(RuntimeConfig(**config), num_slots, max_len, None, steps_ahead, num_machines)
 
 
 def finals(events: list[tuple[bytes, Event]]) -> dict[tuple[int, str], Done | Failed]:
@@ -200,6 +206,9 @@ class NaiveMatcher:
 
     def closing_len(self) -> int:
         return len(self.closing()) + 3
+
+    def place(self) -> int:
+        return self.state
 
     def copy(self) -> "NaiveMatcher":
         return NaiveMatcher(self.grammar, self.state)

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from branchwork.runtime.engine.capacity import Capacity
 from branchwork.runtime.engine.healing import SortedTokens
+from branchwork.runtime.engine.machines import Machines
 from branchwork.runtime.grammar.interface import Vocabulary
 from branchwork.runtime.grammar.stops import StopTable
 from branchwork.runtime.inbox import EngineTokenizer
@@ -47,7 +48,7 @@ class StopScanner(Protocol):
 
 @dataclass(slots=True)
 class Context:
-    """Vocabulary, tokenizer, clock and limits; and where events are put until the engine sends them."""
+    """Vocabulary, tokenizer, clock, limits and machines; and where events are put until the engine sends them."""
 
     vocabulary: Vocabulary
     tokenizer: EngineTokenizer
@@ -59,11 +60,14 @@ class Context:
     num_jumped: int = 0
     num_speculated: int = 0
     speculate: int = 0  # tokens that a slot may guess ahead
+    num_machines: int = 0  # constraints that the device can follow by itself at once
+    machines: Machines = field(init=False)
     sorted_tokens: SortedTokens = field(init=False)
 
     def __post_init__(self) -> None:
         # At once: to sort 151,000 tokens takes longer than a pass may.
         self.sorted_tokens = SortedTokens(self.vocabulary)
+        self.machines = Machines(self.num_machines, self.vocabulary)
 
     def emit(self, client: bytes, event: Event) -> None:
         """Queue an event for a client."""

@@ -61,6 +61,10 @@ class Embedding:
         wanted = self._embed.pooling == "mean" or stop == len(self._tokens)
         return Ask(pool_hidden=self._embed.pooling if wanted else None)
 
+    def runs_ahead(self) -> bool:
+        """What is asked of a segment depends on no other."""
+        return True
+
     def take(self, start: int, stop: int, result: SegmentResult) -> bool:
         """Add a segment's states up. A request that was retracted begins again at the first token."""
         if start == 0:

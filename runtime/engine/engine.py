@@ -4,8 +4,9 @@ import json
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 from branchwork.runtime.engine.branches import Branches
 from branchwork.runtime.engine.cache import PrefixCache
@@ -18,8 +19,9 @@ from branchwork.runtime.engine.tier import Tier
 from branchwork.runtime.grammar.interface import Vocabulary
 from branchwork.runtime.grammar.stops import StopScanner
 from branchwork.runtime.inbox import Control, EngineTokenizer, Inbox, Outbox
-from branchwork.runtime.kv import KvMemory, Store, StoreReport, num_bytes
-from branchwork.runtime.plan import Plan, StepResult
+from branchwork.runtime.kv import Store, StoreReport, num_bytes
+from branchwork.runtime.plan import Plan
+from branchwork.runtime.runner import Pending, Runner
 from branchwork.runtime.wire.config import SAVING_S, RuntimeConfig
 from branchwork.runtime.wire.errors import Aborted
 
@@ -32,29 +34,19 @@ IDLE_S = 0.5
 WAITING_S = 0.002
 
 
-class Runner(KvMemory, Protocol):
-    """What computes a plan: the model, or a stand-in. What it computes can be copied out and in (`KvMemory`)."""
+class Launched(NamedTuple):
+    """A pass in flight, and when it was launched."""
 
-    @property
-    def num_slots(self) -> int:
-        """Size of the KV pool."""
-        ...
-
-    @property
-    def max_len(self) -> int:
-        """The longest sequence it can be asked for."""
-        ...
-
-    def run(self, plan: Plan) -> StepResult:
-        """Compute one step."""
-        ...
+    plan: Plan
+    pending: Pending
+    since_s: float
 
 
 class Engine:
     """Owns the scheduler, the cache and the branches; everything of theirs happens on the thread that calls `run`.
 
-    `steps` counts passes and `busy_since_s` says when the present one began (None: no pass is running); both may be
-    read from any thread, so that whoever watches can tell an idle engine from a stuck one.
+    `steps` counts passes and `busy_since_s` says since when the host has been in the runner (None: it is not); both
+    may be read from any thread, so that whoever watches can tell an idle engine from a stuck one.
     """
 
     def __init__(
@@ -75,13 +67,16 @@ class Engine:
         self.scheduler = Scheduler(config, self.cache, clock, self.tier)
         capacity = Capacity(runner.max_len, runner.num_slots, config.max_len > 0)
         self.context = Context(
-            vocabulary, tokenizer, capacity, clock, StopScanner, speculate=config.speculate
-        )
+            vocabulary, tokenizer, capacity, clock, StopScanner, speculate=config.speculate,
+            num_machines=runner.num_machines,
+        )  # fmt: skip
         self.branches = Branches(config, self.context, self.scheduler, self._control)
         self._runner = runner
         self._inbox = inbox
         self._outbox = outbox
         self._clock = clock
+        self._in_flight: deque[Launched] = deque()
+        self._booked_s = 0.0
         self._stopping = threading.Event()
         self._step_s = 0.0
         self._longest_step_s = 0.0
@@ -116,41 +111,72 @@ class Engine:
         """Let `run` return, after the present pass; may be called from any thread."""
         self._stopping.set()
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is left to plan or to book."""
+        return self.scheduler.idle and not self._in_flight
+
     def step(self) -> None:
-        """Plan, compute and book one pass, and send what came of it."""
+        """Plan and launch one pass, book the one before it (itself, where a launch computes), send what came of it."""
+        if not self.scheduler.may_plan_ahead():
+            self._book(0)
+        self.context.machines.turn()
         plan = self.scheduler.plan()
         self._passed = plan is not None
         if plan is not None:
-            try:
-                result = self._compute(plan)
-            except (
-                Exception
-            ) as error:  # the boundary: the requests of this pass fail, the engine goes on
-                log.exception("a pass failed: %d requests", len(plan.segments))
-                self.scheduler.fail_step(error)
-            else:
-                self.scheduler.took(self._step_s)
-                self.scheduler.commit(plan, result)
-            self.steps += 1
+            self._launch(plan)
+        self._book(self._runner.steps_ahead if plan is not None else 0)
         for ended in self.scheduler.take_ended():
             self.branches.request_ended(ended)
         events = self.context.take_events()
         if events:
             self._outbox.send(events)
 
-    def _compute(self, plan: Plan) -> StepResult:
-        """The only line that touches the device, with a watch on it."""
+    def _launch(self, plan: Plan) -> None:
         began = self.busy_since_s = self._clock()
         try:
-            return self._runner.run(plan)
+            pending = self._runner.launch(plan)
+        except Exception as error:
+            self._book(0)  # those before it are not to blame
+            self._fail(plan, error)
+        else:
+            self._in_flight.append(Launched(plan, pending, began))
         finally:
             self.busy_since_s = None
-            self._step_s = self._clock() - began
-            self._longest_step_s = max(self._longest_step_s, self._step_s)
+
+    def _book(self, num_left: int) -> None:
+        """Wait for the oldest passes and book them, until so many are left in flight."""
+        while len(self._in_flight) > num_left:
+            plan, pending, since_s = self._in_flight.popleft()
+            self.busy_since_s = self._clock()
+            try:
+                result = pending.result()
+            except Exception as error:
+                self._fail(plan, error)
+                continue
+            finally:
+                self.busy_since_s = None
+            self._note_time(since_s)
+            self.scheduler.commit(plan, result)
+
+    def _fail(self, plan: Plan, error: Exception) -> None:
+        """The boundary: the requests of this pass fail, the engine goes on."""
+        log.error("a pass failed: %d requests", len(plan.segments), exc_info=error)
+        self.steps += 1
+        self.scheduler.fail_step(error)
+
+    def _note_time(self, since_s: float) -> None:
+        """A pass is over: what it took by itself, without the one that it waited behind."""
+        now = self._clock()
+        self._step_s = now - max(since_s, self._booked_s)
+        self._booked_s = now
+        self._longest_step_s = max(self._longest_step_s, self._step_s)
+        self.steps += 1
+        self.scheduler.took(self._step_s)
 
     def _patience_s(self) -> float:
         """How long to wait for an operation when there is nothing else to do."""
-        if self._passed:
+        if self._passed or self._in_flight:
             return 0.0
         if not self.scheduler.idle or (self.tier is not None and self.tier.is_saving):
             return WAITING_S

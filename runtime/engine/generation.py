@@ -15,7 +15,7 @@ from branchwork.runtime.engine.request import Ask, Req
 from branchwork.runtime.engine.speculation import Guesser
 from branchwork.runtime.grammar.interface import Grammar, MaskRow, Matcher
 from branchwork.runtime.grammar.stops import StopTable
-from branchwork.runtime.plan import Sample, Sampler, Score, Scored, SegmentResult
+from branchwork.runtime.plan import Place, Sample, Sampler, Score, Scored, SegmentResult
 from branchwork.runtime.wire.errors import ConstraintError, InternalError, InvalidParameter
 from branchwork.runtime.wire.messages import Done, Gen, Sampling, TokenLogprob, Usage
 
@@ -49,6 +49,7 @@ class Generation:
         self._matcher: Matcher | None = grammar.start() if grammar is not None else None
         self._length_safe = gen.length_safe and grammar is not None
         self._mask: MaskRow | None = None
+        self._place: Place | None = None  # on the device, as the last step was asked for
         self._answer = Answer(context, branch.key.client, gen, stops)
         self._sampler = _sampler(gen.sampling, context)
         self._ends = () if gen.sampling.ignore_eos else context.vocabulary.eos_ids
@@ -160,17 +161,29 @@ class Generation:
         score = self._score(start, stop) if self._unscored else None
         if stop < self._tokens.length or self._reason is not None:
             return Ask(None, score)
-        if self._matcher is not None:
-            self._mask = self._mask_of(self._matcher, self._mask)
-        mask = self._mask if self._matcher is not None else None
+        num_unknown = stop - self._tokens.length
+        self._place = self._find_place(num_unknown)
+        mask = None
+        if self._matcher is not None and self._place is None:
+            mask = self._mask = self._mask_of(self._matcher, self._mask)
         guessed = self._req.guessed
         if not guessed:
-            return Ask(self._sample_after((), mask), score)
+            return Ask(self._sample_after((), mask, num_unknown), score)
         masks = [mask, *self._ahead]
         *early, last = [
             self._sample_after(guessed[:count], masks[count]) for count in range(len(guessed) + 1)
         ]
         return Ask(last, score, guessed=tuple(early))
+
+    def runs_ahead(self) -> bool:
+        """Whether nothing that is kept here, and not on the device, decides how the next token is chosen."""
+        return (
+            (self._matcher is None or self._place is not None)
+            and self._guesser is None
+            and self._gen.logprobs is None
+            and not self._sampler.has_penalties
+            and not self._unscored
+        )
 
     def take(self, start: int, stop: int, result: SegmentResult) -> bool:
         """Add the logprobs and the sampled token; True when the slot is filled."""
@@ -199,11 +212,14 @@ class Generation:
     def _complete(self) -> bool:
         return self._reason is not None and not self._unscored
 
-    def _sample_after(self, guessed: tuple[int, ...], mask: MaskRow | None) -> Sample:
-        """How to choose what follows all tokens so far, and then some guessed ones."""
+    def _sample_after(
+        self, guessed: tuple[int, ...], mask: MaskRow | None, num_unknown: int = 0
+    ) -> Sample:
+        """How to choose what follows all tokens so far, then some guessed ones or some that are being chosen."""
         sampler, gen, answer = self._sampler, self._gen, self._answer
+        num_more = len(guessed) + num_unknown
         banned: tuple[int, ...] = ()
-        if answer.num_tokens + len(guessed) < gen.sampling.min_tokens:
+        if answer.num_tokens + num_more < gen.sampling.min_tokens:
             banned = self._banned_early
             if mask is not None and not _leaves_some(mask, banned):
                 banned = ()  # nothing else may follow
@@ -212,8 +228,27 @@ class Generation:
         if sampler.has_penalties:
             context = self._tokens.ids(0, len(self._tokens)) + guessed
             generated = context[self._start :]
-        position = len(self._tokens) + len(guessed)
-        return Sample(sampler, position, mask, banned, gen.logprobs, context, generated)
+        position = len(self._tokens) + num_more
+        return Sample(
+            sampler, position, mask, banned, gen.logprobs, context, generated, self._place
+        )
+
+    def _find_place(self, num_unknown: int) -> Place | None:
+        """Where the constraint stands on the device, if that can follow it."""
+        if self._matcher is None:
+            return None
+        if num_unknown:  # it could in the step before: see `runs_ahead`
+            assert self._place is not None
+            return self._context.machines.onward(self._place)
+        sampling = self._gen.sampling
+        if (
+            self._grammar is None
+            or self._guesser is not None
+            or self._sampler.banned
+            or self._answer.num_tokens < sampling.min_tokens
+        ):
+            return None
+        return self._context.machines.place(self._grammar, self._matcher)
 
     def _take_sampled(self, scored: Scored | None, kind: Kind) -> None:
         if scored is None:

@@ -163,6 +163,9 @@ class HealedMatcher:
         """Not less than the length of `closing`."""
         return len(self.pending) + (self.inner.closing_len() if self.inner is not None else 0)
 
+    def place(self) -> None:
+        """Unknown: bytes are pending that no place of the grammar knows of."""
+
     def copy(self) -> "HealedMatcher":
         """An independent matcher at the same place."""
         inner = self.inner.copy() if self.inner is not None else None

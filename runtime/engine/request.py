@@ -54,13 +54,22 @@ class Task(Protocol):
         """Use what came out of that step; True: the request is done."""
         ...
 
+    def runs_ahead(self) -> bool:
+        """Whether the next step can be asked for before what is in flight has been taken.
+
+        Then `ask` may get a stop one past the tokens: their last one is being chosen. What `take` finds out later (an
+        end, a stop, a forced run) counts all the same: the step that ran ahead is passed over.
+        """
+        ...
+
 
 class Req:
     """A sequence being served. Created by a slot of a branch, changed by the scheduler (and its tokens by the task).
 
-    `computed` tokens' K/V is in the pool; the others are what there is to do. While it runs, it has a `row` of the
-    slot table and a `lease` on slots. `prefill_end` is where the tokens ended at its admission. `guess` (room -> token
-    ids) may be asked for tokens that could follow; `guessed` are those that the step being computed checks.
+    `computed` tokens' K/V is in the pool, and that of `launched` ones is there or being computed; the others are what
+    there is to do. While it runs, it has a `row` of the slot table and a `lease` on slots. `prefill_end` is where the
+    tokens ended at its admission. `guess` (room -> token ids) may be asked for tokens that could follow; `guessed` are
+    those that the step being computed checks.
     """
 
     __slots__ = (
@@ -74,6 +83,7 @@ class Req:
         "guess",
         "guessed",
         "last_step",
+        "launched",
         "lease",
         "level",
         "load",
@@ -102,7 +112,7 @@ class Req:
         self.namespace = namespace
         self.priority = priority
         self.program = program
-        self.computed = 0
+        self.computed = self.launched = 0
         self.row: int | None = None
         self.lease: Lease | None = None
         self.prefill_end = 0
@@ -125,10 +135,19 @@ class Req:
 
     @property
     def prefilling(self) -> bool:
-        """Whether tokens that it had at its admission are still to be computed."""
-        return self.computed < self.prefill_end
+        """Whether tokens that it had at its admission are still to be launched."""
+        return self.launched < self.prefill_end
+
+    @property
+    def ready(self) -> int:
+        """Tokens that the next step can compute: those that are known, or the one that the step in flight chooses."""
+        known = self.tokens.length - self.launched
+        if known > 0 or self.launched == self.computed:
+            return known
+        return 1 if known == 0 and self.task.remaining() > 1 else 0
 
     def rewind(self, length: int) -> None:
         """Take back the tokens from `length` on."""
         self.tokens.truncate(length)
         self.computed = min(self.computed, length)
+        self.launched = min(self.launched, length)

@@ -4,8 +4,10 @@ A request has tokens whose K/V is not computed yet, and a step computes some of 
 and jump-forward are many, chunked prefill is some of many. What to do with the logits is the request's task.
 """
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,6 +19,7 @@ from branchwork.runtime.engine.request import Req
 from branchwork.runtime.engine.sharing import shared_prefixes
 from branchwork.runtime.engine.tier import Tier
 from branchwork.runtime.plan import (
+    CHOSEN,
     MAX_GUESSED,
     Plan,
     Segment,
@@ -39,6 +42,20 @@ class Ended:
 
     req: Req
     error: Exception | None
+
+
+class Part(NamedTuple):
+    """Positions [start, stop) of a request, as one step computes them; `admission` is the request's at its launch."""
+
+    req: Req
+    admission: int
+    start: int
+    stop: int
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the request still runs as it did: it has not ended, nor been retracted since."""
+        return self.req.row is not None and self.req.admission == self.admission
 
 
 @dataclass(slots=True)
@@ -78,7 +95,9 @@ class Scheduler:
         self._arrivals = 0
         self._work: dict[Req, int] = {}  # the step being planned: how many tokens of which request
         self._left = 0  # how many tokens more it may hold
-        self._in_flight: list[tuple[Req, int, int]] = []  # the last plan's segments: [start, stop)
+        self._in_flight: deque[list[Part]] = (
+            deque()
+        )  # the steps that are planned and not yet booked
         self._pace = Pace(config.profile)
         self._someone_decodes = False
         self._prompt_tokens = (
@@ -119,6 +138,15 @@ class Scheduler:
 
     # ------------------------------------------------------------------ plan
 
+    def may_plan_ahead(self) -> bool:
+        """Whether the next step can be planned before those in flight are booked: nobody needs to see first."""
+        return all(
+            part.req.ready == 0 or part.req.task.runs_ahead()
+            for step in self._in_flight
+            for part in step
+            if part.is_current
+        )
+
     def plan(self) -> Plan | None:
         """The next step, or None when no request can take one (then some may have ended instead)."""
         self._work = {}
@@ -138,8 +166,8 @@ class Scheduler:
         Few tokens are computed in the time of one, since a step reads all weights; with many the step takes longer.
         """
         room = min(self._left, MAX_GUESSED // num_decoding)
-        length = req.computed + self._work[req]
-        if req.guess is None or room == 0 or length < req.tokens.length:
+        length = req.launched + self._work[req]
+        if req.guess is None or room == 0 or length != req.tokens.length:
             return
         guessed = req.guess(room)
         assert req.lease is not None
@@ -152,7 +180,7 @@ class Scheduler:
         decoding: list[Req] = []
         prefilling: list[Req] = []
         for req in self.running:
-            (prefilling if req.computed < req.prefill_end else decoding).append(req)
+            (prefilling if req.launched < req.prefill_end else decoding).append(req)
         self._someone_decodes = bool(decoding)
         self._prompt_tokens = self._pace.prompt_tokens(
             len(decoding), len(prefilling) + len(self.waiting)
@@ -165,19 +193,19 @@ class Scheduler:
                 self._someone_missed = True
                 break
             if req.row is not None:  # else it was retracted for an earlier one
-                count = min(req.tokens.length - req.computed, self._left)
-                if self._reserve(req, req.computed + count):
+                count = min(req.ready, self._left)
+                if count > 0 and self._reserve(req, req.launched + count):
                     self._assign(req, count)
                     self._guess(req, len(decoding))
         for req in prefilling:
             count = self._chunk(req)
-            if req.row is not None and count > 0 and self._reserve(req, req.computed + count):
+            if req.row is not None and count > 0 and self._reserve(req, req.launched + count):
                 self._assign(req, count)
                 self._prompt_tokens -= count
 
     def _chunk(self, req: Req) -> int:
         """How much of a prompt this step may compute: little where others wait for their next token."""
-        rest = len(req.tokens) - req.computed
+        rest = len(req.tokens) - req.launched
         if self._someone_decodes:
             rest = min(rest, self._config.max_chunk)
         return int(min(rest, self._left, self._prompt_tokens))
@@ -208,7 +236,7 @@ class Scheduler:
             self._order.admitted(req, steps)
             twins.add(req)
             count = self._chunk(req)
-            if self._reserve(req, req.computed + count):
+            if self._reserve(req, req.launched + count):
                 self._assign(req, count)
                 self._prompt_tokens -= count
 
@@ -268,7 +296,7 @@ class Scheduler:
         waited = self.counters.steps - req.since
         req.level = req.priority + waited // self._config.aging_steps
         req.row, req.lease, req.admission = row, lease, self.counters.admitted
-        req.computed = lease.shared
+        req.computed = req.launched = lease.shared
         req.prefill_end = len(req.tokens)
         if req.admitted_s is None:
             req.admitted_s = self._clock()
@@ -291,7 +319,7 @@ class Scheduler:
             return True
         for other in self.running:
             if other.lease is not None and other is not req:
-                used = other.computed + self._work.get(other, 0) + len(other.guessed)
+                used = other.launched + self._work.get(other, 0) + len(other.guessed)
                 other.lease.trim(max(used, other.lease.shared))
         while not req.lease.reserve(length):
             victim = self._youngest()
@@ -324,17 +352,16 @@ class Scheduler:
         self.running.remove(req)
         self._left += self._work.pop(req, 0) + len(req.guessed)
         req.row = req.lease = None
-        req.computed = 0
+        req.computed = req.launched = 0
         req.guessed = ()
 
     # ------------------------------------------------------------------ segments
 
     def _make_plan(self) -> Plan | None:
-        segments = []
-        self._in_flight = []
-        reqs = []
+        segments: list[Segment] = []
+        step: list[Part] = []
         for req, count in list(self._work.items()):
-            start, stop = req.computed, req.computed + count
+            start, stop = req.launched, req.launched + count
             try:
                 ask = req.task.ask(start, stop)
             except Exception as error:  # the boundary: whatever a task does, only its request fails
@@ -342,21 +369,16 @@ class Scheduler:
                 continue
             assert req.lease is not None
             assert req.row is not None
-            segments.append(
-                Segment(
-                    req.row,
-                    start,
-                    req.tokens.ids(start, stop) + req.guessed,
-                    req.lease.slots.view(start, stop + len(req.guessed)),
-                    *ask,
-                )
-            )
-            self._in_flight.append((req, start, stop))
-            reqs.append(req)
+            token_ids = (CHOSEN,) if stop > req.tokens.length else req.tokens.ids(start, stop)
+            slots = req.lease.slots.view(start, stop + len(req.guessed))
+            segments.append(Segment(req.row, start, token_ids + req.guessed, slots, *ask))
+            step.append(Part(req, req.admission, start, stop))
+            req.launched = stop
         if not segments:
             return None
+        self._in_flight.append(step)
         writes, self._table_writes = tuple(self._table_writes), []
-        return Plan(tuple(segments), writes, self._find_shared(reqs))
+        return Plan(tuple(segments), writes, self._find_shared([part.req for part in step]))
 
     def _find_shared(self, reqs: list[Req]) -> tuple[SharedPrefix, ...]:
         """The shared prefixes; looked for again only when other rows run or a request's place in the tree moved."""
@@ -369,13 +391,14 @@ class Scheduler:
     # ------------------------------------------------------------------ commit
 
     def commit(self, plan: Plan, result: StepResult) -> None:
-        """Book a step: K/V is there now, and every task gets what came out for it."""
+        """Book the oldest step in flight: K/V is there now, and every task gets what came out for it."""
         self.counters.steps += 1
         self.counters.computed += plan.num_tokens
         steps = self.counters.steps
-        for (req, start, stop), out in zip(self._in_flight, result.results, strict=True):
-            if req.row is None:
-                continue  # ended meanwhile
+        for part, out in zip(self._in_flight.popleft(), result.results, strict=True):
+            if not part.is_current:
+                continue  # what was computed for it is passed over
+            req, _, start, stop = part
             req.computed = stop
             req.steps += 1
             if stop == len(req.tokens):
@@ -390,23 +413,22 @@ class Scheduler:
                 continue
             req.guessed = ()
             if guessed and req.computed == stop:
-                req.computed += _num_right(req, stop, guessed)
+                req.launched = req.computed = stop + _num_right(req, stop, guessed)
             if done:
                 self._end(req, None)
-        self._in_flight = []
 
     def took(self, seconds: float) -> None:
-        """The step that was planned last has taken so long to compute."""
-        prompts = [stop - start for req, start, stop in self._in_flight if start < req.prefill_end]
-        self._pace.took(seconds, len(self._in_flight) - len(prompts), sum(prompts))
+        """The oldest step in flight has taken so long to compute."""
+        step = self._in_flight[0]
+        prompts = [part.stop - part.start for part in step if part.start < part.req.prefill_end]
+        self._pace.took(seconds, len(step) - len(prompts), sum(prompts))
 
     def fail_step(self, error: Exception) -> None:
-        """The step could not be computed: its requests fail, the others go on."""
+        """The oldest step in flight could not be computed: its requests fail, the others go on."""
         self.counters.steps += 1
-        for req, _, _ in self._in_flight:
-            if req.row is not None:
-                self._end(req, error)
-        self._in_flight = []
+        for part in self._in_flight.popleft():
+            if part.is_current:
+                self._end(part.req, error)
 
     def _publish(self, req: Req) -> None:
         """Share the computed part of a prompt with whoever comes next."""

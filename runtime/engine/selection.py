@@ -44,6 +44,10 @@ class Scoring:
             return Ask()
         return Ask(score=Score(self.first + done - 1 - start, targets))
 
+    def runs_ahead(self) -> bool:
+        """Which targets are next is known when the last ones have their logprobs."""
+        return False
+
     def take(self, start: int, stop: int, result: SegmentResult) -> bool:
         """Collect; done when every target has its logprob."""
         self.scored.extend(result.scored)

@@ -25,6 +25,10 @@ class Warming:
         """No logits are needed."""
         return Ask()
 
+    def runs_ahead(self) -> bool:
+        """What is asked of a segment depends on no other."""
+        return True
+
     def take(self, start: int, stop: int, result: SegmentResult) -> bool:
         """Done with the last token."""
         return stop == len(self._tokens)

@@ -3,6 +3,7 @@
 Two back ends stand behind it: the compressed state machine of this package, and outlines-core.
 """
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -64,6 +65,10 @@ class Matcher(Protocol):
 
     def closing_len(self) -> int:
         """At least as many bytes as `closing` has; cheap, since it is asked for after every token."""
+        ...
+
+    def place(self) -> Hashable | None:
+        """What tells this place from others: from equal places the same may follow, now and later. None: unknown."""
         ...
 
     def copy(self) -> "Matcher":

@@ -157,6 +157,12 @@ class MachineMatcher:
         text = self._text.copy() if self._pos else self._text
         return MachineMatcher(self._grammar, self._spot, text, self._pos, self._ended)
 
+    def place(self) -> bytes | None:
+        """The machine's value; None where more than it decides: the text so far, or an end."""
+        if self._ended or self._grammar.program.records or self._spot.is_textual:
+            return None
+        return self._spot.state.tobytes()
+
     def fill_mask(self, row: MaskRow) -> None:
         """Write the tokens that may follow; the end-of-sequence bits say whether the text may end here."""
         if self._ended:

@@ -75,6 +75,9 @@ class OutlinesMatcher:
         self._state = state
         self._ended = ended
 
+    def place(self) -> None:
+        """Unknown: the guide does not tell."""
+
     def copy(self) -> Matcher:
         """An independent matcher at the same place."""
         return OutlinesMatcher(self._grammar, self._state, self._ended)

@@ -7,6 +7,7 @@ from branchwork.runtime.grammar.interface import Vocabulary
 from branchwork.runtime.grammar.lower import lower
 from branchwork.runtime.grammar.masks import LONG_TOKEN, Lexicon
 from branchwork.runtime.grammar.matcher import MachineGrammar
+from branchwork.runtime.grammar.token_machine import MachineBuilder, TokenTable
 
 
 def warm() -> None:
@@ -29,3 +30,9 @@ def warm() -> None:
         matcher.forced()
         matcher.closing()
         matcher.must_end()
+    builder = MachineBuilder(
+        MachineGrammar(lower(ir.Rules(string)), lexicon), TokenTable(vocabulary)
+    )
+    while not builder.work():
+        pass
+    assert builder.machine is not None

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Sequence
 from concurrent.futures import Future
-from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from branchwork.kernels import api as kernels
 from branchwork.runtime.kv import KvArrays, KvShapes
-from branchwork.runtime.models.batch import Batch, Ints, KvCache
+from branchwork.runtime.models.batch import Ints, KvCache, make_batch
 from branchwork.runtime.models.forward import CompiledForward, Forward, PlainForward, compiled_later
 from branchwork.runtime.models.loader import LoadedModel
 from branchwork.runtime.models.rope import Rotation
@@ -26,13 +25,14 @@ from branchwork.runtime.plan import (
     Slots,
     StepResult,
 )
+from branchwork.runtime.runner import Computed
 
 MAX_LOGIT_BYTES = 64 << 20
 """Logits of prompt tokens are made this many bytes at a time: 2,048 rows of a large vocabulary would be a gigabyte."""
 
 
 class ModelRunner:
-    """One device, one model, one pool. `run` is the only line of the engine that touches the device.
+    """The CPU, one model, one pool. `run` is the only line of the engine that touches the device.
 
     Slots are 0 to num_slots − 1, rows 0 to max_rows − 1, positions 0 to max_len − 1, and a plan has at most
     `max_tokens` tokens. Tokens are drawn from the first `num_token_ids` ids (None: all that have a logit).
@@ -80,6 +80,16 @@ class ModelRunner:
         else:
             self._faster = compiled_later(decoder, cache, *sizes)
 
+    steps_ahead = 0
+    """What is launched is computed."""
+
+    num_machines = 0
+    """Masks come from the host, which is where they are read."""
+
+    def launch(self, plan: Plan) -> Computed:
+        """As `run`."""
+        return Computed(self.run(plan))
+
     @torch.inference_mode()
     def run(self, plan: Plan) -> StepResult:
         """Compute the K and V of every segment's tokens, and what its sample, score and pooling ask for."""
@@ -89,7 +99,7 @@ class ModelRunner:
             self._write(write.row, write.start, write.slots)
         for segment in plan.segments:
             self._write(segment.row, segment.start, segment.slots)
-        batch = _batch(plan)
+        batch = make_batch(plan)
         self._cache.rotation.fill(batch.max_position + 1)
         self._forward.run(batch)
         first_tokens = batch.query_start.tolist()
@@ -180,48 +190,19 @@ def _ints(values: Sequence[int]) -> Ints:
     return np.array(values, dtype=np.int32)
 
 
-def _batch(plan: Plan) -> Batch:
-    segments = plan.segments
-    counts = _ints([len(s.token_ids) for s in segments])
-    starts = _ints([s.start for s in segments])
-    query_start = np.zeros(len(segments) + 1, dtype=np.int32)
-    np.cumsum(counts, out=query_start[1:])
-    # Token t of request i stands at starts[i] + (t - query_start[i]).
-    num_tokens = int(query_start[-1])
-    positions = np.arange(num_tokens, dtype=np.int32) + np.repeat(starts - query_start[:-1], counts)
-    token_ids = np.fromiter(
-        chain.from_iterable(s.token_ids for s in segments), np.int32, num_tokens
-    )
-    return Batch(
-        token_ids=token_ids,
-        positions=positions,
-        slots=np.concatenate([s.slots for s in segments], dtype=np.int32),
-        rows=_ints([s.row for s in segments]),
-        query_start=query_start,
-        kv_len=starts + counts,
-        max_position=int(positions.max()),
-        shared_prefixes=_shared_prefixes(plan) if plan.shared_prefixes else (),
-    )
-
-
-def _shared_prefixes(plan: Plan) -> tuple[tuple[tuple[int, ...], int], ...]:
-    """The plan's groups by the numbers of their requests: those that decode, and each in its first group only."""
-    decoding = {s.row: i for i, s in enumerate(plan.segments) if len(s.token_ids) == 1}
-    groups = []
-    for prefix in plan.shared_prefixes:
-        members = tuple(decoding.pop(row) for row in prefix.rows if row in decoding)
-        if len(members) > 1:
-            groups.append((members, prefix.length))
-    return tuple(groups)
-
-
 def _scored(logits: Tensor, wanted: Sequence[tuple[int, int]]) -> list[Scored]:
     """The logprob of each row's target, and its `top` most likely tokens: `wanted` is (target, top) a row."""
     targets = torch.tensor([target for target, _ in wanted], dtype=torch.int32)
     logprobs = torch.empty(len(wanted), dtype=torch.float32)
     kernels.target_logprobs(logits, targets, logprobs)
     most = min(max(top for _, top in wanted), logits.shape[1])
-    ids, values = kernels.top_logprobs(logits, most)
+    return as_scored(wanted, logprobs, *kernels.top_logprobs(logits, most))
+
+
+def as_scored(
+    wanted: Sequence[tuple[int, int]], logprobs: Tensor, ids: Tensor, values: Tensor
+) -> list[Scored]:
+    """What was computed for rows of (target, top), in plain values: [n], and [n, most] of the most likely tokens."""
     return [
         Scored(target, logprob, tuple(zip(row_ids[:top], row_values[:top], strict=True)))
         for (target, top), logprob, row_ids, row_values in zip(

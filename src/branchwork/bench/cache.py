@@ -13,13 +13,14 @@ from typing import Any
 
 from branchwork.bench.programs import PROGRAMS, Program, Writer
 from branchwork.bench.report import Report
-from branchwork.runtime.engine.engine import Engine, Runner
+from branchwork.runtime.engine.engine import Engine
 from branchwork.runtime.engine.radix import RadixTree
 from branchwork.runtime.inbox import Append, BranchKey, Generate, OpenBranch
 from branchwork.runtime.io.encoder import ModelEncoder
 from branchwork.runtime.mock import MockInbox, MockOutbox
 from branchwork.runtime.models.loader import load_model
 from branchwork.runtime.models.model_runner import ModelRunner
+from branchwork.runtime.runner import Runner
 from branchwork.runtime.wire.config import RuntimeConfig
 from branchwork.runtime.wire.messages import Done, Tokens
 

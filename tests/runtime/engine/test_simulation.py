@@ -26,6 +26,7 @@ from tests.make_engine import (
 )
 
 from branchwork.runtime.engine import cache as cache_module
+from branchwork.runtime.engine import machines
 from branchwork.runtime.engine.cache import PrefixCache
 from branchwork.runtime.engine.request import Req
 from branchwork.runtime.inbox import Append, ClientGone, CloseBranch, Operation
@@ -166,10 +167,13 @@ class Watch:
         for older, req in enumerate(sorted(waiting, key=lambda req: req.since)):
             bound = scheduler._config.aging_steps * (1 + older)
             self._passed.setdefault(req, (0, bound))
-        before = (scheduler.idle, scheduler.counters.steps, len(outbox.events))
+        in_flight = self._runtime.engine._in_flight
+        before = (
+            scheduler.idle, scheduler.counters.steps, len(in_flight), len(outbox.events)
+        )  # fmt: skip
         admitted = scheduler.counters.admitted
         self._runtime.step()
-        after = (False, scheduler.counters.steps, len(outbox.events))
+        after = (False, scheduler.counters.steps, len(in_flight), len(outbox.events))
         held = any(req.load is not None and not req.load.done for req in scheduler.waiting)
         assert before[0] or before[1:] != after[1:] or held, (
             "a stall: there is work, and nothing was done"
@@ -199,7 +203,7 @@ def under_pressure(
                 runtime.put(waiting.pop())
         watch.step()
         check(runtime)
-        if not waiting and runtime.engine.scheduler.idle:
+        if not waiting and runtime.engine.idle:
             return runtime.outbox.events
     raise AssertionError("a stall")
 
@@ -221,8 +225,12 @@ def same(left: Done | Failed, right: Done | Failed) -> bool:
     )
 
 
-def assert_equals_the_oracle(scenario: Scenario, seed: int) -> int:
-    runtime = make_runtime(scenario.num_slots, scenario.num_slots, **scenario.options)
+def assert_equals_the_oracle(
+    scenario: Scenario, seed: int, steps_ahead: int = 0, num_machines: int = 0
+) -> int:
+    runtime = make_runtime(
+        scenario.num_slots, scenario.num_slots, steps_ahead, num_machines, **scenario.options
+    )
     answers = finals(under_pressure(runtime, scenario.operations, seed))
     expected = finals(patiently(scenario))
     assert answers.keys() == expected.keys()
@@ -235,8 +243,14 @@ def assert_equals_the_oracle(scenario: Scenario, seed: int) -> int:
     return runtime.engine.scheduler.counters.retracted
 
 
-def test_under_any_pressure_every_answer_equals_the_oracles() -> None:
-    retracted = sum(assert_equals_the_oracle(draw(seed), seed) for seed in range(400))
+@pytest.mark.parametrize(("steps_ahead", "num_machines"), [(0, 0), (1, 2)])
+def test_under_any_pressure_every_answer_equals_the_oracles(
+    steps_ahead: int, num_machines: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machines, "PLACES_AT_ONCE", 1000)  # slots are short here
+    retracted = sum(
+        assert_equals_the_oracle(draw(seed), seed, steps_ahead, num_machines) for seed in range(400)
+    )
     assert retracted > 20, "the pools are too large to test anything"
 
 
@@ -247,7 +261,7 @@ def test_in_a_hundred_thousand_schedules_nothing_stalls_and_every_answer_is_the_
     block: int,
 ) -> None:
     for seed in range(1000 + block * 2_000, 1000 + (block + 1) * 2_000):
-        assert_equals_the_oracle(draw(seed), seed)
+        assert_equals_the_oracle(draw(seed), seed, seed % 2, seed % 4)
 
 
 # ------------------------------------------------------------------ programs
@@ -408,11 +422,12 @@ def expected_finals(operations: tuple[Operation, ...]) -> list[tuple[int, str]]:
     return sorted(owed)
 
 
+@pytest.mark.parametrize("steps_ahead", [0, 1])
 @pytest.mark.parametrize("seed", range(60))
-def test_aborts_leave_the_pool_whole_and_the_bystanders_alone(seed: int) -> None:
+def test_aborts_leave_the_pool_whole_and_the_bystanders_alone(seed: int, steps_ahead: int) -> None:
     scenario = draw(seed)
     operations, touched = with_aborts(scenario, seed)
-    runtime = make_runtime(scenario.num_slots, scenario.num_slots, **scenario.options)
+    runtime = make_runtime(scenario.num_slots, scenario.num_slots, steps_ahead, **scenario.options)
     events = under_pressure(runtime, operations, seed)
     answers, expected = finals(events), finals(patiently(scenario))
     assert sorted(answers) == expected_finals(operations), "one final message for each slot"
