@@ -8,12 +8,13 @@ from branchwork.runtime.io.encoder import ModelEncoder
 from branchwork.runtime.io.reception import welcome
 from branchwork.runtime.io.router import bind
 from branchwork.runtime.models.config import ModelConfig
-from branchwork.runtime.models.loader import load_config, load_model, model_folder
+from branchwork.runtime.models.loader import LoadedModel, load_config, load_model, model_folder
 from branchwork.runtime.models.memory import kv_slots_for
 from branchwork.runtime.models.model_runner import ModelRunner
 from branchwork.runtime.models.tiers import make_store
 from branchwork.runtime.models.weights import content_digest
 from branchwork.runtime.process import Report
+from branchwork.runtime.runner import Runner
 from branchwork.runtime.service import Service
 from branchwork.runtime.wire.config import RuntimeConfig
 from branchwork.runtime.wire.errors import ConfigError
@@ -35,17 +36,7 @@ def assemble(options: RuntimeConfig, report: Report) -> Service:
         model = load_model(options)
         encoder = loading.result()
     vocabulary = encoder.tokenizer.vocabulary(config.eos_token_ids)
-    runner = ModelRunner(
-        model,
-        kv_slots_for(options, model, context_len),
-        options.max_rows,
-        context_len,
-        max_tokens=options.max_tokens_per_step,
-        num_token_ids=len(vocabulary.token_bytes),
-        threads=options.threads,
-        # K/V of another form would be stored under the same name.
-        compiled=True if options.kv_store else None,
-    )
+    runner = _runner(options, model, context_len, len(vocabulary.token_bytes), report)
     store = make_store(options, model, runner, digest.result() if digest is not None else "")
     greeting = welcome(
         options,
@@ -60,6 +51,23 @@ def assemble(options: RuntimeConfig, report: Report) -> Service:
     return Service(
         options, router, greeting, runner, vocabulary, encoder.tokenizer, encoder, desk.ask, store
     )
+
+
+def _runner(
+    options: RuntimeConfig, model: LoadedModel, context_len: int, num_token_ids: int, report: Report
+) -> Runner:
+    """Of the device that the model was loaded on."""
+    sizes = kv_slots_for(options, model, context_len), options.max_rows, context_len
+    max_tokens = options.max_tokens_per_step
+    if model.decoder.device.type == "cpu":
+        # K/V of another form would be stored under the same name.
+        compiled = True if options.kv_store else None
+        return ModelRunner(model, *sizes, max_tokens, num_token_ids, options.threads, compiled)
+    # Triton takes a second to import, and is not there on every system: only a GPU needs it.
+    from branchwork.runtime.models.device_runner import DeviceRunner  # noqa: PLC0415
+
+    report("capturing decode steps")
+    return DeviceRunner(model, *sizes, max_tokens, num_token_ids)
 
 
 def _context_len(options: RuntimeConfig, config: ModelConfig) -> int:

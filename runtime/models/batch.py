@@ -1,14 +1,17 @@
 """One step's work as arrays: what a decoder reads. Made from a `Plan` by the model runner."""
 
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from branchwork.kernels.api import AttentionWorkspace, SharedPrefixes
 from branchwork.runtime.kv import KvArrays, KvShapes
 from branchwork.runtime.models.rope import Rotation
+from branchwork.runtime.plan import Plan
 
 Ints = npt.NDArray[np.int32]
 
@@ -35,6 +38,72 @@ class Batch:
     kv_len: Ints
     max_position: int
     shared_prefixes: tuple[tuple[tuple[int, ...], int], ...] = ()
+
+    def tensors(self) -> "BatchTensors":
+        """The same for a decoder on the CPU."""
+        return BatchTensors(
+            token_ids=torch.from_numpy(self.token_ids),
+            positions=torch.from_numpy(self.positions),
+            slots=torch.from_numpy(self.slots),
+            rows=torch.from_numpy(self.rows),
+            query_start=torch.from_numpy(self.query_start),
+            kv_len=torch.from_numpy(self.kv_len),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class BatchTensors:
+    """A batch on its decoder's device, and what attention on a GPU needs beside it (see `kernels.attend`)."""
+
+    token_ids: Tensor
+    positions: Tensor
+    slots: Tensor
+    rows: Tensor
+    query_start: Tensor
+    kv_len: Tensor
+    workspace: AttentionWorkspace | None = None
+    max_new_tokens: int = 0
+    shared: SharedPrefixes | None = None
+
+
+def make_batch(plan: Plan) -> Batch:
+    """The plan's tokens in a row, and what belongs to them."""
+    segments = plan.segments
+    counts = _ints([len(s.token_ids) for s in segments])
+    starts = _ints([s.start for s in segments])
+    query_start = np.zeros(len(segments) + 1, dtype=np.int32)
+    np.cumsum(counts, out=query_start[1:])
+    # Token t of request i stands at starts[i] + (t - query_start[i]).
+    num_tokens = int(query_start[-1])
+    positions = np.arange(num_tokens, dtype=np.int32) + np.repeat(starts - query_start[:-1], counts)
+    token_ids = np.fromiter(
+        chain.from_iterable(s.token_ids for s in segments), np.int32, num_tokens
+    )
+    return Batch(
+        token_ids=token_ids,
+        positions=positions,
+        slots=np.concatenate([s.slots for s in segments], dtype=np.int32),
+        rows=_ints([s.row for s in segments]),
+        query_start=query_start,
+        kv_len=starts + counts,
+        max_position=int(positions.max()),
+        shared_prefixes=shared_prefixes(plan) if plan.shared_prefixes else (),
+    )
+
+
+def shared_prefixes(plan: Plan) -> tuple[tuple[tuple[int, ...], int], ...]:
+    """The plan's groups by the numbers of their requests: those that decode, and each in its first group only."""
+    decoding = {s.row: i for i, s in enumerate(plan.segments) if len(s.token_ids) == 1}
+    groups = []
+    for prefix in plan.shared_prefixes:
+        members = tuple(decoding.pop(row) for row in prefix.rows if row in decoding)
+        if len(members) > 1:
+            groups.append((members, prefix.length))
+    return tuple(groups)
+
+
+def _ints(values: list[int]) -> Ints:
+    return np.array(values, dtype=np.int32)
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,7 @@ class PlainForward:
 
     def run(self, batch: Batch) -> None:
         """See `Forward.run`."""
-        self._hidden = self._decoder.forward(batch, self._cache)
+        self._hidden = self._decoder.forward(batch.tensors(), self._cache)
 
     def logits(self, tokens: Ints) -> Tensor:
         """See `Forward.logits`."""

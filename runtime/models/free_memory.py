@@ -8,9 +8,9 @@ import torch
 from branchwork.runtime.wire.errors import ConfigError
 
 
-def check_fits(name: str, num_bytes: int, dtype: torch.dtype) -> None:
+def check_fits(name: str, num_bytes: int, dtype: torch.dtype, device: torch.device) -> None:
     """Raises ConfigError, with both numbers and what to change, if weights of this size cannot be had."""
-    free = available_bytes()
+    free = available_bytes(device)
     if num_bytes > free:
         smaller = ", --dtype bfloat16 (half of it)" if dtype is torch.float32 else ""
         raise ConfigError(
@@ -19,8 +19,10 @@ def check_fits(name: str, num_bytes: int, dtype: torch.dtype) -> None:
         )
 
 
-def available_bytes() -> int:
-    """Memory that can be taken without swapping: the machine's, or what its control group leaves."""
+def available_bytes(device: torch.device | None = None) -> int:
+    """Memory that can be taken without swapping: the machine's, or what its control group leaves; or a GPU's."""
+    if device is not None and device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
     free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():

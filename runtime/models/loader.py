@@ -1,7 +1,7 @@
 """From the name of a model to a decoder in memory."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -9,11 +9,12 @@ from torch import Tensor
 
 from branchwork.kernels import api as kernels
 from branchwork.runtime.models.config import ModelConfig, read_config
-from branchwork.runtime.models.decoder import Decoder
+from branchwork.runtime.models.decoder import Decoder, placed
 from branchwork.runtime.models.free_memory import check_fits
+from branchwork.runtime.models.placement import device_for
 from branchwork.runtime.models.weights import Weights, checksum, read_json, weight_files
 from branchwork.runtime.wire.config import RuntimeConfig
-from branchwork.runtime.wire.errors import ConfigError, ModelError
+from branchwork.runtime.wire.errors import ModelError
 
 EMBEDDED = "sprout"
 """The name of the model that comes with the package."""
@@ -34,19 +35,25 @@ def load_model(options: RuntimeConfig) -> LoadedModel:
     """Load `options.model` on its device. Raises ModelError or ConfigError; never executes what a folder brings."""
     folder = model_folder(options.model)
     config = load_config(folder)
-    dtype = _dtype(options.dtype, config)
-    if options.device == "cuda":
-        raise ConfigError("--device cuda: this version runs on the CPU")
+    device = device_for(options.device, config)
+    dtype = _dtype(options.dtype, config, device)
     # By the files' sizes: what is too large cannot even be mapped.
     stored = sum(path.stat().st_size for path in weight_files(folder))
     stored_itemsize = 2 if config.dtype in ("bfloat16", "float16") else 4
-    check_fits(options.model, stored * dtype.itemsize // stored_itemsize, dtype)
+    check_fits(options.model, stored * dtype.itemsize // stored_itemsize, dtype, device)
     with Weights(folder) as weights, torch.inference_mode():
-        decoder = Decoder(config, _weights(config, weights, dtype))
+        plain = _weights(config, weights, dtype)
+        decoder = Decoder(config, plain if device.type == "cpu" else placed(plain, device))
         unknown = [name for name in weights.left_over() if not name.endswith("rotary_emb.inv_freq")]
     if unknown:
         raise ModelError(f"{folder}: {config.architecture} has no place for tensor {unknown[0]}")
     return LoadedModel(options.model, folder, config, decoder, checksum(folder))
+
+
+def on_device(model: LoadedModel, name: str) -> LoadedModel:
+    """The model with its weights laid out on a device."""
+    weights = placed(model.decoder.weights, torch.device(name))
+    return replace(model, decoder=Decoder(model.config, weights))
 
 
 def load_config(folder: Path) -> ModelConfig:
@@ -84,10 +91,10 @@ def _download(name: str) -> Path:
         raise ModelError(f"{name} is no local folder and cannot be fetched: {reason}") from error
 
 
-def _dtype(choice: str, config: ModelConfig) -> torch.dtype:
+def _dtype(choice: str, config: ModelConfig, device: torch.device) -> torch.dtype:
     """The type to compute in: the stored one, but 32 bits where the CPU has no 16-bit products."""
     if choice == "auto":
-        fast = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        fast = device.type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
         choice = "bfloat16" if config.dtype in ("bfloat16", "float16") and fast else "float32"
     return torch.bfloat16 if choice == "bfloat16" else torch.float32
 

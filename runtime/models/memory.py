@@ -5,8 +5,8 @@ from branchwork.runtime.models.loader import LoadedModel
 from branchwork.runtime.wire.config import RuntimeConfig
 from branchwork.runtime.wire.errors import ConfigError
 
-SHARE_OF_FREE_MEMORY = 0.5
-"""Taken by default: the rest is for activations, the cache's own tables and the machine's other users."""
+SHARE_OF_FREE_MEMORY = {"cpu": 0.5, "cuda": 0.85}
+"""Taken by default: the rest is for activations, the cache's own tables and the other users of the machine or GPU."""
 
 MIN_SLOTS = 64
 """Fewer hold no conversation worth a server."""
@@ -20,7 +20,8 @@ def kv_slots_for(options: RuntimeConfig, model: LoadedModel, max_len: int) -> in
     """
     itemsize = model.decoder.dtype.itemsize
     bytes_per_slot = model.config.kv_bytes_per_slot(itemsize)
-    free = available_bytes()
+    device = model.decoder.device
+    free = available_bytes(device)
     if options.kv_slots:
         slots, asked = options.kv_slots, f"--kv-slots {options.kv_slots}"
         remedy = f"at most --kv-slots {free // bytes_per_slot}"
@@ -30,7 +31,7 @@ def kv_slots_for(options: RuntimeConfig, model: LoadedModel, max_len: int) -> in
         remedy = f"at most --kv-memory {free >> 20}"
     else:
         useful = options.max_rows * max_len
-        slots = min(useful, int(free * SHARE_OF_FREE_MEMORY) // bytes_per_slot)
+        slots = min(useful, int(free * SHARE_OF_FREE_MEMORY[device.type]) // bytes_per_slot)
         asked, remedy = "the model", "--kv-memory"
     if slots * bytes_per_slot > free:
         raise ConfigError(

@@ -90,12 +90,12 @@ class Rotation:
     means that a position beyond `max_position` is rotated as if it were the last one, as in decoding step by step.
     """
 
-    def __init__(self, rope: RopeConfig, max_len: int) -> None:
+    def __init__(self, rope: RopeConfig, max_len: int, device: torch.device | str = "cpu") -> None:
         self._rope = rope
         self._filled = 0
         # Untouched memory costs nothing, and the tables of a long context take a second to compute.
-        self.cos = torch.empty(max_len, rope.head_dim // 2)
-        self.sin = torch.empty(max_len, rope.head_dim // 2)
+        self.cos = torch.empty(max_len, rope.head_dim // 2, device=device)
+        self.sin = torch.empty(max_len, rope.head_dim // 2, device=device)
 
     def fill(self, length: int) -> None:
         """Have all positions below `length` ready."""

@@ -32,7 +32,9 @@ class RuntimeConfig:
     dtype: Literal["auto", "float32", "bfloat16"] = option(
         "auto", "type of weights and cache", "model"
     )
-    device: Literal["auto", "cpu", "cuda"] = option("auto", "where the model runs", "model")
+    device: Literal["auto", "cpu", "cuda"] = option(
+        "auto", "where the model runs; auto: on a GPU that can run it, else on the CPU", "model"
+    )
     max_len: int = option(
         0, "longest branch; 0: what the model was made for", "model", "tokens", 0, 10_000_000
     )

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from branchwork.commands import doctor
 from branchwork.runtime.wire.config import RuntimeConfig
@@ -33,3 +34,14 @@ def test_a_pool_that_does_not_fit_is_bad_and_names_the_option_to_change() -> Non
 def test_a_model_that_is_not_there_ends_the_visit(capsys: pytest.CaptureFixture[str]) -> None:
     assert doctor.main(["--model", "/nowhere/at/all"]) == 1
     assert "bad" in capsys.readouterr().out.splitlines()[-1]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_the_device_is_named_and_why_it_is_no_gpu() -> None:
+    (finding,) = doctor.check_device(RuntimeConfig())
+    assert (finding.state, finding.found) == (
+        "ok",
+        "CPU (there is no GPU here that torch can use)",
+    )
+    (finding,) = doctor.check_device(RuntimeConfig(device="cuda"))
+    assert (finding.state, finding.remedy) == ("bad", "--device auto")

@@ -1,7 +1,8 @@
-"""`python -m tests.kernels.planted`: flip one detail of a kernel at a time and see that a gate notices.
+"""`python -m tests.kernels.planted`: flip one detail of a kernel or of the device's runner, and see that it is noticed.
 
-A gate that lets a wrong kernel pass proves nothing. The flips are done in a copy; the cases run against it in the
-interpreter. Caught means a case reported a wrong output, or the process died of the access.
+A gate that lets a wrong kernel pass proves nothing. The flips are done in a copy; a kernel's cases run against it in
+the interpreter, the runner's programs over the reference. Caught means that an output was reported wrong, or that the
+process died of the access.
 """
 
 import os
@@ -17,13 +18,25 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True)
 class Bug:
-    """What is flipped, in which file of kernels/triton, and the beginning of the names of the cases to notice it."""
+    """What is flipped, and who is to notice it: cases, by the beginning of their names, or a program.
+
+    `file` is one of kernels/triton. A whole path is a bug of the device's runner, and `cases` names a program then.
+    """
 
     name: str
     file: str
     right: str
     wrong: str
     cases: str
+
+    @property
+    def is_of_the_runner(self) -> bool:
+        return "/" in self.file
+
+    @property
+    def path(self) -> Path:
+        """From the package's root."""
+        return Path("" if self.is_of_the_runner else "kernels/triton") / f"{self.file}.py"
 
 
 DECODE, SHARED, EXTEND = "attend: decode (7, 1", "attend: shared prefixes", "attend: extend (4, 2"
@@ -91,6 +104,10 @@ BUGS = [
         "lowest = tl.min(tl.where(better < k, tops", "lowest = tl.min(tl.where(better < k - 1, tops", "sample: cuts"),
     Bug("sample: the bound for top-p is too high", "sampling",
         "lightest = tl.maximum(0.5 * (1 - p)", "lightest = tl.maximum(30.0 * (1 - p)", "sample: cuts"),
+    Bug("sample: top-p of what are candidates", "sampling",
+        "    total = tl.where(k < width, total, whole)\n", "", "sample: a light tail"),
+    Bug("sample: top-k loses its light tokens before top-p", "sampling",
+        "lightest = tl.where(k < width, 0.0, lightest)", "lightest = lightest * 1.0", "sample: a light tail"),
     Bug("sample: ties are kept from the last on", "sampling",
         "rank = equals + tl.cumsum(equal.to(tl.int32), 0) - 1", "rank = num - place", "sample: ties"),
     Bug("sample: a token of the context is penalised by its count", "sampling",
@@ -98,6 +115,27 @@ BUGS = [
     Bug("sample: another random number", "sampling", "(position + 1)", "position", "sample: cuts"),
     Bug("sample: NaN may be chosen", "sampling",
         "return tl.where(value == value, value, -float(\"inf\"))", "return value", "sample: cuts"),
+    Bug("lanes: the position is not advanced", "lanes",
+        "tl.store(row_position + row, at + 1, mask=live)", "tl.store(row_position + row, at, mask=live)",
+        "advance_rows"),
+    Bug("lanes: a token does not see itself", "lanes",
+        "tl.where(live, at + 1, 0)", "tl.where(live, at, 0)", "fill_lanes"),
+    Bug("lanes: padding has keys", "lanes", "tl.where(live, at + 1, 0)", "at + 1", "fill_lanes"),
+    Bug("lanes: padding has a slot", "lanes", "+ at, mask=live, other=-1)", "+ at, mask=real, other=-1)", "fill_lanes"),
+    Bug("lanes: the mask of the row of that number", "lanes",
+        "tl.load(row_mask + row, mask=real", "tl.load(row_mask + lane, mask=real", "fill_lanes"),
+    Bug("lanes: padding advances its row", "lanes",
+        "tl.store(row_position + row, at + 1, mask=live)",
+        "tl.store(row_position + row, at + 1, mask=lane < num_lanes)",
+        "advance_rows"),
+    Bug("lanes: no token is a token", "lanes",
+        "tl.maximum(tl.load(chosen + lane, mask=live, other=0), 0)", "tl.load(chosen + lane, mask=live, other=0)",
+        "advance_rows"),
+    Bug("lanes: the next choice has the randomness of this one", "lanes",
+        "(at + 1).to(tl.int64)", "at.to(tl.int64)", "fill_lanes"),
+    Bug("fsm: a request without a machine loses its mask", "automaton",
+        "tl.store(mask_rows + request, row, mask=bound)",
+        "tl.store(mask_rows + request, tl.where(bound, row, -1), mask=real)", "fsm_advance"),
     Bug("fsm: the width of another machine", "automaton",
         "+ state * width", "+ state * 5", "fsm_advance"),
     Bug("fsm: a token that may not follow is followed", "automaton",
@@ -108,23 +146,49 @@ BUGS = [
         "scale + column * num_groups + group", "scale + column * num_groups", "quantized_linear: 4"),
     Bug("int8: the bias is left out", "linear", "    if bias is not None:\n", "    if bias is None and num_rows < 0:\n",
         "quantized_linear: 8"),
+    Bug("runner: one line of masks for all rows", "runtime/models/device_state",
+        "        line = self._first + row\n", "        line = self._first\n",
+        "a constraint that is too big, beside one that is not"),
+    Bug("runner: a row's position is one late", "runtime/models/device_state",
+        "position = segment.start + len(segment.token_ids) - 1", "position = segment.start + len(segment.token_ids)",
+        "one, greedy"),
+    Bug("runner: slots go to the beginning of their row", "runtime/models/device_state",
+        "row * self._known.shape[1] + start + differs", "row * self._known.shape[1] + differs", "one, greedy"),
+    Bug("runner: a mask that the machine moved is taken for known", "runtime/models/device_state",
+        "        self._mask_row.pop(segment.row, None)\n", "", "a row that is free, held by a machine, and free again"),
+    Bug("runner: another machine's line", "runtime/models/device_state",
+        "mask_row = place.block * MAX_STATES + place.state", "mask_row = place.state",
+        "two constraints sampled token by token"),
+    Bug("runner: the token of another row", "runtime/models/device_runner",
+        "np.repeat(batch.rows, counts)", "np.repeat(batch.rows[::-1], counts)", "one joins, one leaves"),
+    Bug("runner: tokens are read where the next step writes", "runtime/models/device_runner",
+        "self._ring[self._num_launched % len(self._ring)]", "self._ring[0]", "one, greedy"),
+    Bug("runner: who is in which lane is looked at once", "runtime/models/decode_program",
+        "who != self._who or groups != self._groups", "self._who is None", "one joins, one leaves"),
+    Bug("runner: lanes in the order of the samplers' seeds", "runtime/models/decode_program",
+        "row[:num] = [segment.row for segment in segments]", "row[:num] = [segment.row for segment in segments][::-1]",
+        "five at once, drawn in every way"),
 ]  # fmt: skip
 
 
 def is_caught(bug: Bug) -> bool:
-    """Run the bug's cases against a copy of the package that has it."""
+    """Run the bug's cases, or its program, against a copy of the package that has it."""
+    module = (
+        "tests.runtime.models.device_programs"
+        if bug.is_of_the_runner
+        else "tests.kernels.interpreted"
+    )
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / "branchwork"
-        shutil.copytree(
-            ROOT / "kernels", package / "kernels", ignore=shutil.ignore_patterns("__pycache__")
-        )
-        (package / "__init__.py").touch()
-        path = package / "kernels" / "triton" / f"{bug.file}.py"
+        left_out = shutil.ignore_patterns("__pycache__", "sprout", "page", "compat", "lang")
+        shutil.copytree(ROOT / "src" / "branchwork", package, ignore=left_out)
+        (package / "__init__.py").write_text("")
+        path = package / bug.path
         source = path.read_text()
-        assert bug.right in source, f"{bug.name}: its place is gone from {bug.file}.py"
+        assert bug.right in source, f"{bug.name}: its place is gone from {bug.path}"
         path.write_text(source.replace(bug.right, bug.wrong, 1))
         done = subprocess.run(
-            [sys.executable, "-m", "tests.kernels.interpreted", bug.cases],
+            [sys.executable, "-m", module, bug.cases],
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": folder, "OMP_NUM_THREADS": "1"},
             capture_output=True,
@@ -134,7 +198,9 @@ def is_caught(bug: Bug) -> bool:
         )
     assert f'{{"starts": "{bug.cases}' in done.stdout, done.stderr[-2000:]
     found_wrong = '"wrong": "' in done.stdout
-    died = done.returncode < 0 or "InterpreterError" in done.stderr
+    died = (
+        done.returncode < 0 or "InterpreterError" in done.stderr or "AssertionError" in done.stderr
+    )
     return found_wrong or died
 
 

@@ -3,13 +3,14 @@
 import pytest
 from tests.kernels.cases import CASES
 from tests.kernels.planted import BUGS, ROOT, Bug, is_caught
+from tests.runtime.models.device_programs import PROGRAMS
 
 
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
 def test_a_planted_bug_has_its_place_and_cases_to_notice_it(bug: Bug) -> None:
-    source = (ROOT / "kernels" / "triton" / f"{bug.file}.py").read_text()
-    assert bug.right in source
-    assert any(str(case).startswith(bug.cases) for case in CASES)
+    assert bug.right in (ROOT / bug.path).read_text()
+    noticing = map(str, PROGRAMS if bug.is_of_the_runner else CASES)
+    assert any(name.startswith(bug.cases) for name in noticing)
 
 
 @pytest.mark.slow

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from branchwork.commands.info import PACKAGES, features, why_so_many
+from branchwork.commands.info import PACKAGES, device, features, why_so_many
 from branchwork.runtime.options import add_options, config_from
 from branchwork.runtime.wire.config import RuntimeConfig
-from branchwork.runtime.wire.errors import BranchworkError
+from branchwork.runtime.wire.errors import BranchworkError, ConfigError, ModelError
 
 MIN_OPEN_FILES = 4096
 """A connection is a file: so many clients at once, and a little more."""
@@ -38,7 +38,15 @@ def main(argv: list[str]) -> int:
     add_options(parser, RuntimeConfig)
     config = config_from(RuntimeConfig, vars(parser.parse_args(argv)))
     findings = []
-    for check in (check_packages, check_processor, check_limits, check_memory, check_answer):
+    checks = (
+        check_packages,
+        check_device,
+        check_processor,
+        check_limits,
+        check_memory,
+        check_answer,
+    )
+    for check in checks:
         for finding in check(config):
             findings.append(finding)
             print(f"{finding.state:5} {finding.what:13} {finding.found}")
@@ -59,6 +67,16 @@ def check_packages(config: RuntimeConfig) -> Iterator[Finding]:
         yield Finding("packages", "bad", f"{', '.join(missing)} not installed", remedy)
     else:
         yield Finding("packages", "ok", "all that the runtime needs")
+
+
+def check_device(config: RuntimeConfig) -> Iterator[Finding]:
+    """Where the model will run."""
+    try:
+        yield Finding("device", "ok", device(config))
+    except ConfigError as error:
+        yield Finding("device", "bad", str(error), "--device auto")
+    except ModelError:
+        return  # there is nothing to run: the check of the memory says so
 
 
 def check_processor(config: RuntimeConfig) -> Iterator[Finding]:
@@ -103,12 +121,20 @@ def check_limits(config: RuntimeConfig) -> Iterator[Finding]:
 
 def check_memory(config: RuntimeConfig) -> Iterator[Finding]:
     """What the pool gets, and why."""
-    from branchwork.runtime.models.free_memory import available_bytes  # noqa: PLC0415  # as above
-    from branchwork.runtime.models.loader import load_model  # noqa: PLC0415  # as above
+    # As above.
+    from branchwork.runtime.models.free_memory import available_bytes  # noqa: PLC0415
+    from branchwork.runtime.models.loader import (  # noqa: PLC0415
+        load_config,
+        load_model,
+        model_folder,
+    )
     from branchwork.runtime.models.memory import kv_slots_for  # noqa: PLC0415
+    from branchwork.runtime.models.placement import device_for  # noqa: PLC0415
 
     try:
-        before = available_bytes()
+        shape = load_config(model_folder(config.model))
+        place = device_for(config.device, shape)
+        before = available_bytes(place)
         model = load_model(config)
         context_len = config.max_len or model.config.max_position
         slots = kv_slots_for(config, model, context_len)
@@ -118,7 +144,7 @@ def check_memory(config: RuntimeConfig) -> Iterator[Finding]:
     per_slot = model.config.kv_bytes_per_slot(model.decoder.dtype.itemsize)
     yield Finding("model", "ok", f"{model.name}, context {context_len:,} tokens")
     found = (
-        f"{before // MIB:,} MiB free before the model, {available_bytes() // MIB:,} with it; "
+        f"{before // MIB:,} MiB free before the model, {available_bytes(place) // MIB:,} with it; "
         f"the pool takes {slots * per_slot // MIB:,} MiB: {slots:,} tokens of {per_slot:,} bytes, "
         f"{why_so_many(config, slots, context_len)}"
     )

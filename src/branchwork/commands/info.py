@@ -25,6 +25,7 @@ def main(argv: list[str]) -> int:
     print(f"packages     {', '.join(_versions())}")
     print(f"machine      {platform.machine()}, {os.cpu_count()} cores, {features()}")
     print(f"products     {_products()}")
+    print(f"device       {device(config)}")
     with launch(**asdict(config)) as runtime:
         client = runtime.connect()
         welcome = client.welcome
@@ -59,6 +60,20 @@ def _products() -> str:
     except ImportError:
         return "not compiled: numba is not installed"
     return products_used()
+
+
+def device(config: RuntimeConfig) -> str:
+    """Where the model will run, and if that is the CPU by default, why."""
+    # torch: a second to import, and perhaps not there.
+    import torch  # noqa: PLC0415
+
+    from branchwork.runtime.models.loader import load_config, model_folder  # noqa: PLC0415
+    from branchwork.runtime.models.placement import device_for, gpu_obstacle  # noqa: PLC0415
+
+    shape = load_config(model_folder(config.model))
+    if device_for(config.device, shape).type == "cuda":
+        return f"GPU, {torch.cuda.get_device_name()}"
+    return "CPU" if config.device == "cpu" else f"CPU ({gpu_obstacle(shape)})"
 
 
 def _versions() -> list[str]:

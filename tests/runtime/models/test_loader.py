@@ -10,7 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from tests.make_model import make_model
 
+from branchwork.bench.random_model import model_config
 from branchwork.runtime.models.loader import LoadedModel, load_model, model_folder
+from branchwork.runtime.models.placement import device_for, gpu_obstacle
 from branchwork.runtime.models.weights import checksum
 from branchwork.runtime.wire.config import RuntimeConfig
 from branchwork.runtime.wire.errors import ConfigError, ModelError
@@ -128,9 +130,36 @@ def test_a_folder_without_a_config_is_no_model(tmp_path: Path) -> None:
         model_folder(str(tmp_path))
 
 
-def test_a_device_that_this_version_lacks_is_refused(folder: Path) -> None:
-    with pytest.raises(ConfigError, match="--device cuda"):
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_cuda_is_refused_and_auto_is_the_cpu(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="--device cuda: there is no GPU here that torch can use"):
         load(folder, device="cuda")
+    assert load(folder, device="auto").decoder.device.type == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("capability", "head_dim", "obstacle"),
+    [
+        ((9, 0), 128, None),
+        ((7, 5), 128, "the kernels need compute capability 8.0, this GPU has 7.5"),
+        ((8, 0), 96, "the kernels take heads of 16, 32, 64, 128, 256, this model has 96"),
+    ],
+)
+def test_a_gpu_that_cannot_run_a_model_is_refused_with_the_reason(
+    capability: tuple[int, int],
+    head_dim: int,
+    obstacle: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    shape = model_config(1, 32, 48, 2, 1, head_dim, 300, 256)
+    assert gpu_obstacle(shape) == obstacle
+    assert device_for("auto", shape).type == ("cpu" if obstacle else "cuda")
+    assert device_for("cpu", shape).type == "cpu"
+    if obstacle:
+        with pytest.raises(ConfigError, match=f"--device cuda: {obstacle}"):
+            device_for("cuda", shape)
 
 
 def test_the_checksum_follows_the_weights_and_not_the_place(made: Path, folder: Path) -> None:

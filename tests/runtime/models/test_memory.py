@@ -18,9 +18,9 @@ KIB, MIB = 1 << 10, 1 << 20
 
 def slots(monkeypatch: pytest.MonkeyPatch, free: int, max_len: int = 100, **options: Any) -> int:
     """Slots of 1 KiB each, with `free` bytes on the machine."""
-    monkeypatch.setattr(memory, "available_bytes", lambda: free)
+    monkeypatch.setattr(memory, "available_bytes", lambda device: free)
     model = SimpleNamespace(
-        decoder=SimpleNamespace(dtype=torch.bfloat16),
+        decoder=SimpleNamespace(dtype=torch.bfloat16, device=torch.device("cpu")),
         config=SimpleNamespace(kv_bytes_per_slot=lambda itemsize: KIB * itemsize // 2),
     )
     return kv_slots_for(RuntimeConfig(**options), cast(LoadedModel, model), max_len)
@@ -60,14 +60,14 @@ def test_a_pool_too_small_to_use_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
 def test_weights_that_do_not_fit_are_refused_before_they_are_loaded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(free_memory, "available_bytes", lambda: 8 << 30)
-    check_fits("m", 8 << 30, torch.bfloat16)
+    monkeypatch.setattr(free_memory, "available_bytes", lambda device: 8 << 30)
+    check_fits("m", 8 << 30, torch.bfloat16, torch.device("cpu"))
     with pytest.raises(
         ConfigError, match=r"--model m: its weights take 16.0 GiB as bfloat16 .* 8.0"
     ):
-        check_fits("m", 16 << 30, torch.bfloat16)
+        check_fits("m", 16 << 30, torch.bfloat16, torch.device("cpu"))
     with pytest.raises(ConfigError, match="--dtype bfloat16"):
-        check_fits("m", 16 << 30, torch.float32)
+        check_fits("m", 16 << 30, torch.float32, torch.device("cpu"))
 
 
 def test_this_machine_has_memory() -> None:

@@ -1,0 +1,95 @@
+"""Models of random weights, made where they are to run: what a step costs does not depend on what it says."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from branchwork.kernels.api import DecoderWeights, LayerWeights
+from branchwork.runtime.models.config import ModelConfig
+from branchwork.runtime.models.decoder import Decoder
+from branchwork.runtime.models.loader import LoadedModel
+from branchwork.runtime.models.rope import RopeConfig
+
+
+def model_config(
+    layers: int,
+    hidden: int,
+    width: int,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    vocab: int,
+    max_position: int,
+    qk_norm: bool = False,
+    window: int = 0,
+) -> ModelConfig:
+    """A Llama of these sizes, with norms on q and k or with windows if asked for."""
+    return ModelConfig(
+        architecture="LlamaForCausalLM",
+        vocab_size=vocab,
+        hidden_size=hidden,
+        intermediate_size=width,
+        num_layers=layers,
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        head_dim=head_dim,
+        rms_norm_eps=1e-5,
+        rope=RopeConfig("default", 500_000.0, head_dim, max_position, {}),
+        max_position=max_position,
+        tied_embeddings=False,
+        qkv_bias=False,
+        out_bias=False,
+        mlp_bias=False,
+        qk_norm=qk_norm,
+        windows=(window,) * layers,
+        eos_token_ids=(),
+        dtype="bfloat16",
+    )
+
+
+LLAMA_8B = model_config(32, 4096, 14_336, 32, 8, 128, 128_256, 8192 + 1024)
+"""The sizes of Llama-3-8B."""
+
+
+def random_model(
+    config: ModelConfig, dtype: torch.dtype, device: str, std: float = 0.02, seed: int = 0
+) -> LoadedModel:
+    """Matrices drawn from a normal distribution of `std`, norms around 1; q, k and v joined, and gate and up."""
+    generator = torch.Generator(device).manual_seed(seed)
+
+    def draw(*shape: int, mean: float = 0.0) -> Tensor:
+        drawn = torch.empty(shape, dtype=dtype, device=device)
+        return drawn.normal_(mean, std, generator=generator)
+
+    hidden, width, dim = config.hidden_size, config.intermediate_size, config.head_dim
+    q_width, kv_width = config.num_heads * dim, config.num_kv_heads * dim
+
+    def layer(window: int) -> LayerWeights:
+        return LayerWeights(
+            attention_norm=draw(hidden, mean=1.0),
+            qkv=(draw(q_width, hidden), draw(kv_width, hidden), draw(kv_width, hidden)),
+            qkv_bias=None,
+            q_norm=draw(dim, mean=1.0) if config.qk_norm else None,
+            k_norm=draw(dim, mean=1.0) if config.qk_norm else None,
+            out=draw(hidden, q_width),
+            out_bias=None,
+            mlp_norm=draw(hidden, mean=1.0),
+            gate_up=(draw(width, hidden), draw(width, hidden)),
+            gate_up_bias=None,
+            down=draw(hidden, width),
+            down_bias=None,
+            window=window,
+        )
+
+    weights = DecoderWeights(
+        embedding=draw(config.vocab_size, hidden),
+        layers=tuple(layer(window) for window in config.windows),
+        final_norm=draw(hidden, mean=1.0),
+        head=draw(config.vocab_size, hidden),
+        num_heads=config.num_heads,
+        num_kv_heads=config.num_kv_heads,
+        head_dim=dim,
+        eps=config.rms_norm_eps,
+    )
+    return LoadedModel("random", Path(), config, Decoder(config, weights), "")
