@@ -21,6 +21,7 @@ BENCHES = {
     "jump": "what a constraint costs and what jump-forward saves",
     "grammar": "coverage, compile and mask times of constraints",
     "attention": "decode attention on the CPU over scattered slots, beside torch's own",
+    "engine": "decoding, first tokens, constraints and sharing of an 8B model (needs a GPU)",
     "kernels": "every kernel beside torch's own (needs a GPU)",
     "hostile": "what expensive constraints cost, and what other clients notice",
 }
