@@ -9,6 +9,7 @@ import msgspec
 
 from branchwork.runtime.server.errors import ApiError
 from branchwork.runtime.server.fields import Constraining, ResponseFormat, StructuredOutputs
+from branchwork.runtime.server.schemas import closed
 from branchwork.runtime.server.validate import convert, parse
 from branchwork.runtime.wire.messages import (
     Choices,
@@ -125,8 +126,9 @@ class Reading:
             if not isinstance(schema, dict | bool):
                 raise ApiError(f"{at} must be an object or a boolean", param=at)
         text = msgspec.json.encode(schema).decode()
+        self._size(len(text.encode()), at)
         return JsonSchema(
-            self._text(text, at),
+            msgspec.json.encode(closed(schema)).decode(),
             "strict" if strict else "best_effort",
             self._whitespace,
             "any" if self.any_order else "declared",

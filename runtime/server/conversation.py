@@ -17,9 +17,10 @@ from branchwork.runtime.server.fields import ChatTurn, Part, Tool, ToolCall
 from branchwork.runtime.server.generation import Prompt
 from branchwork.runtime.server.model import Model
 from branchwork.runtime.server.reasoning import AnswerReader, after_thinking
+from branchwork.runtime.server.schemas import closed
 from branchwork.runtime.server.tools import ToolFormat, ToolReader, ToolSpec
 from branchwork.runtime.server.validate import parse
-from branchwork.runtime.wire.messages import AnyOf, Chat, ChatMessage, Text
+from branchwork.runtime.wire.messages import AnyOf, Chat, ChatMessage, FreeText, Text
 
 ROLES = {
     "system": "system",
@@ -38,7 +39,11 @@ RESERVED = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class ToolUse:
-    """Which tools there are, and whether one must be called. `definitions` are what the template shows."""
+    """Which tools there are, and whether one must be called. `definitions` are what the template shows.
+
+    Tools that may not be called are shown all the same: the chat's other turns had them, and a prompt that begins as
+    theirs is found in the cache.
+    """
 
     specs: tuple[ToolSpec, ...] = ()
     definitions: tuple[dict[str, Any], ...] = ()
@@ -96,6 +101,8 @@ class Conversation:
                 )
             return Wanted(form.constraint(use.specs, True, use.parallel), "tools")
         constraint = wanted.constraint
+        if use.mode == "none" and use.definitions and constraint is None and model.tool_format:
+            return Wanted(FreeText((model.tool_format.trigger,)), "tool_choice")
         if form is not None and constraint is None:
             return Wanted(form.constraint(use.specs, False, use.parallel), "tools")
         if form is not None and constraint is not None:
@@ -202,8 +209,9 @@ def tool_use(
     if len({spec.name for spec in specs}) < len(specs):
         raise ApiError("tools: two have the same name", param="tools")
     mode, names = _chosen(choice, "auto" if specs else "none")
+    definitions = tuple(msgspec.to_builtins(tool) for tool in tools)
     if mode == "none":
-        return ToolUse()
+        return ToolUse(definitions=definitions)
     for name in names or ():
         if name not in {spec.name for spec in specs}:
             raise ApiError(
@@ -212,7 +220,6 @@ def tool_use(
     if not specs:
         raise ApiError("tool_choice needs tools", param="tool_choice")
     kept = tuple(spec for spec in specs if names is None or spec.name in names)
-    definitions = tuple(msgspec.to_builtins(tool) for tool in tools)
     return ToolUse(kept, definitions, mode, parallel is not False and names is None)
 
 
@@ -231,7 +238,7 @@ def tool_spec(tool: Tool, at: str, max_schema_bytes: int) -> ToolSpec:
             param=f"{at}.function.parameters",
             code="too_large",
         )
-    return ToolSpec(function.name, text, bool(function.strict))
+    return ToolSpec(function.name, _json(closed(schema)), bool(function.strict))
 
 
 def _chosen(

@@ -11,6 +11,7 @@ from branchwork.runtime.wire.messages import (
     Choices,
     Close,
     Ebnf,
+    FreeText,
     Gen,
     JsonSchema,
     JsonValue,
@@ -292,12 +293,16 @@ def test_an_answer_in_a_format_may_also_be_a_call(serving: Any) -> None:
     assert answer == JsonValue("object")
 
 
-def test_tool_choice_none_hides_the_tools(serving: Any) -> None:
-    server = serving(Script([CALL]))
-    answer = server.post(CHAT, {"messages": HI, "tools": [WEATHER], "tool_choice": "none"})
+def test_tool_choice_none_shows_the_tools_and_forbids_calls(serving: Any) -> None:
+    server = serving()
+    fields = {"messages": HI, "tools": [WEATHER], "tool_choice": "none"}
+    answer = server.post(CHAT, fields)
     assert "tool_calls" not in answer.json()["choices"][0]["message"]
-    assert server.backend.frames[0][1].tools == "[]"
-    assert server.backend.frames[0][2].constraint is None
+    _, chat, gen, _ = server.backend.frames[0]
+    assert json.loads(chat.tools) == [WEATHER]
+    assert gen.constraint == FreeText(("<tool_call>",))
+    server.post(CHAT, {**fields, "response_format": {"type": "json_object"}})
+    assert server.backend.frames[1][2].constraint == JsonValue("object")
 
 
 def test_a_tool_call_is_read_from_the_answer(serving: Any) -> None:
