@@ -44,11 +44,11 @@ class ScoreRequest(msgspec.Struct, kw_only=True):
     model: str | None = None
     query: str | None = None
     items: str | list[str] | None = None
-    label_token_ids: Annotated[list[Count], Meta(min_length=1, max_length=1024)] | None = None
+    label_token_ids: Annotated[list[Count], Meta(min_length=1)] | None = None
     apply_softmax: bool | None = None
     item_first: bool | None = None
     prompt: str | None = None
-    choices: Annotated[list[str], Meta(min_length=1, max_length=4096)] | None = None
+    choices: Annotated[list[str], Meta(min_length=1)] | None = None
     text_1: str | list[str] | None = None
     text_2: str | list[str] | None = None
 
@@ -142,6 +142,8 @@ async def score(gateway: Gateway, request: Request) -> Response:
 async def _score_labels(gateway: Gateway, request: Request, ask: ScoreRequest) -> Response:
     limits = gateway.attached.limits
     items = _texts(ask.items, "items", gateway)
+    given = len(ask.label_token_ids or ())
+    limits.at_most(given, gateway.config.max_prompts, "label_token_ids", "--max-prompts")
     label_ids = limits.token_ids(ask.label_token_ids or [], "label_token_ids")
     labels = [
         str((await gateway.ask("detokenize", {"token_ids": [label]}))["text"])
@@ -163,7 +165,7 @@ async def _score_labels(gateway: Gateway, request: Request, ask: ScoreRequest) -
 
 
 async def _score_choices(gateway: Gateway, request: Request, ask: ScoreRequest) -> Response:
-    select = Select(0, SLOT, tuple(ask.choices or ()), "none")
+    select = Select(0, SLOT, tuple(_texts(ask.choices, "choices", gateway)), "none")
     prompt = Prompt.of_text(ask.prompt or "")
     found = await _all(gateway, request, [Generation(prompt, select)])
     scores = [

@@ -21,6 +21,7 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Bias = Annotated[float, Meta(ge=-100, le=100)]
 Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+Priority = Annotated[int, Meta(ge=-MAX_INT, le=MAX_INT)]
 JsonObject = dict[str, Any]
 
 
@@ -117,7 +118,7 @@ class Generating(Constraining, kw_only=True):
     stream_options: StreamOptions | None = None
     cache_salt: Salt | None = None
     cache_pin_s: Annotated[float, Meta(ge=0, le=MAX_PIN_S)] | None = None
-    priority: Annotated[int, Meta(ge=-MAX_INT, le=MAX_INT)] | None = None
+    priority: Priority | None = None
     return_token_ids: bool | None = None
     return_tokens: bool | None = None
     chat_template: str | None = None

@@ -16,9 +16,16 @@ class OutputItems:
         self.items: list[dict[str, Any]] = []
         self._open: dict[str, Any] | None = None
         self._call = -1
+        self._logprobs: list[dict[str, Any]] = []
+
+    def note(self, logprobs: list[dict[str, Any]]) -> None:
+        """Log-probabilities of the tokens of the piece that comes next; they are shown where it is text."""
+        self._logprobs += logprobs
 
     def add(self, piece: Piece) -> Iterator[Event]:
         """The next piece."""
+        if piece.kind != "content":
+            self._logprobs = []
         if piece.kind == "call":
             yield from self.close()
             self._call = piece.call
@@ -46,7 +53,7 @@ class OutputItems:
             (part,) = item["content"]
             place = {"content_index": 0}
             kind = part["type"]
-            extra: dict[str, Any] = {"logprobs": []} if kind == "output_text" else {}
+            extra = {"logprobs": part["logprobs"]} if kind == "output_text" else {}
             yield self._about(f"response.{kind}.done", {**place, "text": part["text"], **extra})
             yield self._about("response.content_part.done", {**place, "part": dict(part)})
         index = len(self.items) - 1
@@ -70,10 +77,12 @@ class OutputItems:
             self._of_kind(item_kind)["content"].append(part)
             added = {"content_index": 0, "part": dict(part)}
             yield self._about("response.content_part.added", added)
-        self._of_kind(item_kind)["content"][0]["text"] += text
+        (grown,) = self._of_kind(item_kind)["content"]
+        grown["text"] += text
         delta: dict[str, Any] = {"content_index": 0, "delta": text}
         if part_kind == "output_text":
-            delta["logprobs"] = []
+            delta["logprobs"], self._logprobs = self._logprobs, []
+            grown["logprobs"] += delta["logprobs"]
         yield self._about(f"response.{part_kind}.delta", delta)
 
     def _begin(self, item: dict[str, Any]) -> Iterator[Event]:

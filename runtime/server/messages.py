@@ -24,7 +24,7 @@ from branchwork.runtime.server.fields import (
     ToolCall,
 )
 from branchwork.runtime.server.gateway import Attached, Gateway
-from branchwork.runtime.server.generation import Generation
+from branchwork.runtime.server.generation import Generation, cache_salt
 from branchwork.runtime.server.jobs import Answer
 from branchwork.runtime.server.reasoning import AnswerReader
 from branchwork.runtime.server.stream import Events, stream
@@ -91,6 +91,8 @@ async def messages(gateway: Gateway, request: Request) -> Response:
     ask = decode(await read_body(request, gateway.config), MessagesRequest)
     attached = gateway.attached
     attached.model.check(ask.model)
+    if (ask.n or 1) > 1:
+        raise ApiError("n: a message is one answer", param="n")
     conversation = conversation_of(gateway, ask)
     shape = Shape(conversation, attached)
     generation = _generation(ask, conversation, attached)
@@ -164,6 +166,12 @@ def _result(block: Block, at: str) -> str:
 
 
 def _tool_use(gateway: Gateway, ask: CountRequest) -> Any:
+    for i, tool in enumerate(ask.tools or ()):
+        if tool.type not in (None, "custom"):
+            raise ApiError(
+                f"tools[{i}] is of type {tool.type[:64]}: this server runs no tools of its own",
+                param=f"tools[{i}].type",
+            )
     tools = [
         Tool("function", Function(tool.name, tool.description, tool.input_schema))
         for tool in ask.tools or ()
@@ -184,7 +192,16 @@ def _generation(ask: MessagesRequest, conversation: Conversation, attached: Atta
         ask.stop = ask.stop_sequences
     held = conversation.held(attached.model, attached.limits.reading(ask).wanted(ask))
     gen = attached.limits.gen(ask, ask.max_tokens, held.constraint, None, bool(ask.stream))
-    return Generation(conversation.prompt(attached.model), gen, field=held.field)
+    salt, priority = cache_salt(ask.cache_salt), ask.priority or 0
+    return Generation(
+        conversation.prompt(attached.model),
+        gen,
+        1,
+        salt,
+        priority,
+        held.field,
+        ask.cache_pin_s or 0.0,
+    )
 
 
 class Shape:
@@ -273,6 +290,7 @@ def usage_body(usage: Usage) -> dict[str, int]:
         "cache_creation_input_tokens": 0,
         "cache_read_input_tokens": usage.cached,
         "output_tokens": usage.completion,
+        "jumped_tokens": usage.jumped,
     }
 
 

@@ -14,9 +14,9 @@ from starlette.responses import PlainTextResponse, Response
 from branchwork.runtime.server import answers
 from branchwork.runtime.server.body import read_body
 from branchwork.runtime.server.errors import ApiError
-from branchwork.runtime.server.fields import Count, Generating, JsonObject
+from branchwork.runtime.server.fields import Count, Generating, JsonObject, Priority, Salt
 from branchwork.runtime.server.gateway import Attached, Gateway
-from branchwork.runtime.server.generation import Generation
+from branchwork.runtime.server.generation import Generation, cache_salt
 from branchwork.runtime.server.jobs import Answer, total_usage
 from branchwork.runtime.server.prompts import as_prompt, prompts_of
 from branchwork.runtime.server.stream import DONE, Events, data, error_data, stream
@@ -39,6 +39,8 @@ class GenerateRequest(msgspec.Struct, kw_only=True):
     stream: bool | None = None
     rid: str | list[str] | None = None
     image_data: Any = None
+    cache_salt: Salt | None = None
+    priority: Priority | None = None
 
 
 class SrtSampling(Generating, kw_only=True):
@@ -77,7 +79,10 @@ async def generate(gateway: Gateway, request: Request) -> Response:
             as_prompt(prompt),
             shape.gen(each, attached),
             attached.limits.answers(each.n),
-            field="sampling_params",
+            cache_salt(ask.cache_salt or each.cache_salt),
+            (each.priority if ask.priority is None else ask.priority) or 0,
+            "sampling_params",
+            each.cache_pin_s or 0.0,
         )
         for prompt, each in zip(prompts, sampling, strict=True)
     ]

@@ -1,9 +1,9 @@
 """POST /v1/responses: OpenAI's newer form of a chat, with its events and a bounded memory of earlier answers."""
 
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Any
 
 import msgspec
-from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -13,6 +13,7 @@ from branchwork.runtime.server.conversation import Conversation, text_of, tool_u
 from branchwork.runtime.server.errors import ApiError
 from branchwork.runtime.server.fields import (
     ChatTurn,
+    Count,
     Function,
     FunctionCall,
     Generating,
@@ -28,11 +29,12 @@ from branchwork.runtime.server.fields import (
 from branchwork.runtime.server.gateway import Attached, Gateway
 from branchwork.runtime.server.generation import Generation, cache_salt
 from branchwork.runtime.server.items import Event, OutputItems
+from branchwork.runtime.server.jobs import Answer
 from branchwork.runtime.server.reasoning import AnswerReader
 from branchwork.runtime.server.stream import Events, stream
 from branchwork.runtime.server.tools import Piece
 from branchwork.runtime.server.validate import convert, decode
-from branchwork.runtime.wire.messages import ChatMessage, Done, Tokens, Usage
+from branchwork.runtime.wire.messages import ChatMessage, Done, TokenLogprob, Tokens, Usage
 
 
 class TextFormat(msgspec.Struct):
@@ -74,7 +76,7 @@ class ResponsesRequest(Generating, kw_only=True):
     parallel_tool_calls: bool | None = None
     text: TextOptions | None = None
     reasoning: JsonObject | None = None
-    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    top_logprobs: Count | None = None
     truncation: str | None = None
     include: list[str] | None = None
     background: bool | None = None
@@ -94,6 +96,9 @@ class InputItem(msgspec.Struct):
     arguments: str | None = None
     output: str | list[Part] | None = None
 
+
+LOGPROBS = "message.output_text.logprobs"
+"""What `include` holds for them."""
 
 UNSUPPORTED = {
     "background": "answers are not made in the background",
@@ -120,8 +125,7 @@ async def responses(gateway: Gateway, request: Request) -> Response:
     async with gateway.running(request, [generation]) as job:
         (answer,) = await job.answers()
     gateway.metrics.add_usage(answer.usage)
-    assert answer.done is not None
-    return answers.json_response(shape.finish(answer.text, answer.done))
+    return answers.json_response(shape.finish(answer))
 
 
 def conversation_of(gateway: Gateway, ask: ResponsesRequest) -> Conversation:
@@ -188,7 +192,10 @@ def _generation(
         ask.response_format = ResponseFormat(form.type, json_schema=schema)
     limits = attached.limits
     held = conversation.held(attached.model, limits.reading(ask).wanted(ask))
-    gen = limits.gen(ask, ask.max_output_tokens, held.constraint, None, bool(ask.stream))
+    logprobs = None
+    if _wants_logprobs(ask):
+        logprobs = limits.logprobs(ask.top_logprobs or 0, "top_logprobs")
+    gen = limits.gen(ask, ask.max_output_tokens, held.constraint, logprobs, bool(ask.stream))
     salt, priority = cache_salt(ask.cache_salt), ask.priority or 0
     return Generation(
         conversation.prompt(attached.model),
@@ -199,6 +206,10 @@ def _generation(
         held.field,
         ask.cache_pin_s or 0.0,
     )
+
+
+def _wants_logprobs(ask: ResponsesRequest) -> bool:
+    return ask.top_logprobs is not None or LOGPROBS in (ask.include or ())
 
 
 class Shape:
@@ -247,6 +258,7 @@ class Shape:
             "text": msgspec.to_builtins(ask.text) if ask.text else {"format": {"type": "text"}},
             "tool_choice": ask.tool_choice or "auto",
             "tools": [msgspec.to_builtins(tool) for tool in ask.tools or ()],
+            "top_logprobs": ask.top_logprobs or 0,
             "top_p": 1.0 if ask.top_p is None else ask.top_p,
             "truncation": ask.truncation or "disabled",
             "usage": _usage(done.usage) if done else None,
@@ -254,14 +266,22 @@ class Shape:
             "metadata": ask.metadata or {},
         }
 
-    def finish(self, text: str, done: Done) -> dict[str, Any]:
+    def note(self, tokens: Sequence[TokenLogprob]) -> None:
+        """Log-probabilities of what comes next."""
+        if tokens:
+            self.items.note(answers.chat_logprobs(tokens, self._ask.top_logprobs or 0)["content"])
+
+    def finish(self, answer: Answer) -> dict[str, Any]:
         """The whole response, of an answer that came in one piece."""
-        reader = self.reader()
+        reader, text = self.reader(), answer.text
         pieces = [Piece("content", text)] if reader is None else [*reader.feed(text), *reader.end()]
+        if [piece.kind for piece in pieces] == ["content"]:
+            self.note(answer.logprobs)
         for piece in pieces:
             list(self.items.add(piece))
         list(self.items.close())
-        return self.complete(done)
+        assert answer.done is not None
+        return self.complete(answer.done)
 
     def complete(self, done: Done) -> dict[str, Any]:
         """The whole response; it is kept, unless the request said otherwise."""
@@ -304,6 +324,7 @@ class ResponseStream:
                 out.append(self._event(name, {"response": self._shape.body("in_progress")}))
         for _, event in events:
             if isinstance(event, Tokens):
+                self._shape.note(event.logprobs)
                 out += self._told(self._decoder.decode(event.data))
             elif isinstance(event, Done):
                 out += self._told(self._decoder.decode(b"", final=True), last=True)

@@ -97,6 +97,22 @@ def test_stored_responses_are_bounded_found_and_forgotten(serving: Any) -> None:
     assert missing.json()["error"]["param"] == "previous_response_id"
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_responses_logprobs_stand_by_its_text(serving: Any, streamed: bool) -> None:
+    server = serving()
+    include = {"include": ["message.output_text.logprobs"], "top_logprobs": 2}
+    answer = server.post("/v1/responses", {"input": "hi", "stream": streamed, **include})
+    body = named_events(answer.text)[-1][1]["response"] if streamed else answer.json()
+    (part,) = body["output"][0]["content"]
+    assert "".join(each["token"] for each in part["logprobs"]) == part["text"] == "hello world"
+    assert all(len(each["top_logprobs"]) == 2 for each in part["logprobs"])
+    if streamed:
+        deltas = [b for n, b in named_events(answer.text) if n == "response.output_text.delta"]
+        assert [each for delta in deltas for each in delta["logprobs"]] == part["logprobs"]
+    refused = server.post("/v1/responses", {"input": "hi", "top_logprobs": 21})
+    assert refused.json()["error"]["param"] == "top_logprobs"
+
+
 def test_a_response_that_is_cut_is_incomplete(serving: Any) -> None:
     body = serving(Script(reason="length")).post("/v1/responses", {"input": "hi"}).json()
     assert body["status"] == "incomplete"
@@ -167,6 +183,33 @@ def test_anthropics_tool_results_become_turns_of_their_own(serving: Any) -> None
         ("tool", "5"),
         ("user", "and?"),
     ]
+
+
+def test_a_tool_that_only_anthropic_runs_is_refused(serving: Any) -> None:
+    tool = {"type": "web_search_20250305", "name": "web_search"}
+    ask = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 5, "tools": [tool]}
+    answer = serving().post("/v1/messages", ask)
+    assert answer.status_code == 400
+    assert "web_search_20250305" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "ask"),
+    [
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}]}),
+        ("/v1/completions", {"prompt": "hi"}),
+        ("/v1/responses", {"input": "hi"}),
+        ("/v1/messages", {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 5}),
+        ("/generate", {"text": "hi"}),
+    ],
+)
+def test_every_route_that_generates_keeps_salts_apart(serving: Any, path: str, ask: Any) -> None:
+    server = serving()
+    for salt in ("a", "b", None):
+        assert server.post(path, {**ask, "cache_salt": salt, "priority": 7}).status_code == 200
+    opened = [frame[0] for frame in server.backend.frames]
+    assert len({each.salt for each in opened}) == 3
+    assert {each.priority for each in opened} == {7}
 
 
 def test_a_message_of_the_assistant_at_the_end_begins_the_answer(serving: Any) -> None:
