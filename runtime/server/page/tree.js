@@ -31,9 +31,8 @@ function arrange(reported) {
   let rows = 0;
   const place = (node) => {
     node.children.forEach(place);
-    node.y = node.children.length
-      ? (node.children[0].y + node.children.at(-1).y) / 2
-      : ROW * rows++;
+    // Beside its first child: in the middle of hundreds it would be out of sight.
+    node.y = node.children.length ? node.children[0].y : ROW * rows++;
   };
   nodes.filter((node) => !node.above).forEach(place);
   return nodes;
