@@ -26,7 +26,10 @@ GOOD: dict[str, dict[str, Any]] = {
     "/detokenize": {"tokens": [1]},
     "/generate": {"text": "hi"},
     "/abort_request": {"rid": "x"},
+    "/server/flush_cache": {"cache_salt": "x"},
 }
+# Routes that also take no body at all.
+BARE = ("/server/flush_cache",)
 GENERATING = ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"]
 
 RAW = {
@@ -88,7 +91,11 @@ def test_good_bodies_are_taken(shared: Any, path: str) -> None:
 @pytest.mark.parametrize("path", GOOD)
 @pytest.mark.parametrize("name", RAW)
 def test_bytes_that_are_no_request_are_refused(shared: Any, path: str, name: str) -> None:
-    assert_refused(shared.request("POST", path, content=RAW[name]))
+    answer = shared.request("POST", path, content=RAW[name])
+    if path in BARE and not RAW[name]:
+        assert answer.status_code == 200
+    else:
+        assert_refused(answer)
 
 
 WRONG: list[Any] = [True, -1, 1.5, 10**30, -(10**30), 2**63, "x", "", [], [None], {}, {"a": 1}]
@@ -217,6 +224,8 @@ def test_any_bytes_are_a_request_or_an_error_that_can_be_shown(body: bytes) -> N
 def test_thousands_of_bodies_end_in_an_answer_or_a_refusal(
     shared: Any, path: str, body: dict[str, Any]
 ) -> None:
-    answer = shared.post(path, {**GOOD[path], **body})
+    # As text: an infinity is no JSON, but some clients send it.
+    text = json.dumps({**GOOD[path], **body}).encode()
+    answer = shared.request("POST", path, content=text)
     if answer.status_code != 200:
         assert_refused(answer)
