@@ -174,7 +174,8 @@ class Watch:
         admitted = scheduler.counters.admitted
         self._runtime.step()
         after = (False, scheduler.counters.steps, len(in_flight), len(outbox.events))
-        held = any(req.load is not None and not req.load.done for req in scheduler.waiting)
+        # A prefix on its way from a store: whoever waits for it lets others pass.
+        held = [req for req in scheduler.waiting if req.load is not None and not req.load.done]
         assert before[0] or before[1:] != after[1:] or held, (
             "a stall: there is work, and nothing was done"
         )
@@ -182,8 +183,10 @@ class Watch:
         for req in waiting:
             if req not in scheduler.waiting:
                 del self._passed[req]
-            elif req not in new and any(
-                one.arrival > req.arrival and one.priority <= req.priority for one in new
+            elif (
+                req not in new
+                and req not in held
+                and any(one.arrival > req.arrival and one.priority <= req.priority for one in new)
             ):
                 times, bound = self._passed[req]
                 assert times < bound, "starvation: passed over by later ones again and again"
