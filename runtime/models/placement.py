@@ -1,4 +1,4 @@
-"""Where a model runs: on a GPU that can, or on the CPU."""
+"""Where a model runs: on the CPU, or on a GPU that is asked for and can."""
 
 import importlib.util
 from typing import Literal
@@ -14,11 +14,16 @@ MIN_CAPABILITY = (8, 0)
 
 
 def device_for(choice: Literal["auto", "cpu", "cuda"], config: ModelConfig) -> torch.device:
-    """The device that `--device` means for a model. Raises ConfigError where it asks for a GPU in vain."""
-    obstacle = None if choice == "cpu" else gpu_obstacle(config)
-    if choice == "cuda" and obstacle is not None:
+    """The device that `--device` means for a model. Raises ConfigError where it asks for a GPU in vain.
+
+    "auto" is the CPU also beside a GPU: its way is proved on the CPU alone (docs/kernels.md), and taken on request.
+    """
+    if choice != "cuda":
+        return torch.device("cpu")
+    obstacle = gpu_obstacle(config)
+    if obstacle is not None:
         raise ConfigError(f"--device cuda: {obstacle}")
-    return torch.device("cpu" if choice == "cpu" or obstacle is not None else "cuda")
+    return torch.device("cuda")
 
 
 def gpu_obstacle(config: ModelConfig) -> str | None:

@@ -33,7 +33,9 @@ class RuntimeConfig:
         "auto", "type of weights and cache", "model"
     )
     device: Literal["auto", "cpu", "cuda"] = option(
-        "auto", "where the model runs; auto: on a GPU that can run it, else on the CPU", "model"
+        "auto",
+        "where the model runs; auto: on the CPU, until the way over a GPU has run on one",
+        "model",
     )
     max_len: int = option(
         0, "longest branch; 0: what the model was made for", "model", "tokens", 0, 10_000_000

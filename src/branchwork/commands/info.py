@@ -73,7 +73,9 @@ def device(config: RuntimeConfig) -> str:
     shape = load_config(model_folder(config.model))
     if device_for(config.device, shape).type == "cuda":
         return f"GPU, {torch.cuda.get_device_name()}"
-    return "CPU" if config.device == "cpu" else f"CPU ({gpu_obstacle(shape)})"
+    if config.device == "cpu":
+        return "CPU"
+    return f"CPU ({gpu_obstacle(shape) or 'a GPU could run it: --device cuda, which has never run on one'})"
 
 
 def _versions() -> list[str]:
