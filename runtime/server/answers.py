@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from starlette.responses import Response
 
-from branchwork.runtime.wire.messages import Done, Run, TokenLogprob, Usage
+from branchwork.runtime.wire.messages import Done, Run, TokenLogprob, Tokens, Usage
 
 # What OpenAI writes for a token that cannot be.
 LOWEST = -9999.0
@@ -30,14 +30,14 @@ def json_response(value: Any) -> Response:
     return Response(msgspec.json.encode(value), media_type="application/json")
 
 
-def usage_body(usage: Usage, reasoning: int | None = None) -> dict[str, Any]:
+def usage_body(usage: Usage, thought: int | None = None) -> dict[str, Any]:
     """OpenAI's `usage`, with what the cache and the grammar saved beside it."""
     details: dict[str, int] = {
         "jumped_tokens": usage.jumped,
         "speculated_tokens": usage.speculated,
     }
-    if reasoning is not None:
-        details["reasoning_tokens"] = reasoning
+    if thought is not None:
+        details["reasoning_tokens"] = thought
     return {
         "prompt_tokens": usage.prompt,
         "completion_tokens": usage.completion,
@@ -61,6 +61,11 @@ def warned(*ends: Done) -> dict[str, list[str]]:
 def decoder() -> codecs.IncrementalDecoder:
     """Bytes to text, never cutting a character; bytes that are none become U+FFFD."""
     return codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+
+def num_tokens(event: Tokens) -> int:
+    """How many tokens an event tells of."""
+    return sum(len(run.token_ids) for run in event.runs)
 
 
 def runs_body(runs: Sequence[Run]) -> list[dict[str, Any]]:

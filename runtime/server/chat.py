@@ -22,7 +22,7 @@ from branchwork.runtime.server.fields import ChatRequest
 from branchwork.runtime.server.gateway import Attached, Gateway
 from branchwork.runtime.server.generation import Generation, Limits, cache_salt
 from branchwork.runtime.server.jobs import Answer, total_usage
-from branchwork.runtime.server.reasoning import AnswerReader
+from branchwork.runtime.server.reasoning import AnswerReader, count_thought
 from branchwork.runtime.server.stream import DONE, Events, data, error_data, stream
 from branchwork.runtime.server.tools import Piece
 from branchwork.runtime.server.validate import decode
@@ -92,7 +92,8 @@ def _generation(ask: ChatRequest, conversation: Conversation, attached: Attached
     if max_tokens is None:
         max_tokens = ask.max_tokens
     held = conversation.held(attached.model, limits.reading(ask).wanted(ask))
-    gen = limits.gen(ask, max_tokens, held.constraint, _logprobs(ask, limits), bool(ask.stream))
+    stepwise = bool(ask.stream) or conversation.thinks(attached.model)
+    gen = limits.gen(ask, max_tokens, held.constraint, _logprobs(ask, limits), stepwise)
     return Generation(
         conversation.prompt(attached.model),
         gen,
@@ -200,11 +201,21 @@ class Shape:
         body = {
             **self.head("chat.completion"),
             "choices": choices,
-            "usage": answers.usage_body(usage),
+            "usage": answers.usage_body(usage, self._thought(found)),
         }
         if self.prompt_ids is not None:
             body["prompt_token_ids"] = self.prompt_ids
         return body | answers.warned(*(answer.done for answer in found if answer.done))
+
+    def _thought(self, found: list[Answer]) -> int:
+        if not self._conversation.thinks(self._attached.model):
+            return 0
+        readers = [self.reader() for _ in found]
+        return sum(
+            count_thought(answer.steps, reader)
+            for answer, reader in zip(found, readers, strict=True)
+            if reader
+        )
 
     def _whole_choice(self, index: int, answer: Answer) -> dict[str, Any]:
         message = read_message(answer.text, self.reader())
@@ -237,11 +248,16 @@ class ChoiceStream:
         self.decoder = answers.decoder()
         self._reader = reader
 
-    def deltas(self, text: str, last: bool = False) -> list[dict[str, Any]]:
-        """What more text says."""
+    @property
+    def thought_tokens(self) -> int:
+        """Tokens of the thought so far."""
+        return self._reader.thought_tokens if self._reader else 0
+
+    def deltas(self, text: str, num_tokens: int = 0, last: bool = False) -> list[dict[str, Any]]:
+        """What more text says, of so many tokens."""
         if self._reader is None:
             return [{"content": text}] if text else []
-        pieces = self._reader.feed(text) if text else []
+        pieces = self._reader.feed(text, num_tokens)
         if last:
             pieces += self._reader.end()
         return [self._delta(piece) for piece in pieces]
@@ -308,7 +324,7 @@ class ChatStream:
             if not text:
                 return b""
             return self._heads[index] + msgspec.json.encode(text) + self._tail
-        deltas = choice.deltas(text)
+        deltas = choice.deltas(text, answers.num_tokens(event))
         extra = self._annotations(event)
         if extra and not deltas:
             deltas = [{}]
@@ -352,4 +368,6 @@ class ChatStream:
         if not self._shape.include_usage:
             return DONE
         head = self._shape.head("chat.completion.chunk")
-        return data({**head, "choices": [], "usage": answers.usage_body(self.usage)}) + DONE
+        thought = sum(choice.thought_tokens for choice in self._choices)
+        usage = answers.usage_body(self.usage, thought)
+        return data({**head, "choices": [], "usage": usage}) + DONE

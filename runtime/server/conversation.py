@@ -108,14 +108,13 @@ class Conversation:
         if form is not None and constraint is not None:
             # A call, or else an answer as it was asked for.
             constraint = AnyOf((form.constraint(use.specs, True, use.parallel), constraint))
-        if constraint is not None and model.thinks and self._thinking:
+        if constraint is not None and self.thinks(model):
             constraint = after_thinking(constraint, model.thought_begun)
         return Wanted(constraint, wanted.field)
 
     def reader(self, model: Model) -> AnswerReader | None:
         """What splits the answer into reasoning, text and calls; None where all of it is text."""
-        form = self._form(model)
-        thinks = model.thinks and self._thinking and self.tools.mode != "required"
+        form, thinks = self._form(model), self.thinks(model)
         if form is None and not thinks:
             return None
         return AnswerReader(ToolReader(form) if form else None, thinks, model.thought_begun)
@@ -123,9 +122,10 @@ class Conversation:
     def _form(self, model: Model) -> ToolFormat | None:
         return model.tool_format if self.tools.mode != "none" else None
 
-    @property
-    def _thinking(self) -> bool:
-        return self.options.get("enable_thinking") is not False
+    def thinks(self, model: Model) -> bool:
+        """Whether a thought may stand before the answer; its tokens are counted as they come."""
+        asked = self.options.get("enable_thinking") is not False
+        return model.thinks and asked and self.tools.mode != "required"
 
 
 def _json(value: Any) -> str:

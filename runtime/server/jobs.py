@@ -191,7 +191,10 @@ class Job:
 
 @dataclass(slots=True)
 class Answer:
-    """What became of one branch; complete once its `Done` was added."""
+    """What became of one branch; complete once its `Done` was added.
+
+    `steps` are its bytes and how many tokens came with them: one step unless the answer was asked for as a stream.
+    """
 
     text: str = ""
     reason: str = ""
@@ -199,13 +202,16 @@ class Answer:
     usage: Usage = field(default_factory=Usage)
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
+    steps: list[tuple[bytes, int]] = field(default_factory=list)
     done: Done | None = None
 
     def add(self, event: SlotEvent) -> None:
         """The answer's next event."""
         if isinstance(event, Tokens):
+            before = len(self.token_ids)
             for run in event.runs:
                 self.token_ids += run.token_ids
+            self.steps.append((event.data, len(self.token_ids) - before))
             self.logprobs += event.logprobs
         elif isinstance(event, Done):
             self.text, self.reason, self.matched = event.text, event.reason, event.matched

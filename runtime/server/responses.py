@@ -30,7 +30,7 @@ from branchwork.runtime.server.gateway import Attached, Gateway
 from branchwork.runtime.server.generation import Generation, cache_salt
 from branchwork.runtime.server.items import Event, OutputItems
 from branchwork.runtime.server.jobs import Answer
-from branchwork.runtime.server.reasoning import AnswerReader
+from branchwork.runtime.server.reasoning import AnswerReader, count_thought
 from branchwork.runtime.server.stream import Events, stream
 from branchwork.runtime.server.tools import Piece
 from branchwork.runtime.server.validate import convert, decode
@@ -195,7 +195,8 @@ def _generation(
     logprobs = None
     if _wants_logprobs(ask):
         logprobs = limits.logprobs(ask.top_logprobs or 0, "top_logprobs")
-    gen = limits.gen(ask, ask.max_output_tokens, held.constraint, logprobs, bool(ask.stream))
+    stepwise = bool(ask.stream) or conversation.thinks(attached.model)
+    gen = limits.gen(ask, ask.max_output_tokens, held.constraint, logprobs, stepwise)
     salt, priority = cache_salt(ask.cache_salt), ask.priority or 0
     return Generation(
         conversation.prompt(attached.model),
@@ -234,7 +235,7 @@ class Shape:
         """What splits the answer."""
         return self._conversation.reader(self._model)
 
-    def body(self, status: str, done: Done | None = None) -> dict[str, Any]:
+    def body(self, status: str, done: Done | None = None, thought: int = 0) -> dict[str, Any]:
         """The response as it stands."""
         ask = self._ask
         cut = done is not None and done.reason == "length"
@@ -261,7 +262,7 @@ class Shape:
             "top_logprobs": ask.top_logprobs or 0,
             "top_p": 1.0 if ask.top_p is None else ask.top_p,
             "truncation": ask.truncation or "disabled",
-            "usage": _usage(done.usage) if done else None,
+            "usage": _usage(done.usage, thought) if done else None,
             "user": ask.user,
             "metadata": ask.metadata or {},
         }
@@ -281,14 +282,16 @@ class Shape:
             list(self.items.add(piece))
         list(self.items.close())
         assert answer.done is not None
-        return self.complete(answer.done)
+        counted = self._conversation.thinks(self._model) and self.reader()
+        thought = count_thought(answer.steps, counted) if counted else 0
+        return self.complete(answer.done, thought)
 
-    def complete(self, done: Done) -> dict[str, Any]:
+    def complete(self, done: Done, thought: int) -> dict[str, Any]:
         """The whole response; it is kept, unless the request said otherwise."""
         cut = done.reason == "length"
         if cut and self.items.items:
             self.items.items[-1]["status"] = "incomplete"
-        body = self.body("incomplete" if cut else "completed", done)
+        body = self.body("incomplete" if cut else "completed", done, thought)
         if self._ask.store is not False:
             # Instructions are those of one request; the next one brings its own.
             asked = self._conversation.turns[1 if self._ask.instructions else 0 :]
@@ -296,12 +299,12 @@ class Shape:
         return body
 
 
-def _usage(usage: Usage) -> dict[str, Any]:
+def _usage(usage: Usage, thought: int) -> dict[str, Any]:
     return {
         "input_tokens": usage.prompt,
         "input_tokens_details": {"cached_tokens": usage.cached},
         "output_tokens": usage.completion,
-        "output_tokens_details": {"reasoning_tokens": 0, "jumped_tokens": usage.jumped},
+        "output_tokens_details": {"reasoning_tokens": thought, "jumped_tokens": usage.jumped},
         "total_tokens": usage.prompt + usage.completion,
     }
 
@@ -325,17 +328,17 @@ class ResponseStream:
         for _, event in events:
             if isinstance(event, Tokens):
                 self._shape.note(event.logprobs)
-                out += self._told(self._decoder.decode(event.data))
+                out += self._told(self._decoder.decode(event.data), answers.num_tokens(event))
             elif isinstance(event, Done):
                 out += self._told(self._decoder.decode(b"", final=True), last=True)
                 out.append(self._last(event))
         return b"".join(out)
 
-    def _told(self, text: str, last: bool = False) -> list[bytes]:
+    def _told(self, text: str, num_tokens: int = 0, last: bool = False) -> list[bytes]:
         if self._reader is None:
             pieces = [Piece("content", text)] if text else []
         else:
-            pieces = self._reader.feed(text) if text else []
+            pieces = self._reader.feed(text, num_tokens)
             pieces += self._reader.end() if last else []
         events: list[Event] = [each for piece in pieces for each in self._shape.items.add(piece)]
         if last:
@@ -344,7 +347,8 @@ class ResponseStream:
 
     def _last(self, done: Done) -> bytes:
         self.usage = done.usage
-        body = self._shape.complete(done)
+        thought = self._reader.thought_tokens if self._reader else 0
+        body = self._shape.complete(done, thought)
         return self._event(f"response.{body['status']}", {"response": body})
 
     def _event(self, name: str, body: dict[str, Any]) -> bytes:

@@ -357,6 +357,30 @@ def test_reasoning_is_kept_apart(serving: Any) -> None:
     assert "".join(delta.get("content", "") for delta in deltas) == "Four"
 
 
+def test_tokens_of_a_thought_are_counted(serving: Any) -> None:
+    thinking = [b"<think>\n", b"2+2", b"=4\n</th", b"ink>\n\nFo", b"ur"]
+    # A byte is a token here; the whole step in which the thought ends is counted.
+    cases = ((thinking, 26), ([b"<th", b"at", b" is four"], 0), ([b"<think>", b"2+2"], 10))
+    for pieces, expected in cases:
+        script = Script(list(pieces))
+        fake = FakeBackend(lambda prompt, gen, s=script: s, template="<think></think>")
+        server = serving(backend=fake)
+        for n in (1, 2):
+            body = {"messages": HI, "n": n}
+            usage = server.post(CHAT, body).json()["usage"]
+            assert usage["completion_tokens_details"]["reasoning_tokens"] == n * expected
+            streamed = {**body, "stream": True, "stream_options": {"include_usage": True}}
+            usage = chunks(server.post(CHAT, streamed).text)[-1]["usage"]
+            assert usage["completion_tokens_details"]["reasoning_tokens"] == n * expected
+        body = {"input": "2+2?"}
+        details = server.post("/v1/responses", body).json()["usage"]["output_tokens_details"]
+        assert details["reasoning_tokens"] == expected
+        lines = server.post("/v1/responses", {**body, "stream": True}).text.splitlines()
+        last = json.loads([line for line in lines if line.startswith("data: ")][-1][6:])
+        details = last["response"]["usage"]["output_tokens_details"]
+        assert details["reasoning_tokens"] == expected
+
+
 def test_a_failure_before_the_first_token_has_its_own_status(serving: Any) -> None:
     failure = ("invalid_constraint", "missing )", "1")
     server = serving(Script(failure=failure))
