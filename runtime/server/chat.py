@@ -20,7 +20,7 @@ from branchwork.runtime.server.conversation import (
 from branchwork.runtime.server.errors import ApiError
 from branchwork.runtime.server.fields import ChatRequest
 from branchwork.runtime.server.gateway import Attached, Gateway
-from branchwork.runtime.server.generation import Generation, Limits, cache_salt
+from branchwork.runtime.server.generation import Generation, Limits
 from branchwork.runtime.server.jobs import Answer, total_usage
 from branchwork.runtime.server.reasoning import AnswerReader, count_thought
 from branchwork.runtime.server.stream import DONE, Events, data, error_data, stream
@@ -91,17 +91,8 @@ def _generation(ask: ChatRequest, conversation: Conversation, attached: Attached
     max_tokens = ask.max_completion_tokens
     if max_tokens is None:
         max_tokens = ask.max_tokens
-    held = conversation.held(attached.model, limits.reading(ask).wanted(ask))
-    stepwise = bool(ask.stream) or conversation.thinks(attached.model)
-    gen = limits.gen(ask, max_tokens, held.constraint, _logprobs(ask, limits), stepwise)
-    return Generation(
-        conversation.prompt(attached.model),
-        gen,
-        limits.answers(ask.n),
-        cache_salt(ask.cache_salt),
-        ask.priority or 0,
-        held.field,
-        ask.cache_pin_s or 0.0,
+    return conversation.generation(
+        ask, attached, max_tokens, _logprobs(ask, limits), limits.answers(ask.n)
     )
 
 

@@ -13,8 +13,9 @@ import msgspec
 
 from branchwork.runtime.server.constraints import Wanted
 from branchwork.runtime.server.errors import ApiError
-from branchwork.runtime.server.fields import ChatTurn, Part, Tool, ToolCall
-from branchwork.runtime.server.generation import Prompt
+from branchwork.runtime.server.fields import ChatTurn, Generating, Part, Tool, ToolCall
+from branchwork.runtime.server.gateway import Attached
+from branchwork.runtime.server.generation import Generation, Prompt, cache_salt
 from branchwork.runtime.server.model import Model
 from branchwork.runtime.server.reasoning import AnswerReader, after_thinking
 from branchwork.runtime.server.schemas import closed
@@ -111,6 +112,28 @@ class Conversation:
         if constraint is not None and self.thinks(model):
             constraint = after_thinking(constraint, model.thought_begun)
         return Wanted(constraint, wanted.field)
+
+    def generation(
+        self,
+        ask: Generating,
+        attached: Attached,
+        max_tokens: int | None,
+        logprobs: int | None = None,
+        n: int = 1,
+    ) -> Generation:
+        """What the runtime is asked; a thought comes by steps, so that its tokens can be counted. Raises ApiError."""
+        limits, model = attached.limits, attached.model
+        held = self.held(model, limits.reading(ask).wanted(ask))
+        stepwise = bool(ask.stream) or self.thinks(model)
+        return Generation(
+            self.prompt(model),
+            limits.gen(ask, max_tokens, held.constraint, logprobs, stepwise),
+            n,
+            cache_salt(ask.cache_salt),
+            ask.priority or 0,
+            held.field,
+            ask.cache_pin_s or 0.0,
+        )
 
     def reader(self, model: Model) -> AnswerReader | None:
         """What splits the answer into reasoning, text and calls; None where all of it is text."""

@@ -24,7 +24,7 @@ from branchwork.runtime.server.fields import (
     ToolCall,
 )
 from branchwork.runtime.server.gateway import Attached, Gateway
-from branchwork.runtime.server.generation import Generation, cache_salt
+from branchwork.runtime.server.generation import Generation
 from branchwork.runtime.server.jobs import Answer
 from branchwork.runtime.server.reasoning import AnswerReader
 from branchwork.runtime.server.stream import Events, stream
@@ -190,18 +190,7 @@ def _tool_use(gateway: Gateway, ask: CountRequest) -> Any:
 def _generation(ask: MessagesRequest, conversation: Conversation, attached: Attached) -> Generation:
     if ask.stop_sequences is not None:
         ask.stop = ask.stop_sequences
-    held = conversation.held(attached.model, attached.limits.reading(ask).wanted(ask))
-    gen = attached.limits.gen(ask, ask.max_tokens, held.constraint, None, bool(ask.stream))
-    salt, priority = cache_salt(ask.cache_salt), ask.priority or 0
-    return Generation(
-        conversation.prompt(attached.model),
-        gen,
-        1,
-        salt,
-        priority,
-        held.field,
-        ask.cache_pin_s or 0.0,
-    )
+    return conversation.generation(ask, attached, ask.max_tokens)
 
 
 class Shape:

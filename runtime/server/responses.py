@@ -27,7 +27,7 @@ from branchwork.runtime.server.fields import (
     ToolCall,
 )
 from branchwork.runtime.server.gateway import Attached, Gateway
-from branchwork.runtime.server.generation import Generation, cache_salt
+from branchwork.runtime.server.generation import Generation
 from branchwork.runtime.server.items import Event, OutputItems
 from branchwork.runtime.server.jobs import Answer
 from branchwork.runtime.server.reasoning import AnswerReader, count_thought
@@ -191,22 +191,10 @@ def _generation(
         schema = NamedSchema(schema=form.schema, strict=form.strict)
         ask.response_format = ResponseFormat(form.type, json_schema=schema)
     limits = attached.limits
-    held = conversation.held(attached.model, limits.reading(ask).wanted(ask))
     logprobs = None
     if _wants_logprobs(ask):
         logprobs = limits.logprobs(ask.top_logprobs or 0, "top_logprobs")
-    stepwise = bool(ask.stream) or conversation.thinks(attached.model)
-    gen = limits.gen(ask, ask.max_output_tokens, held.constraint, logprobs, stepwise)
-    salt, priority = cache_salt(ask.cache_salt), ask.priority or 0
-    return Generation(
-        conversation.prompt(attached.model),
-        gen,
-        1,
-        salt,
-        priority,
-        held.field,
-        ask.cache_pin_s or 0.0,
-    )
+    return conversation.generation(ask, attached, ask.max_output_tokens, logprobs)
 
 
 def _wants_logprobs(ask: ResponsesRequest) -> bool:
