@@ -79,7 +79,9 @@ def extend_config(head_dim: int, capability: int) -> AttentionConfig:
 
 def cascade_config(head_dim: int, capability: int) -> AttentionConfig:
     """How a shared prefix is read on a device of a compute capability."""
-    return _fitting(CASCADE[head_dim], capability)
+    config = _fitting(CASCADE[head_dim], capability)
+    # Half as many threads have twice the registers: with 8 warps this one spills there.
+    return replace(config, warps=4) if head_dim == 64 and capability >= 100 else config
 
 
 def _fitting(config: AttentionConfig, capability: int) -> AttentionConfig:
@@ -95,14 +97,23 @@ def _fitting(config: AttentionConfig, capability: int) -> AttentionConfig:
 
 @dataclass(frozen=True, slots=True)
 class SampleConfig:
-    """A row of logits is cut into chunks, one for a block of threads; what may be kept is then searched in blocks."""
+    """A row of logits is cut into chunks, one for a block of threads; what may be kept is then searched in blocks.
+
+    `choose_warps`: of the program that chooses a row's token, after all others.
+    """
 
     chunk: int
     search_block: int
     warps: int
+    choose_warps: int
 
 
-SAMPLE = SampleConfig(chunk=2048, search_block=1024, warps=8)
+SAMPLE = SampleConfig(chunk=2048, search_block=1024, warps=8, choose_warps=8)
+
+
+def sample_config(capability: int) -> SampleConfig:
+    """How tokens are chosen on a device of a compute capability; on sm_100 eight warps that choose would spill."""
+    return SAMPLE if capability < 100 else replace(SAMPLE, choose_warps=4)
 
 
 @dataclass(frozen=True, slots=True)

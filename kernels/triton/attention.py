@@ -13,15 +13,13 @@ Gimelshein 2018; splits of the keys: Dao et al., Flash-Decoding, 2023; shared pr
 Scores are in units of log2, for exp2 is one instruction.
 """
 
-from functools import cache
-
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from branchwork.kernels.attention import AttentionWorkspace, SharedPrefixes
 from branchwork.kernels.configs import DECODE, AttentionConfig, cascade_config, extend_config
+from branchwork.kernels.triton.capability import capability_of
 
 _LOG2_E = 1.4426950408889634
 
@@ -390,15 +388,6 @@ def attend(
             q, pool, query_start, kv_len, out, scale, window, workspace, max_new_tokens,
             extend_config(head_dim, capability),
         )  # fmt: skip
-
-
-@cache
-def capability_of(device: torch.device) -> int:
-    """80 for sm_80, and so on; in the interpreter, what the tuning was chosen for."""
-    if device.type != "cuda":
-        return 90
-    major, minor = torch.cuda.get_device_capability(device)
-    return 10 * major + minor
 
 
 Pool = tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor, Tensor]

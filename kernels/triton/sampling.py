@@ -15,9 +15,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from branchwork.kernels.configs import SAMPLE, SampleConfig
+from branchwork.kernels.configs import SampleConfig, sample_config
 from branchwork.kernels.device_rows import DeviceRows, SamplingWorkspace
 from branchwork.kernels.sampling import NO_TOKEN
+from branchwork.kernels.triton.capability import capability_of
 
 _NO_TOKEN = tl.constexpr(NO_TOKEN)
 _LEAST_MASS = tl.constexpr(1e-30)
@@ -346,9 +347,10 @@ def sample(
     out: Tensor,
     logprobs: Tensor | None,
     workspace: SamplingWorkspace,
-    config: SampleConfig = SAMPLE,
+    config: SampleConfig | None = None,
 ) -> None:
-    """See `api.sample`."""
+    """See `api.sample`. config: the device's own, unless given."""
+    config = config or sample_config(capability_of(logits.device))
     num_rows, width = logits.shape
     num_chunks = triton.cdiv(width, config.chunk)
     chunks = triton.next_power_of_2(num_chunks)
@@ -388,5 +390,5 @@ def sample(
     choose_kernel[(num_rows,)](
         *head, *cuts, *penalties, rows.seed, rows.position, *edits, *found, workspace.chunk_token, *raw,
         workspace.chunk_count, *listed, out, logprobs, num_chunks, **sizes, BLOCK=config.search_block,
-        num_warps=config.warps,
+        num_warps=config.choose_warps,
     )  # fmt: skip

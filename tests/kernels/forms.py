@@ -27,7 +27,7 @@ Call = Callable[..., None]
 SMALL = AttentionConfig(
     block_rows=16, block_keys=16, split_keys=32, max_splits=4, few_tokens=4, warps=4, stages=1
 )
-CHUNKS = SampleConfig(chunk=32, search_block=64, warps=4)
+CHUNKS = SampleConfig(chunk=32, search_block=64, warps=4, choose_warps=4)
 
 
 def reference_attend(groups: Any = (), **arguments: Any) -> None:

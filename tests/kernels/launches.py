@@ -7,7 +7,7 @@ from torch import Tensor
 
 from branchwork.kernels.attention import SharedPrefixes, make_workspace
 from branchwork.kernels.automaton import Automata, Places
-from branchwork.kernels.configs import DECODE, cascade_config, extend_config
+from branchwork.kernels.configs import DECODE, cascade_config, extend_config, sample_config
 from branchwork.kernels.device_rows import DeviceRows, make_sampling_workspace
 from branchwork.kernels.lanes import Lanes, RowState
 from branchwork.kernels.quantized import QuantizedLinear
@@ -73,7 +73,7 @@ def pointwise_all() -> None:
     pointwise.silu_mul(empty(64, 2 * WIDTH), empty(64, WIDTH))
 
 
-def sample(edits: bool = True) -> None:
+def sample(arch: int, edits: bool = True) -> None:
     rows = 64
     words = (VOCAB + 31) // 32
     table = (ints(rows, words), ints(rows, VOCAB), floats(rows, VOCAB)) if edits else (None,) * 3
@@ -82,7 +82,9 @@ def sample(edits: bool = True) -> None:
         empty(rows, dtype=torch.int64), empty(rows, dtype=torch.int64), ints(rows, words), ints(rows), *table,
     )  # fmt: skip
     work = make_sampling_workspace(rows, VOCAB, "meta")
-    sampling.sample(empty(rows, VOCAB), settings, ints(rows), floats(rows), work)
+    sampling.sample(
+        empty(rows, VOCAB), settings, ints(rows), floats(rows), work, sample_config(arch)
+    )
 
 
 def advance() -> None:
@@ -137,8 +139,8 @@ LAUNCHES: dict[str, Callable[[int], None]] = {
     "rope, fp8 kv": lambda arch: rope(torch.float8_e4m3fn),
     "rope, int8 kv": lambda arch: rope(torch.int8),
     "pointwise": lambda arch: pointwise_all(),
-    "sample": lambda arch: sample(),
-    "sample, no edits": lambda arch: sample(edits=False),
+    "sample": sample,
+    "sample, no edits": lambda arch: sample(arch, edits=False),
     "fsm_advance": lambda arch: advance(),
     "lanes": lambda arch: lanes_of_a_step(),
     "int4 linear": lambda arch: quantized(4),

@@ -14,17 +14,9 @@ AT_EVERY_TEST = {"decode": ARCHS, "extend": ARCHS, "rope": (90,), "pointwise": (
                  "fsm_advance": (90,), "lanes": (90,), "int4 linear": (90,)}  # fmt: skip
 """Compiled by `make test`; the others, for all devices, by `make test-all`."""
 
-SPILLS = {
-    ("decode, D 64", 100): "cascade_kernel has a stack of 16 bytes on sm_100",
-    ("sample, no edits", 100): "choose_kernel has a stack of 8 bytes on sm_100",
-}
-"""What is known not to hold yet."""
-
 
 def marks(name: str, arch: int) -> list[pytest.MarkDecorator]:
-    slow = [] if arch in AT_EVERY_TEST.get(name, ()) else [pytest.mark.slow]
-    known = SPILLS.get((name, arch))
-    return [*slow, pytest.mark.xfail(reason=known)] if known else slow
+    return [] if arch in AT_EVERY_TEST.get(name, ()) else [pytest.mark.slow]
 
 
 EVERYTHING = [
