@@ -37,7 +37,7 @@ MEANINGS = {
     "response_format": "`text`, `json_object`, `json_schema` (strict unless told otherwise), `structural_tag`",
     "structured_outputs": "one of `json`, `regex`, `choice`, `grammar`, `json_object`, `structural_tag`",
     "regex": "a regular expression for the whole answer",
-    "ebnf": "a grammar in the GBNF dialect",
+    "ebnf": "a grammar in the dialect of GBNF, or of Lark",
     "choices": "the answer is one of these; for `/v1/score`: what is scored",
     "json_schema": "a JSON schema, as JSON or as its text",
     "guided_json": "vLLM's older name of `json_schema`",

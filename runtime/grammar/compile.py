@@ -12,6 +12,7 @@ from branchwork.runtime.grammar.json_schema.formats import FORMATS
 from branchwork.runtime.grammar.lower import lower
 from branchwork.runtime.grammar.machine.program import Program
 from branchwork.runtime.grammar.regex import compile_regex, stop_dfa
+from branchwork.runtime.grammar.rules import dialect_of
 from branchwork.runtime.grammar.stops import DEAD, StopTable
 from branchwork.runtime.grammar.tags import any_of_rules, concat_rules, free_text, tags_rules
 from branchwork.runtime.wire.errors import ConstraintError
@@ -84,7 +85,7 @@ def to_rules(constraint: Constraint) -> ir.Rules:
         case JsonValue(kind, whitespace):
             return compile_schema(_JSON_SCHEMAS[kind], "strict", whitespace)
         case Ebnf(text, root):
-            return ebnf_rules(text, root)
+            return _grammar_rules(text, root)
         case StructuralTags():
             return tags_rules(constraint, to_rules)
         case Concat():
@@ -94,6 +95,15 @@ def to_rules(constraint: Constraint) -> ir.Rules:
         case FreeText(until):
             return ir.Rules(free_text(until))
     raise ConstraintError(f"{type(constraint).__name__} is not a constraint")
+
+
+def _grammar_rules(text: str, root: str) -> ir.Rules:
+    if dialect_of(text) == "gbnf":
+        return ebnf_rules(text, root or "root")
+    # It takes a while to import, and few grammars are written for it.
+    from branchwork.runtime.grammar.lark import lark_rules  # noqa: PLC0415
+
+    return lark_rules(text, root or "start")
 
 
 def compile_stop(pattern: str) -> StopTable:

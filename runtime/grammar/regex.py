@@ -10,10 +10,9 @@ markers erased. This works anywhere in a pattern, also in repetitions.
 """
 
 import functools
+import importlib
 import re
 from collections.abc import Sequence
-from re import _constants as sre  # type: ignore[attr-defined]
-from re import _parser as sre_parser  # type: ignore[attr-defined]
 from typing import Any
 
 from branchwork.runtime.grammar import charset, dfa, ir
@@ -21,6 +20,10 @@ from branchwork.runtime.grammar.charset import Ranges
 from branchwork.runtime.grammar.dfa import Dfa, Nfa, TooManyStates
 from branchwork.runtime.grammar.dialect import Dialect, Translated, translate
 from branchwork.runtime.wire.errors import ConstraintError
+
+# CPython's own reader, which has no types.
+sre = importlib.import_module("re._constants")
+sre_parser = importlib.import_module("re._parser")
 
 Items = Sequence[tuple[Any, Any]]
 

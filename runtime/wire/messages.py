@@ -58,10 +58,13 @@ class JsonValue(Message, frozen=True, tag="json_value"):
 
 
 class Ebnf(Message, frozen=True, tag="ebnf"):
-    """The answer is a sentence of a grammar in the GBNF dialect; `root` is its start symbol."""
+    """The answer is a sentence of a grammar in the dialect of GBNF (`name ::= …`) or of Lark (`name: …`).
+
+    `root` is its start symbol; empty: the dialect's usual one, "root" or "start".
+    """
 
     text: str
-    root: str = "root"
+    root: str = ""
 
 
 class Tag(Message, frozen=True, tag="tag"):

@@ -70,9 +70,17 @@ def test_an_answer_under_a_pattern(url: str, server: str, blocking: bool, name: 
     assert holds(text), text
 
 
-def test_an_answer_under_a_grammar(url: str) -> None:
-    grammar = CFG('root ::= digit ("+" digit){1,3}\ndigit ::= [0-9]')
-    text = answer(url, "sglang", True, QUESTION, grammar)
+@pytest.mark.parametrize("server", ["vllm", "sglang"])
+@pytest.mark.parametrize(
+    "grammar",
+    [
+        'root ::= digit ("+" digit){1,3}\ndigit ::= [0-9]',
+        'start: DIGIT ("+" DIGIT)~1..3\n%import common.DIGIT',
+    ],
+    ids=["gbnf", "lark"],
+)
+def test_an_answer_under_a_grammar(url: str, server: str, grammar: str) -> None:
+    text = answer(url, server, True, QUESTION, CFG(grammar))
     assert 3 <= len(text) <= 7
     assert all(each.isdigit() for each in text.split("+"))
 
