@@ -17,7 +17,7 @@ test-all: $(VENV)/.installed
 
 # Clients disagree about each other's versions: each group has an environment, and all ask the server of the main one.
 # CLIENTS_MODEL=random asks weights that were never trained; CLIENTS names some of the groups.
-CLIENTS := openai2 openai3 frameworks agents programs guidellm lm_eval node browser
+CLIENTS ?= openai2 openai3 frameworks agents programs guidellm lm_eval node browser
 
 test-clients: $(VENV)/.installed $(CLIENTS:%=$(VENV)-clients/%/.installed)
 	@failed=; for group in $(CLIENTS); do echo "clients: $$group"; \
