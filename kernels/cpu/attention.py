@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from branchwork.kernels.cpu.layout import pack_keys, pack_values
+from branchwork.kernels.cpu.memory import zeros
 from branchwork.kernels.cpu.softening import shrink_add, soften
 from branchwork.kernels.cpu.tile import LANES, PANEL, Tiles, padded_rows, product
 from branchwork.kernels.cpu.vector import copy, exp, fill, inlined, kernel, narrow
@@ -74,29 +75,29 @@ def make_scratch(
     padded = _padded(head_dim)
     return AttentionScratch(
         tiles=tiles,
-        tokens=np.zeros(rows, np.int32),
-        q=np.zeros((rows, head_dim), stored),
-        k_rows=np.zeros(BLOCK, np.int64),
-        v_rows=np.zeros(BLOCK, np.int64),
-        nothing=np.zeros(num_kv_heads * head_dim, stored),
-        keys=np.zeros((BLOCK // LANES, head_dim // per_step, LANES), np.uint32),
-        values=np.zeros((padded // LANES, BLOCK // per_step, LANES), np.uint32),
-        scores=np.zeros((SOME_ROWS, BLOCK), np.float32),
-        shrink=np.zeros(SOME_ROWS, np.float32),
-        weights=np.zeros((SOME_ROWS, BLOCK), stored),
-        partial=np.zeros((SOME_ROWS, padded), np.float32),
-        sums=np.zeros((rows, padded), np.float32),
-        highest=np.zeros(rows, np.float32),
-        total=np.zeros(rows, np.float32),
+        tokens=zeros(rows, np.int32),
+        q=zeros((rows, head_dim), stored),
+        k_rows=zeros(BLOCK, np.int64),
+        v_rows=zeros(BLOCK, np.int64),
+        nothing=zeros(num_kv_heads * head_dim, stored),
+        keys=zeros((BLOCK // LANES, head_dim // per_step, LANES), np.uint32),
+        values=zeros((padded // LANES, BLOCK // per_step, LANES), np.uint32),
+        scores=zeros((SOME_ROWS, BLOCK), np.float32),
+        shrink=zeros(SOME_ROWS, np.float32),
+        weights=zeros((SOME_ROWS, BLOCK), stored),
+        partial=zeros((SOME_ROWS, padded), np.float32),
+        sums=zeros((rows, padded), np.float32),
+        highest=zeros(rows, np.float32),
+        total=zeros(rows, np.float32),
     )
 
 
 def make_sums(num_tokens: int, num_heads: int, head_dim: int) -> Sums:
     """Room for the rows of as many tokens."""
     return Sums(
-        sums=np.zeros((num_tokens, num_heads, _padded(head_dim)), np.float32),
-        highest=np.zeros((num_tokens, num_heads), np.float32),
-        total=np.zeros((num_tokens, num_heads), np.float32),
+        sums=zeros((num_tokens, num_heads, _padded(head_dim)), np.float32),
+        highest=zeros((num_tokens, num_heads), np.float32),
+        total=zeros((num_tokens, num_heads), np.float32),
     )
 
 

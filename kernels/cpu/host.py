@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from branchwork.kernels.cpu.attention import BLOCK, make_scratch, make_sums
+from branchwork.kernels.cpu.memory import stacked, zeros
 from branchwork.kernels.cpu.network import (
     HEAD,
     LAYERS,
@@ -101,7 +102,7 @@ class Network:
         tiles = compiled_tiles(stored)
 
         def thread(part: int, team: Team) -> Thread:
-            products = np.zeros((PRODUCT_ROWS, PANEL), np.float32)
+            products = zeros((PRODUCT_ROWS, PANEL), np.float32)
             return Thread(part, team, tiles, make_scratch(*heads, stored, tiles), products)
 
         self._alone = self._first = thread(0, make_team(1))
@@ -207,7 +208,7 @@ def _packed(weights: DecoderWeights) -> Weights:
         return out
 
     def packed(part: Callable[[LayerWeights], Tensor]) -> npt.NDArray[Any]:
-        return np.stack([pack_columns(array_of(part(layer))) for layer in layers])
+        return stacked([pack_columns(array_of(part(layer))) for layer in layers])
 
     return Weights(
         embedding=array_of(weights.embedding.contiguous()),
@@ -267,13 +268,13 @@ def _workspace(
     hidden, q_width = weights.embedding.shape[1], weights.num_heads * weights.head_dim
     max_tokens, max_logit_rows = padded_rows(max_tokens), padded_rows(max_logit_rows)
     return Workspace(
-        hidden=np.zeros((max_tokens, hidden), np.float32),
-        normed=np.zeros((max(max_tokens, max_logit_rows), hidden), stored),
-        qkv=np.zeros((max_tokens, packed.qkv_bias.shape[1]), np.float32),
-        q=np.zeros((max_tokens, q_width), stored),
-        attended=np.zeros((max_tokens, q_width), stored),
-        activated=np.zeros((max_tokens, packed.gate_up_bias.shape[1] // 2), stored),
-        logits=np.zeros((max_logit_rows, packed.head.shape[0] * LANES), np.float32),
+        hidden=zeros((max_tokens, hidden), np.float32),
+        normed=zeros((max(max_tokens, max_logit_rows), hidden), stored),
+        qkv=zeros((max_tokens, packed.qkv_bias.shape[1]), np.float32),
+        q=zeros((max_tokens, q_width), stored),
+        attended=zeros((max_tokens, q_width), stored),
+        activated=zeros((max_tokens, packed.gate_up_bias.shape[1] // 2), stored),
+        logits=zeros((max_logit_rows, packed.head.shape[0] * LANES), np.float32),
         shared=make_sums(max_tokens, weights.num_heads, weights.head_dim),
     )
 

@@ -25,6 +25,7 @@ from numba.extending import intrinsic
 
 from branchwork.kernels.cpu import amx
 from branchwork.kernels.cpu.cached import c_function_address
+from branchwork.kernels.cpu.memory import zeros
 from branchwork.kernels.cpu.vector import inlined
 
 LANES = 16
@@ -333,4 +334,6 @@ def pack_columns(weight: npt.NDArray[Any]) -> npt.NDArray[Any]:
     padded = np.zeros((-(-columns // PANEL) * PANEL, k), dtype=weight.dtype)
     padded[:columns] = weight
     blocks = padded.reshape(-1, LANES, k // per_step, per_step)
-    return np.ascontiguousarray(blocks.transpose(0, 2, 1, 3))
+    packed = zeros((len(blocks), k // per_step, LANES, per_step), weight.dtype)
+    packed[...] = blocks.transpose(0, 2, 1, 3)
+    return packed
