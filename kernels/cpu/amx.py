@@ -234,3 +234,71 @@ def product(rows, x, x_stride, w, w_stride, steps, out, out_stride, columns):  #
             x_last, x_stride, w + column // 16 * w_stride, w_stride, tiles,
             out_last + column * 4, out_stride,
         )  # fmt: skip
+
+
+@inlined
+def begin_scores() -> Any:
+    """Sums of 64 keys × 16 columns, nothing yet."""
+    _zero(0)
+    _zero(1)
+    _zero(2)
+    _zero(3)
+
+
+@inlined
+def add_scores(rows: Any, strides: Any, columns: Any, depth: Any, halves: Any) -> Any:
+    """Add the products of 32 · halves rows with 16 packed columns.
+
+    rows, strides  arrays of 4: address of each sixteen rows, and bytes from row to row
+    columns        address of `depth` tiles: k is 32 · depth
+    """
+    row_0, row_1, row_2, row_3 = rows[0], rows[1], rows[2], rows[3]
+    for k in range(depth):
+        _load(4, columns + k * _TILE_BYTES, 64)
+        _load(5, row_0 + k * 64, strides[0])
+        _multiply(0, 5, 4)
+        _load(6, row_1 + k * 64, strides[1])
+        _multiply(1, 6, 4)
+        if halves > 1:
+            _load(7, row_2 + k * 64, strides[2])
+            _multiply(2, 7, 4)
+            _load(5, row_3 + k * 64, strides[3])
+            _multiply(3, 5, 4)
+
+
+@inlined
+def end_scores(out: Any, halves: Any) -> Any:
+    """Write them: a line of 16 for each row."""
+    _store(0, out, 64)
+    _store(1, out + _TILE_BYTES, 64)
+    if halves > 1:
+        _store(2, out + 2 * _TILE_BYTES, 64)
+        _store(3, out + 3 * _TILE_BYTES, 64)
+
+
+@inlined
+def add_product(
+    x: Any, x_stride: Any, w: Any, w_stride: Any, depth: Any, out: Any, out_stride: Any, pairs: Any
+) -> Any:
+    """out += x · w, for 16 rows, k of 32 · depth (1 or 2), and `pairs` times 32 columns. Addresses and bytes.
+
+    w_stride  from the tiles of one 32 k to those of the next
+    """
+    _load(0, x, x_stride)
+    if depth > 1:
+        _load(1, x + 64, x_stride)
+    for pair in range(pairs):
+        at, to = w + 2 * pair * _TILE_BYTES, out + 2 * pair * 64
+        _load(2, to, out_stride)
+        _load(4, at, 64)
+        _multiply(2, 0, 4)
+        _load(3, to + 64, out_stride)
+        _load(5, at + _TILE_BYTES, 64)
+        _multiply(3, 0, 5)
+        if depth > 1:
+            _load(6, at + w_stride, 64)
+            _multiply(2, 1, 6)
+            _load(7, at + w_stride + _TILE_BYTES, 64)
+            _multiply(3, 1, 7)
+        _store(2, to, out_stride)
+        _store(3, to + 64, out_stride)

@@ -10,6 +10,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from branchwork.kernels.cpu.columns import (
+    ColumnScratch,
+    all_rows,
+    first_row,
+    fits_columns,
+    give_columns,
+    lay_queries,
+    make_columns,
+    see_block_in_columns,
+)
 from branchwork.kernels.cpu.layout import pack_keys, pack_values
 from branchwork.kernels.cpu.memory import zeros
 from branchwork.kernels.cpu.softening import shrink_add, soften
@@ -31,6 +41,8 @@ class AttentionScratch(NamedTuple):
     """One thread's working memory; `stored` is float32, or bfloat16 as uint16."""
 
     tiles: Tiles
+    columns: ColumnScratch
+    in_columns: bool  # whether rows stand in columns, where the matrix unit has them
     tokens: npt.NDArray[np.int32]  # [rows] the tokens at hand, by their number in the step
     q: npt.NDArray[Any]  # [rows, head_dim] stored
     k_rows: npt.NDArray[np.int64]  # [BLOCK] addresses
@@ -70,11 +82,13 @@ def make_scratch(
 ) -> AttentionScratch:
     """Working memory for one thread."""
     per_step = 4 // np.dtype(stored).itemsize
-    # A product reads whole tiles of rows, from any row on.
-    rows = max(QUERY_ROWS, num_heads) + padded_rows(1)
+    # Heads of more than eight rows begin a tile of sixteen; a product reads whole tiles, from any row on.
+    rows = 2 * padded_rows(max(QUERY_ROWS, num_heads)) + padded_rows(1)
     padded = _padded(head_dim)
     return AttentionScratch(
         tiles=tiles,
+        columns=make_columns(rows, num_kv_heads, head_dim),
+        in_columns=tiles.matrix_unit != 0 and fits_columns(head_dim),
         tokens=zeros(rows, np.int32),
         q=zeros((rows, head_dim), stored),
         k_rows=zeros(BLOCK, np.int64),
@@ -123,14 +137,19 @@ def _gather_rows(pool: Any, slots: Any, count: Any, nothing: Any, rows: Any) -> 
 def take_rows(q: Any, num_tokens: Any, heads: Any, scratch: Any) -> None:
     """Begin with the rows of `scratch.tokens[:num_tokens]` in some heads: nothing is summed yet."""
     rows = num_tokens * heads.group
+    end = all_rows(heads.count, rows)
+    for row in range(end):
+        fill(scratch.sums[row], np.float32(0))
+    fill(scratch.highest[:end], _LOWEST)
+    fill(scratch.total[:end], np.float32(0))
+    if scratch.in_columns:
+        lay_queries(q, num_tokens, heads, scratch)
+        return
     for h in range(heads.count):
+        first = first_row(h, rows)
         for r in range(rows):
             at = ((heads.first + h) * heads.group + r % heads.group) * heads.dim
-            row = h * rows + r
-            copy(q[scratch.tokens[r // heads.group], at : at + heads.dim], scratch.q[row])
-            fill(scratch.sums[row], np.float32(0))
-            scratch.highest[row] = _LOWEST
-            scratch.total[row] = 0
+            copy(q[scratch.tokens[r // heads.group], at : at + heads.dim], scratch.q[first + r])
 
 
 @kernel
@@ -139,7 +158,7 @@ def keep_sums(states: Any, num_tokens: Any, heads: Any, scratch: Any) -> None:
     rows = num_tokens * heads.group
     for h in range(heads.count):
         for r in range(rows):
-            row, token = h * rows + r, scratch.tokens[r // heads.group]
+            row, token = first_row(h, rows) + r, scratch.tokens[r // heads.group]
             head = (heads.first + h) * heads.group + r % heads.group
             copy(scratch.sums[row], states.sums[token, head])
             states.highest[token, head] = scratch.highest[row]
@@ -152,7 +171,7 @@ def resume_sums(states: Any, num_tokens: Any, heads: Any, scratch: Any) -> None:
     rows = num_tokens * heads.group
     for h in range(heads.count):
         for r in range(rows):
-            row, token = h * rows + r, scratch.tokens[r // heads.group]
+            row, token = first_row(h, rows) + r, scratch.tokens[r // heads.group]
             head = (heads.first + h) * heads.group + r % heads.group
             copy(states.sums[token, head], scratch.sums[row])
             scratch.highest[row] = states.highest[token, head]
@@ -185,13 +204,18 @@ def see_keys(
         count = min(BLOCK, num_keys - base)
         _gather_rows(k_pool, slots[base:], count, scratch.nothing, scratch.k_rows)
         _gather_rows(v_pool, slots[base:], count, scratch.nothing, scratch.v_rows)
+        if scratch.in_columns:
+            see_block_in_columns(
+                num_tokens, heads, first_position - base, count, k_pool.strides[0], window, scratch
+            )
+            continue
         for h in range(heads.count):
             offset = (heads.first + h) * heads.dim * scratch.q.itemsize
             pack_keys(scratch.k_rows, offset, scratch.keys)
             pack_values(scratch.v_rows, offset, heads.dim, scratch.values)
             for row in range(0, rows, SOME_ROWS):
                 _see_block(
-                    h * rows + row, min(rows - row, SOME_ROWS), row, heads,
+                    first_row(h, rows) + row, min(rows - row, SOME_ROWS), row, heads,
                     first_position - base, window, scratch,
                 )  # fmt: skip
 
@@ -199,11 +223,14 @@ def see_keys(
 @kernel
 def give_rows(out: Any, num_tokens: Any, heads: Any, scratch: Any) -> None:
     """Write what the rows have summed, divided by their weights' sums."""
+    if scratch.in_columns:
+        give_columns(out, num_tokens, heads, scratch)
+        return
     rows = num_tokens * heads.group
     for h in range(heads.count):
         for r in range(rows):
             at = ((heads.first + h) * heads.group + r % heads.group) * heads.dim
-            row = h * rows + r
+            row = first_row(h, rows) + r
             _divide(
                 scratch.sums[row], scratch.total[row],
                 out[scratch.tokens[r // heads.group], at : at + heads.dim],

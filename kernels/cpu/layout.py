@@ -22,6 +22,14 @@ _LOW = [lane // 2 + LANES * (lane % 2) for lane in range(LANES)]
 _HIGH = [pick + LANES // 2 for pick in _LOW]
 
 
+def transposed(b: ir.IRBuilder, vectors: list[Any]) -> list[Any]:
+    """Sixteen vectors of sixteen words: four perfect shuffles are a transposition."""
+    for _ in range(4):
+        pairs = [(vectors[i], vectors[i + LANES // 2]) for i in range(LANES // 2)]
+        vectors = [_shuffled(b, x, y, half) for x, y in pairs for half in (_LOW, _HIGH)]
+    return vectors
+
+
 @intrinsic
 def transpose(_: Any, rows: Any, offset: Any, out: Any) -> Any:
     """Sixteen words (4 bytes each) of sixteen rows: word w of row r goes to out[w, r].
@@ -40,11 +48,7 @@ def transpose(_: Any, rows: Any, offset: Any, out: Any) -> Any:
 
         starts = [b.add(b.load(at(rows, r, _I64)), offset) for r in range(LANES)]
         vectors = [b.load(b.inttoptr(start, _WORDS.as_pointer()), align=2) for start in starts]
-        # Four perfect shuffles of sixteen vectors are a transposition.
-        for _ in range(4):
-            pairs = [(vectors[i], vectors[i + LANES // 2]) for i in range(LANES // 2)]
-            vectors = [_shuffled(b, x, y, half) for x, y in pairs for half in (_LOW, _HIGH)]
-        for word, vector in enumerate(vectors):
+        for word, vector in enumerate(transposed(b, vectors)):
             b.store(vector, at(out, word, _WORDS), align=4)
         return context.get_dummy_value()
 
@@ -146,3 +150,67 @@ def _half(row: Any, column: Any) -> Any:
     """Column of a row of bfloat16; its word is read, as rows are of whole words."""
     word = load_word(row + column // 2 * 4)
     return word >> np.uint32(16) if column % 2 else word & np.uint32(0xFFFF)
+
+
+_BYTES_64 = ir.VectorType(ir.IntType(16), 2 * LANES)
+
+
+@intrinsic
+def _zip_32(_: Any, even: Any, odd: Any, low: Any, high: Any) -> Any:
+    """32 halves (2 bytes each) of two rows side by side: of eight the first four go to `low`, the others to `high`.
+
+    That order costs one instruction a line; the natural one costs three. Addresses all.
+    """
+
+    def generate(context: Any, b: ir.IRBuilder, _s: Any, args: Any) -> Any:
+        rows = [b.load(b.inttoptr(row, _BYTES_64.as_pointer()), align=2) for row in args[:2]]
+        for upper, out in enumerate(args[2:]):
+            picks = [
+                8 * (i // 8) + 4 * upper + i % 8 // 2 + 2 * LANES * (i % 2)
+                for i in range(2 * LANES)
+            ]
+            order = ir.Constant(ir.VectorType(_I32, 2 * LANES), picks)
+            b.store(
+                b.shuffle_vector(*rows, order), b.inttoptr(out, _BYTES_64.as_pointer()), align=2
+            )
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 4), generate
+
+
+@intrinsic
+def _copy_line(_: Any, source: Any, target: Any) -> Any:
+    """64 bytes from an address to another."""
+
+    def generate(context: Any, b: ir.IRBuilder, _s: Any, args: Any) -> Any:
+        source, target = (b.inttoptr(at, _WORDS.as_pointer()) for at in args)
+        b.store(b.load(source, align=2), target, align=2)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), generate
+
+
+@inlined
+def copy_rows(rows: Any, count: Any, offset: Any, lines: Any, out: Any) -> Any:
+    """Some lines of 64 bytes of each row, one row after the other to an address.
+
+    rows  array of int64 addresses; the lines begin `offset` bytes after
+    """
+    for r in range(count):
+        for line in range(lines):
+            _copy_line(rows[r] + offset + line * 64, out + (r * lines + line) * 64)
+
+
+@inlined
+def zip_rows(rows: Any, offset: Any, lines: Any, out: Any) -> Any:
+    """64 rows of bfloat16 as the second factor of `amx.add_product`, the rows as k, in the order of `_zip_32`.
+
+    rows  array of 64 int64 addresses; `lines` of 32 columns each begin `offset` bytes after
+    out   address of [2, 2 · lines, 16] lines
+    """
+    for pair in range(len(rows) // 2):
+        even, odd = rows[2 * pair] + offset, rows[2 * pair + 1] + offset
+        to = out + (pair // LANES * 2 * lines * LANES + pair % LANES) * 64
+        for line in range(lines):
+            low = to + 2 * line * LANES * 64
+            _zip_32(even + line * 64, odd + line * 64, low, low + LANES * 64)

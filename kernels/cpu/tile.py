@@ -56,7 +56,7 @@ class _BFloat(ir.Type):
         return hash("bfloat")
 
 
-_BFLOATS = ir.VectorType(_BFloat(), 2 * LANES)
+BFLOATS = ir.VectorType(_BFloat(), 2 * LANES)
 
 
 def _splat(b: ir.IRBuilder, value: Any, vector: Any) -> Any:
@@ -89,12 +89,12 @@ def _step_float32(b: ir.IRBuilder, sums: Any, rows: Any, columns: Any) -> Any:
 def _step_bf16_dot(b: ir.IRBuilder, sums: Any, rows: Any, columns: Any) -> Any:
     """Two k at once by the instruction made for it."""
     name = "llvm.x86.avx512bf16.dpbf16ps.512"
-    signature = ir.FunctionType(_FLOATS, [_FLOATS, _BFLOATS, _BFLOATS])
+    signature = ir.FunctionType(_FLOATS, [_FLOATS, BFLOATS, BFLOATS])
     dot = b.module.globals.get(name) or ir.Function(b.module, signature, name)
-    weights = [_load(b, address, _BFLOATS) for address in columns]
+    weights = [_load(b, address, BFLOATS) for address in columns]
     out = []
     for address, row in zip(rows, sums, strict=True):
-        pair = b.bitcast(_splat(b, _load(b, address, _I32), _WORDS), _BFLOATS)
+        pair = b.bitcast(_splat(b, _load(b, address, _I32), _WORDS), BFLOATS)
         out.append([b.call(dot, [s, pair, w]) for w, s in zip(weights, row, strict=True)])
     return out
 

@@ -144,3 +144,33 @@ def test_a_shared_prefix_gives_the_same_bits_as_each_alone(
     )
     assert torch.equal(alone, together)
     assert not alone.isnan().any()
+
+
+@pytest.mark.parametrize("heads", HEADS, ids=str)
+@pytest.mark.parametrize("window", [0, 70])
+@pytest.mark.parametrize("in_a_row", [False, True], ids=["scattered", "in a row"])
+def test_a_token_has_the_same_bits_however_its_request_is_cut(
+    heads: tuple[int, int, int], window: int, in_a_row: bool
+) -> None:
+    length = 150
+    q, k, v, table = given(heads, torch.bfloat16, [length], [length])
+    whole = compiled_attend(q, k, v, table, [length], [length], window)
+    if in_a_row:
+        own = table[0, :length].long()
+        k[100 : 100 + length], v[100 : 100 + length] = k[own], v[own]
+        table[0, :length] = torch.arange(100, 100 + length)
+    for size in (1, 3, 64):
+        starts = range(0, length, size)
+        parts = [
+            compiled_attend(
+                q[at : at + size],
+                k,
+                v,
+                table,
+                [min(size, length - at)],
+                [min(at + size, length)],
+                window,
+            )
+            for at in starts
+        ]
+        assert torch.equal(torch.cat(parts), whole), size
