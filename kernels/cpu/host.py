@@ -86,7 +86,8 @@ class Network:
             raise KernelError("weights", "float32 or bfloat16 of even widths", "others")
         stored = array_of(weights.embedding).dtype
         heads = (weights.num_heads, weights.num_kv_heads, weights.head_dim)
-        shape = Shape(*heads, weights.eps, weights.layers[0].q_norm is not None)
+        has_bias = any(layer.qkv_bias is not None for layer in weights.layers)
+        shape = Shape(*heads, weights.eps, weights.layers[0].q_norm is not None, has_bias)
         self._weights = _packed(weights)
         self._work = _workspace(self._weights, weights, stored, max_tokens, max_logit_rows)
         self._room = _room(max_tokens, len(slot_table))

@@ -22,6 +22,7 @@ from branchwork.kernels.cpu.attention import (
     take_rows,
 )
 from branchwork.kernels.cpu.cached import entry_point
+from branchwork.kernels.cpu.rotation import rotate, store_heads
 from branchwork.kernels.cpu.team import Team, meet, sleep, take, wake
 from branchwork.kernels.cpu.tile import PANEL, Tiles, begin_products, end_products, product
 from branchwork.kernels.cpu.vector import copy, exp, inlined, kernel, narrow, widen
@@ -42,6 +43,7 @@ class Shape(NamedTuple):
     head_dim: int
     eps: float
     qk_norm: bool
+    qkv_bias: bool = True
 
 
 class Weights(NamedTuple):
@@ -251,15 +253,6 @@ def _silu_mul(gates: Any, gate_bias: Any, ups: Any, up_bias: Any, out: Any) -> N
 
 
 @kernel
-def rotate(x: Any, cos: Any, sin: Any, out: Any) -> None:
-    """Rotate one head by its position's cosines and sines, halves against each other."""
-    half = cos.shape[0]
-    for i in range(half):
-        out[i] = narrow(x[i] * cos[i] - x[half + i] * sin[i], out)
-        out[half + i] = narrow(x[half + i] * cos[i] + x[i] * sin[i], out)
-
-
-@kernel
 def _rope_store(
     shape: Any, weights: Any, layer: Any, work: Any, cache: Any, tokens: Any, thread: Any
 ) -> None:
@@ -271,29 +264,26 @@ def _rope_store(
         first = take(thread.team, SOME_TOKENS)
 
 
-@kernel
+@inlined
 def _rope_store_token(
     shape: Any, weights: Any, layer: Any, work: Any, cache: Any, tokens: Any, t: Any
 ) -> None:
     dim, num_heads, num_kv = shape.head_dim, shape.num_heads, shape.num_kv_heads
     row, slot = work.qkv[t], tokens.slots[t]
     cos, sin = cache.cos[tokens.positions[t]], cache.sin[tokens.positions[t]]
-    for i in range((num_heads + 2 * num_kv) * dim):
-        row[i] += weights.qkv_bias[layer, i]
-    for h in range(num_heads + num_kv):
-        head = row[h * dim : (h + 1) * dim]
-        if shape.qk_norm:
+    if shape.qkv_bias:
+        for i in range((num_heads + 2 * num_kv) * dim):
+            row[i] += weights.qkv_bias[layer, i]
+    if shape.qk_norm:
+        for h in range(num_heads + num_kv):
+            head = row[h * dim : (h + 1) * dim]
             norm = weights.q_norm[layer] if h < num_heads else weights.k_norm[layer]
             norm_row(head, norm, shape.eps, head)
-        if h < num_heads:
-            rotate(head, cos, sin, work.q[t, h * dim : (h + 1) * dim])
-        elif slot >= 0:
-            rotate(head, cos, sin, cache.k[layer, slot, h - num_heads])
+    keys, values = num_heads * dim, (num_heads + num_kv) * dim
+    rotate(row, cos, sin, work.q[t].reshape(num_heads, dim))
     if slot >= 0:
-        values = row[(num_heads + num_kv) * dim :]
-        for h in range(num_kv):
-            for d in range(dim):
-                cache.v[layer, slot, h, d] = narrow(values[h * dim + d], cache.v)
+        rotate(row[keys:], cos, sin, cache.k[layer, slot])
+        store_heads(row[values:], cache.v[layer, slot])
 
 
 @kernel

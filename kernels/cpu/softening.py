@@ -15,12 +15,20 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from branchwork.kernels.cpu.amx import HAS_AMX
+from branchwork.kernels.cpu.emitting import (
+    FLOATS,
+    HALVES,
+    WORDS,
+    call,
+    everywhere,
+    fused,
+    narrowed,
+    splat,
+)
 from branchwork.kernels.cpu.layout import transposed
 from branchwork.kernels.cpu.tile import BFLOATS, LANES, PANEL
 
 _F32, _I32, _I64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
-_FLOATS, _WORDS = ir.VectorType(_F32, LANES), ir.VectorType(_I32, LANES)
-_HALVES = ir.VectorType(ir.IntType(16), LANES)
 _VECTORS = 4
 
 _LOG2_E = 1.4426950408889634
@@ -31,49 +39,18 @@ _LEAST = -87.0
 _RULED_OUT = -1e30
 
 
-def _all(kind: Any, value: float) -> Any:
-    # llvmlite writes a float's constant in double precision, which must then be a float32.
-    exact = value if kind is _WORDS else float(np.float32(value))
-    return ir.Constant(kind, [exact] * LANES)
-
-
-def _splat(b: ir.IRBuilder, value: Any) -> Any:
-    kind = ir.VectorType(value.type, LANES)
-    undefined = ir.Constant(kind, ir.Undefined)
-    first = b.insert_element(undefined, value, _I32(0))
-    return b.shuffle_vector(first, undefined, ir.Constant(_WORDS, [0] * LANES))
-
-
-def _call(b: ir.IRBuilder, name: str, result: Any, *arguments: Any, flags: Any = ()) -> Any:
-    signature = ir.FunctionType(result, [argument.type for argument in arguments])
-    function = b.module.globals.get(name) or ir.Function(b.module, signature, name)
-    return b.call(function, arguments, fastmath=flags)
-
-
-def _fused(b: ir.IRBuilder, x: Any, y: Any, z: Any) -> Any:
-    return _call(b, f"llvm.fma.v{LANES}f32", _FLOATS, x, y, z)
-
-
 def _exp(b: ir.IRBuilder, x: Any) -> Any:
     """`vector.exp` of what is not above zero."""
-    whole = _call(b, f"llvm.rint.v{LANES}f32", _FLOATS, b.fmul(x, _all(_FLOATS, _LOG2_E)))
-    rest = _fused(b, whole, _all(_FLOATS, -_LN2_HIGH), x)
-    rest = _fused(b, whole, _all(_FLOATS, -_LN2_LOW), rest)
-    value = _all(_FLOATS, 1 / 720)
+    whole = call(b, f"llvm.rint.v{LANES}f32", FLOATS, b.fmul(x, everywhere(FLOATS, _LOG2_E)))
+    rest = fused(b, whole, everywhere(FLOATS, -_LN2_HIGH), x)
+    rest = fused(b, whole, everywhere(FLOATS, -_LN2_LOW), rest)
+    value = everywhere(FLOATS, 1 / 720)
     for coefficient in _COEFFICIENTS:
-        value = _fused(b, value, rest, _all(_FLOATS, coefficient))
-    power = b.shl(b.fptosi(whole, _WORDS), _all(_WORDS, 23))
-    value = b.bitcast(b.add(b.bitcast(value, _WORDS), power), _FLOATS)
-    small = b.fcmp_ordered("<", x, _all(_FLOATS, _LEAST))
-    return b.select(small, _all(_FLOATS, 0.0), value)
-
-
-def _narrow(b: ir.IRBuilder, x: Any) -> Any:
-    """bfloat16, rounded to nearest even."""
-    bits = b.bitcast(x, _WORDS)
-    odd = b.and_(b.lshr(bits, _all(_WORDS, 16)), _all(_WORDS, 1))
-    rounded = b.add(b.add(bits, _all(_WORDS, 0x7FFF)), odd)
-    return b.trunc(b.lshr(rounded, _all(_WORDS, 16)), _HALVES)
+        value = fused(b, value, rest, everywhere(FLOATS, coefficient))
+    power = b.shl(b.fptosi(whole, WORDS), everywhere(WORDS, 23))
+    value = b.bitcast(b.add(b.bitcast(value, WORDS), power), FLOATS)
+    small = b.fcmp_ordered("<", x, everywhere(FLOATS, _LEAST))
+    return b.select(small, everywhere(FLOATS, 0.0), value)
 
 
 def _at(b: ir.IRBuilder, address: Any, index: int, kind: Any, size: int) -> Any:
@@ -99,31 +76,29 @@ def soften(
         scores, first, last, scale, highest, weights = args
         array = context.make_array(signature.args[-1])(context, b, weights)
         out = b.ptrtoint(array.data, _I64)
-        low, high = (_splat(b, b.trunc(bound, _I32)) for bound in (first, last))
-        scales, vectors, best = _splat(b, scale), [], None
+        low, high = (splat(b, b.trunc(bound, _I32)) for bound in (first, last))
+        scales, vectors, best = splat(b, scale), [], None
         for v in range(_VECTORS):
-            lanes = ir.Constant(_WORDS, list(range(v * LANES, (v + 1) * LANES)))
+            lanes = ir.Constant(WORDS, list(range(v * LANES, (v + 1) * LANES)))
             seen = b.and_(b.icmp_signed(">=", lanes, low), b.icmp_signed("<", lanes, high))
-            raw = b.load(_at(b, scores, v, _FLOATS, 4), align=4)
-            scaled = b.select(seen, b.fmul(raw, scales), _all(_FLOATS, _RULED_OUT))
+            raw = b.load(_at(b, scores, v, FLOATS, 4), align=4)
+            scaled = b.select(seen, b.fmul(raw, scales), everywhere(FLOATS, _RULED_OUT))
             vectors.append(scaled)
             best = (
                 scaled
                 if best is None
                 else b.select(b.fcmp_ordered(">", best, scaled), best, scaled)
             )
-        top = _call(b, f"llvm.vector.reduce.fmax.v{LANES}f32", _F32, best, flags=("nnan",))
+        top = call(b, f"llvm.vector.reduce.fmax.v{LANES}f32", _F32, best, flags=("nnan",))
         top = b.select(b.fcmp_ordered(">", highest, top), highest, top)
-        tops, total = _splat(b, top), _all(_FLOATS, 0.0)
+        tops, total = splat(b, top), everywhere(FLOATS, 0.0)
         for v, scaled in enumerate(vectors):
             weight = _exp(b, b.fsub(scaled, tops))
             total = b.fadd(total, weight)
-            kind, size, value = (
-                (_HALVES, 2, _narrow(b, weight)) if is_half else (_FLOATS, 4, weight)
-            )
+            kind, size, value = (HALVES, 2, narrowed(b, weight)) if is_half else (FLOATS, 4, weight)
             b.store(value, _at(b, out, v, kind, size), align=size)
         name = f"llvm.vector.reduce.fadd.v{LANES}f32"
-        summed = _call(b, name, _F32, _F32(0.0), total, flags=("reassoc",))
+        summed = call(b, name, _F32, _F32(0.0), total, flags=("reassoc",))
         return context.make_tuple(b, result, [top, summed])
 
     parameters = (types.int64, types.int64, types.int64, types.float32, types.float32, weights)
@@ -136,8 +111,8 @@ def shrink_add(_: Any, sums: Any, shrink: Any, partial: Any) -> Any:
 
     def generate(context: Any, b: ir.IRBuilder, _s: Any, args: Any) -> Any:
         sums, shrink, partial = args
-        old, new = (b.load(_at(b, at, 0, _FLOATS, 4), align=4) for at in (sums, partial))
-        b.store(_fused(b, old, _splat(b, shrink), new), _at(b, sums, 0, _FLOATS, 4), align=4)
+        old, new = (b.load(_at(b, at, 0, FLOATS, 4), align=4) for at in (sums, partial))
+        b.store(fused(b, old, splat(b, shrink), new), _at(b, sums, 0, FLOATS, 4), align=4)
         return context.get_dummy_value()
 
     return types.void(types.int64, types.float32, types.int64), generate
@@ -164,28 +139,28 @@ def _power_of_two(b: ir.IRBuilder, x: Any) -> Any:
         return x
     ones, floor, as_is = ir.Constant(ir.IntType(16), 0xFFFF), _I32(0x09), _I32(4)
     name = "llvm.x86.avx512.mask.{}.ps.512"
-    fraction = _call(b, name.format("reduce"), _FLOATS, x, floor, x, ones, as_is)
-    value = _all(_FLOATS, _POWER_COEFFICIENTS[0])
+    fraction = call(b, name.format("reduce"), FLOATS, x, floor, x, ones, as_is)
+    value = everywhere(FLOATS, _POWER_COEFFICIENTS[0])
     for coefficient in _POWER_COEFFICIENTS[1:]:
-        value = _fused(b, value, fraction, _all(_FLOATS, coefficient))
+        value = fused(b, value, fraction, everywhere(FLOATS, coefficient))
     # Its second operand is rounded down to a whole number.
-    return _call(b, name.format("scalef"), _FLOATS, value, x, x, ones, as_is)
+    return call(b, name.format("scalef"), FLOATS, value, x, x, ones, as_is)
 
 
 def _narrow_pair(b: ir.IRBuilder, even: Any, odd: Any) -> Any:
     """Words of two bfloat16, rounded to nearest even."""
     if not HAS_AMX:
-        return b.bitcast(even, _WORDS)
-    both = _call(b, "llvm.x86.avx512bf16.cvtne2ps2bf16.512", BFLOATS, odd, even)
+        return b.bitcast(even, WORDS)
+    both = call(b, "llvm.x86.avx512bf16.cvtne2ps2bf16.512", BFLOATS, odd, even)
     halves = b.bitcast(both, _BYTES_64)
     picks = [lane // 2 + LANES * (lane % 2) for lane in range(2 * LANES)]
     order = ir.Constant(ir.VectorType(_I32, 2 * LANES), picks)
-    return b.bitcast(b.shuffle_vector(halves, halves, order), _WORDS)
+    return b.bitcast(b.shuffle_vector(halves, halves, order), WORDS)
 
 
 def _line(b: ir.IRBuilder, address: Any, index: Any) -> Any:
     """Where line `index` of 16 floats is."""
-    return b.inttoptr(b.add(address, b.mul(index, _I64(4 * LANES))), _FLOATS.as_pointer())
+    return b.inttoptr(b.add(address, b.mul(index, _I64(4 * LANES))), FLOATS.as_pointer())
 
 
 def _greater(b: ir.IRBuilder, x: Any, y: Any) -> Any:
@@ -203,16 +178,16 @@ def hide_keys(_: Any, scores: Any, count: Any, first_place: Any, window: Any, pl
 
     def generate(context: Any, b: ir.IRBuilder, _s: Any, args: Any) -> Any:
         scores, count, first_place, window, places = args
-        offsets = b.load(b.inttoptr(places, _WORDS.as_pointer()), align=4)
-        last = b.add(offsets, _splat(b, b.trunc(first_place, _I32)))
+        offsets = b.load(b.inttoptr(places, WORDS.as_pointer()), align=4)
+        last = b.add(offsets, splat(b, b.trunc(first_place, _I32)))
         is_open = b.icmp_signed("==", window, _I64(0))
         reach = b.select(is_open, _I64(1 << 30), window)
-        first = b.sub(last, _splat(b, b.trunc(reach, _I32)))
+        first = b.sub(last, splat(b, b.trunc(reach, _I32)))
         with cgutils.for_range(b, count) as loop:
-            key = _splat(b, b.trunc(loop.index, _I32))
+            key = splat(b, b.trunc(loop.index, _I32))
             seen = b.and_(b.icmp_signed("<=", key, last), b.icmp_signed(">", key, first))
             at = _line(b, scores, loop.index)
-            b.store(b.select(seen, b.load(at, align=4), _all(_FLOATS, _HIDDEN)), at, align=4)
+            b.store(b.select(seen, b.load(at, align=4), everywhere(FLOATS, _HIDDEN)), at, align=4)
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 5), generate
@@ -237,9 +212,9 @@ def soften_columns(
     def generate(_c: Any, b: ir.IRBuilder, _s: Any, args: Any) -> Any:
         scores, halves, scale, highest, total, shrink, rows = args
         zero = _I64(0)
-        scales, before = _splat(b, scale), b.load(_line(b, highest, zero), align=4)
+        scales, before = splat(b, scale), b.load(_line(b, highest, zero), align=4)
         best = [
-            cgutils.alloca_once_value(b, _all(_FLOATS, _HIDDEN)) for _ in range(4)
+            cgutils.alloca_once_value(b, everywhere(FLOATS, _HIDDEN)) for _ in range(4)
         ]  # four, or each would wait for the one before
         with cgutils.for_range(b, halves) as loop:
             first = b.mul(loop.index, _I64(_HALF))
@@ -249,7 +224,7 @@ def soften_columns(
         tops = [b.load(slot) for slot in best]
         top = _greater(b, _greater(b, tops[0], tops[1]), _greater(b, tops[2], tops[3]))
         after = _greater(b, before, b.fmul(top, scales))
-        sums = [cgutils.alloca_once_value(b, _all(_FLOATS, 0.0)) for _ in range(2)]
+        sums = [cgutils.alloca_once_value(b, everywhere(FLOATS, 0.0)) for _ in range(2)]
         below = b.fneg(after)
         with cgutils.for_range(b, halves) as loop:
             first = b.mul(loop.index, _I64(_HALF))
@@ -258,18 +233,18 @@ def soften_columns(
                 pair = []
                 for odd in (0, 1):
                     score = b.load(_line(b, scores, b.add(first, _I64(key + odd))), align=4)
-                    weight = _power_of_two(b, _fused(b, score, scales, below))
+                    weight = _power_of_two(b, fused(b, score, scales, below))
                     b.store(b.fadd(b.load(sums[odd]), weight), sums[odd])
                     pair.append(weight)
                 words.append(_narrow_pair(b, *pair))
             for column, word in enumerate(transposed(b, words)):
                 row = b.load(b.inttoptr(b.add(rows, _I64(8 * column)), _I64.as_pointer()))
                 at = b.add(row, b.mul(loop.index, _I64(2 * _HALF)))
-                b.store(word, b.inttoptr(at, _WORDS.as_pointer()), align=4)
+                b.store(word, b.inttoptr(at, WORDS.as_pointer()), align=4)
         shrinks = _power_of_two(b, b.fsub(before, after))
         added = b.fadd(b.load(sums[0]), b.load(sums[1]))
         old = b.load(_line(b, total, zero), align=4)
-        b.store(_fused(b, old, shrinks, added), _line(b, total, zero), align=4)
+        b.store(fused(b, old, shrinks, added), _line(b, total, zero), align=4)
         b.store(after, _line(b, highest, zero), align=4)
         b.store(shrinks, _line(b, shrink, zero), align=4)
         changed = b.fcmp_unordered("!=", before, after)
@@ -286,7 +261,7 @@ def scale_line(_: Any, line: Any, factor: Any) -> Any:
 
     def generate(context: Any, b: ir.IRBuilder, _s: Any, args: Any) -> Any:
         at = _line(b, args[0], _I64(0))
-        b.store(b.fmul(b.load(at, align=4), _splat(b, args[1])), at, align=4)
+        b.store(b.fmul(b.load(at, align=4), splat(b, args[1])), at, align=4)
         return context.get_dummy_value()
 
     return types.void(types.int64, types.float32), generate
@@ -298,9 +273,9 @@ def give_32(_: Any, sums: Any, total: Any, out: Any) -> Any:
 
     def generate(context: Any, b: ir.IRBuilder, _s: Any, args: Any) -> Any:
         sums, total, out = args
-        totals = _splat(b, total)
+        totals = splat(b, total)
         lines = [b.load(_line(b, sums, _I64(i)), align=4) for i in range(2)]
-        halves = [_narrow(b, b.fdiv(line, totals)) for line in lines]
+        halves = [narrowed(b, b.fdiv(line, totals)) for line in lines]
         # Four of the one, four of the other.
         picks = [4 * (i // 8) + i % 4 + LANES * (i // 4 % 2) for i in range(2 * LANES)]
         order = ir.Constant(ir.VectorType(_I32, 2 * LANES), picks)
