@@ -37,7 +37,13 @@ from branchwork.kernels.errors import KernelError
 from branchwork.kernels.lanes import Lanes, RowState, make_lanes
 from branchwork.kernels.linear import PackedLinear
 from branchwork.kernels.linear import pack as pack_linear
-from branchwork.kernels.quantized import QuantizedLinear, largest_stored, quantize_linear
+from branchwork.kernels.quantized import (
+    Quantize,
+    QuantizedLinear,
+    largest_stored,
+    quantize_linear,
+    quantized_bytes,
+)
 from branchwork.kernels.sampling import NO_TOKEN, SamplingRows
 from branchwork.kernels.weights import DecoderWeights, LayerWeights
 
@@ -56,6 +62,7 @@ __all__ = [
     "Network",
     "PackedLinear",
     "Places",
+    "Quantize",
     "QuantizedLinear",
     "RowState",
     "SamplingRows",
@@ -77,6 +84,7 @@ __all__ = [
     "make_workspace",
     "pack_linear",
     "quantize_linear",
+    "quantized_bytes",
     "quantized_linear",
     "rms_norm",
     "rope_store_kv",

@@ -12,6 +12,25 @@ from torch import Tensor
 
 from branchwork.kernels.errors import KernelError
 
+Quantize = Literal["none", "int8", "int4"]
+"""What the weights of linear layers are rounded to when a model is loaded."""
+
+Bits = Literal[4, 8]
+BITS_OF_LAYERS: dict[Quantize, Bits | None] = {"none": None, "int8": 8, "int4": 4}
+BITS_OF_HEAD: dict[Quantize, Bits | None] = {"none": None, "int8": 8, "int4": 8}
+"""The head has one chance to be right, and is a small part of what a large model reads."""
+
+INT4_GROUP = 128
+"""Inputs that share a scale where a model is rounded to int4."""
+
+
+def quantized_bytes(num_layer_weights: int, num_head_weights: int, quantize: Quantize) -> int:
+    """What so many rounded weights take; scales of whole outputs not counted, which are nothing beside them."""
+    bits, head_bits = BITS_OF_LAYERS[quantize] or 16, BITS_OF_HEAD[quantize] or 16
+    scales = num_layer_weights * 4 // INT4_GROUP if bits == 4 else 0
+    return (num_layer_weights * bits + num_head_weights * head_bits) // 8 + scales
+
+
 _LARGEST = {torch.float8_e4m3fn: 448.0, torch.int8: 127.0}
 
 
@@ -43,14 +62,14 @@ class QuantizedLinear:
     weight: Tensor
     scale: Tensor
     bias: Tensor | None
-    bits: Literal[4, 8]
+    bits: Bits
     group: int
     in_features: int
     out_features: int
 
 
 def quantize_linear(
-    weight: Tensor, bits: Literal[4, 8], group: int = 128, bias: Tensor | None = None
+    weight: Tensor, bits: Bits, group: int = 128, bias: Tensor | None = None
 ) -> QuantizedLinear:
     """Round `weight` [out, in] to the nearest of 2 · 127 + 1 or 2 · 7 + 1 levels, alike on both sides of zero.
 
@@ -75,10 +94,16 @@ def quantize_linear(
     )
 
 
+def stored_levels(linear: QuantizedLinear) -> Tensor:
+    """What the scales multiply: whole numbers from -127 to 127, int8 [out, in]."""
+    if linear.bits == 8:
+        return linear.weight
+    bytes_ = linear.weight.view(linear.out_features, -1, linear.group // 2)
+    levels = torch.cat((bytes_ & 15, bytes_ >> 4), dim=2).to(torch.int8) - 8
+    return levels.view(linear.out_features, linear.in_features)
+
+
 def dequantize(linear: QuantizedLinear) -> Tensor:
     """The weights as float32 [out, in]."""
-    if linear.bits == 8:
-        return linear.weight.float() * linear.scale
-    bytes_ = linear.weight.view(linear.out_features, -1, linear.group // 2)
-    levels = torch.cat((bytes_ & 15, bytes_ >> 4), dim=2).float() - 8
-    return (levels * linear.scale.unsqueeze(2)).view(linear.out_features, linear.in_features)
+    groups = stored_levels(linear).float().view(linear.out_features, linear.scale.shape[1], -1)
+    return (groups * linear.scale.unsqueeze(2)).view(linear.out_features, linear.in_features)

@@ -135,11 +135,12 @@ def _multiply(_: Any, sums: Any, rows: Any, columns: Any) -> Any:
 
 @inlined
 def _two_by_two(
-    x: Any, x_stride: Any, w: Any, w_stride: Any, first: Any, last: Any, out: Any, out_stride: Any
-) -> Any:
+    x: Any, x_stride: Any, w: Any, w_stride: Any, first: Any, last: Any,
+    out: Any, out_stride: Any, goes_on: Any,
+) -> Any:  # fmt: skip
     """32 rows × 32 columns over some tiles of k; goes on from `out` where these are not the first."""
     x_below, out_below = x + TILE_ROWS * x_stride, out + TILE_ROWS * out_stride
-    if first == 0:
+    if first == 0 and goes_on == 0:
         _zero(0)
         _zero(1)
         _zero(2)
@@ -166,13 +167,19 @@ def _two_by_two(
 
 @inlined
 def _one_by_four(
-    x: Any, x_stride: Any, w: Any, w_stride: Any, last: Any, out: Any, out_stride: Any
+    x: Any, x_stride: Any, w: Any, w_stride: Any, last: Any, out: Any, out_stride: Any, goes_on: Any
 ) -> Any:
     """16 rows × 64 columns over all tiles of k."""
-    _zero(0)
-    _zero(1)
-    _zero(2)
-    _zero(3)
+    if goes_on == 0:
+        _zero(0)
+        _zero(1)
+        _zero(2)
+        _zero(3)
+    else:
+        _load(0, out, out_stride)
+        _load(1, out + 64, out_stride)
+        _load(2, out + 128, out_stride)
+        _load(3, out + 192, out_stride)
     for k in range(last):
         column = w + k * _TILE_BYTES
         _load(4, x + k * 64, x_stride)
@@ -192,11 +199,15 @@ def _one_by_four(
 
 @inlined
 def _one_by_two(
-    x: Any, x_stride: Any, w: Any, w_stride: Any, last: Any, out: Any, out_stride: Any
+    x: Any, x_stride: Any, w: Any, w_stride: Any, last: Any, out: Any, out_stride: Any, goes_on: Any
 ) -> Any:
     """16 rows × 32 columns over all tiles of k."""
-    _zero(0)
-    _zero(1)
+    if goes_on == 0:
+        _zero(0)
+        _zero(1)
+    else:
+        _load(0, out, out_stride)
+        _load(1, out + 64, out_stride)
     for k in range(last):
         column = w + k * _TILE_BYTES
         _load(4, x + k * 64, x_stride)
@@ -208,8 +219,11 @@ def _one_by_two(
     _store(1, out + 64, out_stride)
 
 
-def product(rows, x, x_stride, w, w_stride, steps, out, out_stride, columns):  # type: ignore[no-untyped-def]
-    """As `tile.product`, by addresses; rows of x and out exist up to a multiple of 16. Between `begin` and `end`."""
+def product(rows, x, x_stride, w, w_stride, steps, out, out_stride, columns, goes_on):  # type: ignore[no-untyped-def]
+    """As `tile.partial_product`, by addresses; rows of x and out exist up to a multiple of 16.
+
+    Between `begin` and `end`.
+    """
     tiles = steps // TILE_STEPS
     wide = columns // 64 * 64
     many = (rows + TILE_ROWS - 1) // (2 * TILE_ROWS) * (2 * TILE_ROWS)
@@ -219,20 +233,22 @@ def product(rows, x, x_stride, w, w_stride, steps, out, out_stride, columns):  #
             for row in range(0, many, 2 * TILE_ROWS):
                 _two_by_two(
                     x + row * x_stride, x_stride, w + column // 16 * w_stride, w_stride,
-                    first, last, out + row * out_stride + column * 4, out_stride,
+                    first, last, out + row * out_stride + column * 4, out_stride, goes_on,
                 )  # fmt: skip
     if many >= rows:
         return
     x_last, out_last = x + many * x_stride, out + many * out_stride
+    if rows - many == 1:  # sixteen times the same row leaves the first-level cache to the weights
+        x_stride = out_stride = 0
     for column in range(0, wide, 64):
         _one_by_four(
             x_last, x_stride, w + column // 16 * w_stride, w_stride, tiles,
-            out_last + column * 4, out_stride,
+            out_last + column * 4, out_stride, goes_on,
         )  # fmt: skip
     for column in range(wide, columns, 32):
         _one_by_two(
             x_last, x_stride, w + column // 16 * w_stride, w_stride, tiles,
-            out_last + column * 4, out_stride,
+            out_last + column * 4, out_stride, goes_on,
         )  # fmt: skip
 
 

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from branchwork.kernels.cpu.attention import BLOCK, make_scratch, make_sums
-from branchwork.kernels.cpu.memory import stacked, zeros
+from branchwork.kernels.cpu.matrix import Matrix, make_product_scratch, num_bytes, pack_matrix
+from branchwork.kernels.cpu.memory import zeros
 from branchwork.kernels.cpu.network import (
     HEAD,
     LAYERS,
-    PRODUCT_ROWS,
     STOP,
     Cache,
     Job,
@@ -30,8 +30,9 @@ from branchwork.kernels.cpu.network import (
 from branchwork.kernels.cpu.sampling import choose_tokens
 from branchwork.kernels.cpu.sampling import make_scratch as make_sampling_scratch
 from branchwork.kernels.cpu.team import SUPPORTED, Team, make_team
-from branchwork.kernels.cpu.tile import LANES, PANEL, compiled_tiles, pack_columns, padded_rows
+from branchwork.kernels.cpu.tile import PANEL, compiled_tiles, padded_rows
 from branchwork.kernels.errors import KernelError
+from branchwork.kernels.quantized import BITS_OF_HEAD, BITS_OF_LAYERS, Quantize
 from branchwork.kernels.sampling import SamplingRows
 from branchwork.kernels.weights import DecoderWeights, LayerWeights
 
@@ -51,11 +52,13 @@ def array_of(tensor: Tensor) -> npt.NDArray[Any]:
     return array
 
 
-def runs_compiled(weights: DecoderWeights) -> bool:
-    """Whether the compiled network can run these weights: float32 or bfloat16, of even widths."""
+def runs_compiled(weights: DecoderWeights, quantize: Quantize = "none") -> bool:
+    """Whether the compiled network can run these weights: float32 (as they are only) or bfloat16, of even widths."""
     layer = weights.layers[0]
     widths = (layer.qkv[0].shape[1], layer.out.shape[1], layer.down.shape[1], weights.head_dim)
-    known = weights.embedding.dtype in (torch.float32, torch.bfloat16)
+    known = weights.embedding.dtype is torch.bfloat16 or (
+        weights.embedding.dtype is torch.float32 and quantize == "none"
+    )
     return known and weights.embedding.device.type == "cpu" and not any(w % 2 for w in widths)
 
 
@@ -68,6 +71,7 @@ class Network:
     max_tokens      new tokens of one step, at most
     max_logit_rows  rows of logits of one call, at most
     threads         of a step that has work for them; a smaller step takes one
+    quantize        levels that weights are rounded to: `quantized.Quantize`; the weights must be bfloat16
     """
 
     def __init__(
@@ -81,14 +85,16 @@ class Network:
         max_tokens: int,
         max_logit_rows: int,
         threads: int,
+        quantize: Quantize = "none",
     ) -> None:
-        if not runs_compiled(weights):
-            raise KernelError("weights", "float32 or bfloat16 of even widths", "others")
+        if not runs_compiled(weights, quantize):
+            known = "float32 or bfloat16" if quantize == "none" else "bfloat16"
+            raise KernelError("weights", f"{known} of even widths", str(weights.embedding.dtype))
         stored = array_of(weights.embedding).dtype
         heads = (weights.num_heads, weights.num_kv_heads, weights.head_dim)
         has_bias = any(layer.qkv_bias is not None for layer in weights.layers)
         shape = Shape(*heads, weights.eps, weights.layers[0].q_norm is not None, has_bias)
-        self._weights = _packed(weights)
+        self._weights = _packed(weights, quantize)
         self._work = _workspace(self._weights, weights, stored, max_tokens, max_logit_rows)
         self._room = _room(max_tokens, len(slot_table))
         self._shared = _shared_room(len(slot_table))
@@ -97,14 +103,22 @@ class Network:
         )
         cache = Cache(*map(array_of, (k_pool, v_pool, slot_table, cos, sin)))
         self._state = (shape, self._weights, self._work, cache, self._room, self._shared, self._job)
+        packed, layers = self._weights, weights.layers
+        matrices = (packed.qkv, packed.out, packed.gate_up, packed.down)
+        linears = (*layers[0].qkv, layers[0].out, *layers[0].gate_up, layers[0].down)
+        self._layers_work = (
+            sum(map(num_bytes, matrices)),
+            len(layers) * sum(w.numel() for w in linears),
+        )
+        self._head_work = num_bytes(packed.head), weights.head.numel()
         self._vocab_size = weights.head.shape[0]
         self._sampling = make_sampling_scratch(self._vocab_size)
 
         tiles = compiled_tiles(stored)
 
         def thread(part: int, team: Team) -> Thread:
-            products = zeros((PRODUCT_ROWS, PANEL), np.float32)
-            return Thread(part, team, tiles, make_scratch(*heads, stored, tiles), products)
+            scratch = make_scratch(*heads, stored, tiles), make_product_scratch()
+            return Thread(part, team, tiles, *scratch)
 
         self._alone = self._first = thread(0, make_team(1))
         if threads > 1 and SUPPORTED:
@@ -143,8 +157,7 @@ class Network:
         room.kv_len[: len(rows)] = kv_len
         job.num_groups[0] = self._share(shared_prefixes, len(rows))
         job.kind[0], job.num_tokens[0], job.num_requests[0] = LAYERS, num_tokens, len(rows)
-        matrices = (self._weights.qkv, self._weights.out, self._weights.gate_up, self._weights.down)
-        self._work_on(num_tokens, sum(matrix.size for matrix in matrices))
+        self._work_on(num_tokens, *self._layers_work)
 
     def _share(self, prefixes: Sequence[tuple[Sequence[int], int]], num_requests: int) -> int:
         shared, at = self._shared, 0
@@ -164,12 +177,12 @@ class Network:
             raise KernelError("of_tokens", f"at most {len(job.of_tokens)}", str(num_rows))
         job.of_tokens[:num_rows] = of_tokens
         job.kind[0], job.num_rows[0] = HEAD, num_rows
-        self._work_on(num_rows, self._weights.head.size)
+        self._work_on(num_rows, *self._head_work)
         return self._work.logits[:num_rows, : self._vocab_size]
 
-    def _work_on(self, num_rows: int, num_weights: int) -> None:
+    def _work_on(self, num_rows: int, weight_bytes: int, num_weights: int) -> None:
         """Do the job; with the team where it takes one thread so long that waiting for others is nothing to it."""
-        weights_us = num_weights * self._weights.head.itemsize / _BYTES_PER_US
+        weights_us = weight_bytes / _BYTES_PER_US
         products_us = 2 * num_weights * num_rows / _FLOP_PER_US
         large = max(weights_us, products_us) > _TEAM_FROM_US
         work_on(*self._state, self._first if large else self._alone)
@@ -192,8 +205,8 @@ def _dismiss(state: tuple[Any, ...], first: Thread) -> None:
     work_on(*state, first)
 
 
-def _packed(weights: DecoderWeights) -> Weights:
-    layers = weights.layers
+def _packed(weights: DecoderWeights, quantize: Quantize) -> Weights:
+    layers, bits = weights.layers, BITS_OF_LAYERS[quantize]
 
     def norms(part: Callable[[LayerWeights], Tensor | None], width: int) -> npt.NDArray[np.float32]:
         rows = [part(layer) for layer in layers]
@@ -208,8 +221,8 @@ def _packed(weights: DecoderWeights) -> Weights:
                 row[:width] = _floats(bias)
         return out
 
-    def packed(part: Callable[[LayerWeights], Tensor]) -> npt.NDArray[Any]:
-        return stacked([pack_columns(array_of(part(layer))) for layer in layers])
+    def packed(part: Callable[[LayerWeights], Tensor]) -> Matrix:
+        return pack_matrix(len(layers), (part(layer) for layer in layers), bits)
 
     return Weights(
         embedding=array_of(weights.embedding.contiguous()),
@@ -232,7 +245,7 @@ def _packed(weights: DecoderWeights) -> Weights:
         down_bias=biases(lambda layer: layer.down_bias, len(layers[0].down)),
         windows=np.array([layer.window for layer in layers], np.int64),
         final_norm=_floats(weights.final_norm),
-        head=pack_columns(array_of(weights.head)),
+        head=pack_matrix(1, [weights.head], BITS_OF_HEAD[quantize]),
     )
 
 
@@ -275,7 +288,7 @@ def _workspace(
         q=zeros((max_tokens, q_width), stored),
         attended=zeros((max_tokens, q_width), stored),
         activated=zeros((max_tokens, packed.gate_up_bias.shape[1] // 2), stored),
-        logits=zeros((max_logit_rows, packed.head.shape[0] * LANES), np.float32),
+        logits=zeros((max_logit_rows, packed.head.panels.shape[1] * PANEL), np.float32),
         shared=make_sums(max_tokens, weights.num_heads, weights.head_dim),
     )
 

@@ -22,13 +22,12 @@ from branchwork.kernels.cpu.attention import (
     take_rows,
 )
 from branchwork.kernels.cpu.cached import entry_point
+from branchwork.kernels.cpu.matrix import PRODUCT_ROWS, Matrix, ProductScratch, multiply
 from branchwork.kernels.cpu.rotation import rotate, store_heads
 from branchwork.kernels.cpu.team import Team, meet, sleep, take, wake
-from branchwork.kernels.cpu.tile import PANEL, Tiles, begin_products, end_products, product
+from branchwork.kernels.cpu.tile import PANEL, Tiles, begin_products, end_products
 from branchwork.kernels.cpu.vector import copy, exp, inlined, kernel, narrow, widen
 
-PRODUCT_ROWS = 128
-"""Rows whose products wait for what follows them (a sum, SiLU) in the first-level cache."""
 ROWS_BYTES = 1 << 20
 """Half of the second-level cache of a server's core."""
 SOME_TOKENS = 8
@@ -47,7 +46,7 @@ class Shape(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """A decoder's weights, L layers stacked; packed ones as `tile.pack_columns` lays them out.
+    """A decoder's weights, L layers stacked.
 
     Norms and biases are float32; biases are as long as their padded columns, zeros where there is none.
     gate_up has 32 columns of gate, then the same 32 of up, and so on.
@@ -55,20 +54,20 @@ class Weights(NamedTuple):
 
     embedding: npt.NDArray[Any]  # [V, hidden] stored
     attention_norm: npt.NDArray[np.float32]  # [L, hidden]
-    qkv: npt.NDArray[Any]  # [L, packed]
+    qkv: Matrix
     qkv_bias: npt.NDArray[np.float32]
     q_norm: npt.NDArray[np.float32]  # [L, head_dim]
     k_norm: npt.NDArray[np.float32]
-    out: npt.NDArray[Any]  # [L, packed]
+    out: Matrix
     out_bias: npt.NDArray[np.float32]
     mlp_norm: npt.NDArray[np.float32]  # [L, hidden]
-    gate_up: npt.NDArray[Any]  # [L, packed]
+    gate_up: Matrix
     gate_up_bias: npt.NDArray[np.float32]
-    down: npt.NDArray[Any]  # [L, packed]
+    down: Matrix
     down_bias: npt.NDArray[np.float32]
     windows: npt.NDArray[np.int64]  # [L]; 0: no window
     final_norm: npt.NDArray[np.float32]  # [hidden]
-    head: npt.NDArray[Any]  # packed, V columns
+    head: Matrix  # of one layer, V columns
 
 
 class Workspace(NamedTuple):
@@ -141,7 +140,7 @@ class Thread(NamedTuple):
     team: Team
     tiles: Tiles
     attention: AttentionScratch
-    products: npt.NDArray[np.float32]  # [PRODUCT_ROWS, PANEL]
+    products: ProductScratch
 
 
 @kernel
@@ -181,75 +180,65 @@ def _rows_at_once(x: Any) -> Any:
     return max(ROWS_BYTES // x.strides[0] // PRODUCT_ROWS, 1) * PRODUCT_ROWS
 
 
-@kernel
-def _project(x: Any, num_rows: Any, weight: Any, out: Any, thread: Any) -> None:
-    """out = x Wᵀ. As below, a thread takes 64 columns of some rows at a time: few rows read a weight once."""
-    scratch, panels, at_once = thread.products, out.shape[1] // PANEL, _rows_at_once(x)
-    piece = take(thread.team, 1)
-    while piece < -(-num_rows // at_once) * panels:
-        start, first = piece // panels * at_once, piece % panels * PANEL
-        for row in range(start, min(start + at_once, num_rows), PRODUCT_ROWS):
-            n = min(num_rows - row, PRODUCT_ROWS)
-            product(
-                thread.tiles, x[row:], n, weight[first // 16 :], weight.shape[1], scratch, PANEL
-            )
-            for r in range(n):
-                copy(scratch[r], out[row + r, first : first + PANEL])
-        piece = take(thread.team, 1)
+@inlined
+def _each_panel(
+    finish: Any, x: Any, num_rows: Any, matrix: Any, layer: Any, bias: Any, out: Any, thread: Any
+) -> Any:
+    """Each row of x Wᵀ, 64 columns at a time, through `finish` to its row of `out`.
 
-
-@kernel
-def _project_add(x: Any, num_rows: Any, weight: Any, bias: Any, out: Any, thread: Any) -> None:
-    """out += x Wᵀ + b."""
-    scratch, panels, at_once = thread.products, weight.shape[0] * 16 // PANEL, _rows_at_once(x)
-    piece = take(thread.team, 1)
-    while piece < -(-num_rows // at_once) * panels:
-        start, first = piece // panels * at_once, piece % panels * PANEL
-        for row in range(start, min(start + at_once, num_rows), PRODUCT_ROWS):
-            n = min(num_rows - row, PRODUCT_ROWS)
-            product(
-                thread.tiles, x[row:], n, weight[first // 16 :], weight.shape[1], scratch, PANEL
-            )
-            for r in range(n):
-                _add(scratch[r], bias[first:], out[row + r, first : first + PANEL])
-        piece = take(thread.team, 1)
-
-
-@kernel
-def _gate(x: Any, num_rows: Any, weight: Any, bias: Any, out: Any, thread: Any) -> None:
-    """out = silu(x Gᵀ + b) · (x Uᵀ + c), with the columns of G and U 32 by 32."""
-    scratch, panels, at_once = thread.products, weight.shape[0] * 16 // PANEL, _rows_at_once(x)
-    half = PANEL // 2
+    A thread takes some columns of some rows at a time: few rows read a weight once.
+    """
+    sums, panels, at_once = thread.products.sums, matrix.panels.shape[1], _rows_at_once(x)
     piece = take(thread.team, 1)
     while piece < -(-num_rows // at_once) * panels:
         start, panel = piece // panels * at_once, piece % panels
-        first = panel * PANEL
         for row in range(start, min(start + at_once, num_rows), PRODUCT_ROWS):
             n = min(num_rows - row, PRODUCT_ROWS)
-            product(
-                thread.tiles, x[row:], n, weight[first // 16 :], weight.shape[1], scratch, PANEL
-            )
+            multiply(thread.tiles, x[row:], n, matrix, layer, panel, thread.products)
             for r in range(n):
-                _silu_mul(
-                    scratch[r, :half], bias[first : first + half],
-                    scratch[r, half:], bias[first + half : first + PANEL],
-                    out[row + r, panel * half : (panel + 1) * half],
-                )  # fmt: skip
+                finish(sums[r], bias, panel, out[row + r])
         piece = take(thread.team, 1)
 
 
 @kernel
-def _add(x: Any, bias: Any, out: Any) -> None:
-    for j in range(len(out)):
-        out[j] += x[j] + bias[j]
+def _project(x: Any, num_rows: Any, matrix: Any, layer: Any, out: Any, thread: Any) -> None:
+    """out = x Wᵀ."""
+    _each_panel(_keep, x, num_rows, matrix, layer, None, out, thread)
 
 
 @kernel
-def _silu_mul(gates: Any, gate_bias: Any, ups: Any, up_bias: Any, out: Any) -> None:
-    for j in range(len(out)):
-        gate = gates[j] + gate_bias[j]
-        value = gate / (np.float32(1) + exp(-gate)) * (ups[j] + up_bias[j])
-        out[j] = narrow(value, out)
+def _project_add(
+    x: Any, num_rows: Any, matrix: Any, layer: Any, bias: Any, out: Any, thread: Any
+) -> None:
+    """out += x Wᵀ + b."""
+    _each_panel(_add, x, num_rows, matrix, layer, bias, out, thread)
+
+
+@kernel
+def _gate(x: Any, num_rows: Any, matrix: Any, layer: Any, bias: Any, out: Any, thread: Any) -> None:
+    """out = silu(x Gᵀ + b) · (x Uᵀ + c), with the columns of G and U 32 by 32."""
+    _each_panel(_silu_mul, x, num_rows, matrix, layer, bias, out, thread)
+
+
+@kernel
+def _keep(sums: Any, _bias: Any, panel: Any, out: Any) -> None:
+    copy(sums, out[panel * PANEL : (panel + 1) * PANEL])
+
+
+@kernel
+def _add(sums: Any, bias: Any, panel: Any, out: Any) -> None:
+    first = panel * PANEL
+    for j in range(min(len(out) - first, PANEL)):  # the last panel may reach beyond the row
+        out[first + j] += sums[j] + bias[first + j]
+
+
+@kernel
+def _silu_mul(sums: Any, bias: Any, panel: Any, out: Any) -> None:
+    half = PANEL // 2
+    for j in range(half):
+        gate = sums[j] + bias[panel * PANEL + j]
+        up = sums[half + j] + bias[panel * PANEL + half + j]
+        out[panel * half + j] = narrow(gate / (np.float32(1) + exp(-gate)) * up, out)
 
 
 @kernel
@@ -380,7 +369,7 @@ def _layers(
     for layer in range(weights.attention_norm.shape[0]):
         _norms(hidden, weights.attention_norm[layer], shape.eps, num_tokens, work.normed, thread)
         meet(team)
-        _project(work.normed, num_tokens, weights.qkv[layer], work.qkv, thread)
+        _project(work.normed, num_tokens, weights.qkv, layer, work.qkv, thread)
         meet(team)
         _rope_store(shape, weights, layer, work, cache, tokens, thread)
         meet(team)
@@ -390,24 +379,20 @@ def _layers(
         _attend(shape, layer, weights.windows[layer], work, cache, tokens, shared, thread)
         meet(team)
         _project_add(
-            work.attended, num_tokens, weights.out[layer], weights.out_bias[layer], hidden, thread
-        )
+            work.attended, num_tokens, weights.out, layer, weights.out_bias[layer], hidden, thread
+        )  # fmt: skip
         meet(team)
         _norms(hidden, weights.mlp_norm[layer], shape.eps, num_tokens, work.normed, thread)
         meet(team)
         _gate(
-            work.normed, num_tokens, weights.gate_up[layer], weights.gate_up_bias[layer],
+            work.normed, num_tokens, weights.gate_up, layer, weights.gate_up_bias[layer],
             work.activated, thread,
         )  # fmt: skip
         meet(team)
         _project_add(
-            work.activated,
-            num_tokens,
-            weights.down[layer],
-            weights.down_bias[layer],
-            hidden,
-            thread,
-        )
+            work.activated, num_tokens, weights.down, layer, weights.down_bias[layer],
+            hidden, thread,
+        )  # fmt: skip
         meet(team)
 
 
@@ -420,7 +405,7 @@ def _head(shape: Any, weights: Any, work: Any, of_tokens: Any, thread: Any) -> N
         norm_row(work.hidden[of_tokens[row]], weights.final_norm, shape.eps, work.normed[row])
         row = take(thread.team, 1)
     meet(thread.team)
-    _project(work.normed, num_rows, weights.head, work.logits, thread)
+    _project(work.normed, num_rows, weights.head, 0, work.logits, thread)
     meet(thread.team)
 
 

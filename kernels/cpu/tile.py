@@ -127,13 +127,14 @@ _BF16 = 1 if HAS_BF16_DOT else 2
 @intrinsic(prefer_literal=True)
 def _tile(
     _: Any, num_rows: Any, num_vectors: Any, step: Any,
-    x: Any, x_stride: Any, w: Any, w_stride: Any, steps: Any, out: Any, out_stride: Any,
+    x: Any, x_stride: Any, w: Any, w_stride: Any, steps: Any, out: Any, out_stride: Any, goes_on: Any,
 ) -> Any:  # fmt: skip
     """out[r, 16 v + j] = sum over k of x[r, k] · w[k, 16 v + j].
 
     num_rows, num_vectors, step  literals: the tile's size, and an index of _STEPS
     x, w, out                    addresses; strides in bytes from row to row, and from block to block of w
     steps                        a step is four bytes of a row of x: one k in float32, two in bfloat16
+    goes_on                      not 0: the sums begin with what is in `out`
     """
     sizes = [kind.literal_value for kind in (num_rows, num_vectors, step)]
 
@@ -141,55 +142,67 @@ def _tile(
         _emit_tile(b, sizes[0], sizes[1], _STEPS[sizes[2]], *args[3:])
         return context.get_dummy_value()
 
-    return types.void(num_rows, num_vectors, step, *[types.int64] * 7), generate
+    return types.void(num_rows, num_vectors, step, *[types.int64] * 8), generate
 
 
 def _emit_tile(
     b: ir.IRBuilder, num_rows: int, num_vectors: int, step: Callable[..., Any],
-    x: Any, x_stride: Any, w: Any, w_stride: Any, steps: Any, out: Any, out_stride: Any,
+    x: Any, x_stride: Any, w: Any, w_stride: Any, steps: Any, out: Any, out_stride: Any, goes_on: Any,
 ) -> None:  # fmt: skip
     rows = [b.add(x, b.mul(x_stride, _I64(r))) for r in range(num_rows)]
     columns = [b.add(w, b.mul(w_stride, _I64(v))) for v in range(num_vectors)]
-    before, loop, after = b.block, b.append_basic_block(), b.append_basic_block()
+    before, resume = b.block, b.append_basic_block()
+    loop, after = b.append_basic_block(), b.append_basic_block()
+
+    def place(r: int, v: int) -> Any:
+        return b.add(out, b.add(b.mul(out_stride, _I64(r)), _I64(4 * LANES * v)))
+
+    b.cbranch(b.icmp_signed("!=", goes_on, _I64(0)), resume, loop)
+    b.position_at_end(resume)
+    earlier = [
+        [_load(b, place(r, v), _FLOATS) for v in range(num_vectors)] for r in range(num_rows)
+    ]
     b.branch(loop)
     b.position_at_end(loop)
     k = b.phi(_I64)
     k.add_incoming(_I64(0), before)
+    k.add_incoming(_I64(0), resume)
     sums = [[b.phi(_FLOATS) for _ in columns] for _ in rows]
     x_at, w_at = b.mul(k, _I64(4)), b.mul(k, _I64(4 * LANES))
     new = step(b, sums, [b.add(r, x_at) for r in rows], [b.add(c, w_at) for c in columns])
     next_k = b.add(k, _I64(1))
     k.add_incoming(next_k, loop)
     zero = ir.Constant(_FLOATS, [0.0] * LANES)
-    for old_row, new_row in zip(sums, new, strict=True):
-        for old, value in zip(old_row, new_row, strict=True):
+    for old_row, earlier_row, new_row in zip(sums, earlier, new, strict=True):
+        for old, begun, value in zip(old_row, earlier_row, new_row, strict=True):
             old.add_incoming(zero, before)
+            old.add_incoming(begun, resume)
             old.add_incoming(value, loop)
     b.cbranch(b.icmp_signed("<", next_k, steps), loop, after)
     b.position_at_end(after)
     for r, new_row in enumerate(new):
         for v, value in enumerate(new_row):
-            at = b.add(out, b.add(b.mul(out_stride, _I64(r)), _I64(4 * LANES * v)))
-            b.store(value, b.inttoptr(at, _FLOATS.as_pointer()), align=4)
+            b.store(value, b.inttoptr(place(r, v), _FLOATS.as_pointer()), align=4)
 
 
 @inlined
 def _any_rows(
     vectors: Any, step: Any,
-    rows: Any, x: Any, x_stride: Any, w: Any, w_stride: Any, steps: Any, out: Any, out_stride: Any,
+    rows: Any, x: Any, x_stride: Any, w: Any, w_stride: Any, steps: Any,
+    out: Any, out_stride: Any, goes_on: Any,
 ) -> Any:  # fmt: skip
     if rows == 6:
-        _tile(6, vectors, step, x, x_stride, w, w_stride, steps, out, out_stride)
+        _tile(6, vectors, step, x, x_stride, w, w_stride, steps, out, out_stride, goes_on)
     elif rows == 5:
-        _tile(5, vectors, step, x, x_stride, w, w_stride, steps, out, out_stride)
+        _tile(5, vectors, step, x, x_stride, w, w_stride, steps, out, out_stride, goes_on)
     elif rows == 4:
-        _tile(4, vectors, step, x, x_stride, w, w_stride, steps, out, out_stride)
+        _tile(4, vectors, step, x, x_stride, w, w_stride, steps, out, out_stride, goes_on)
     elif rows == 3:
-        _tile(3, vectors, step, x, x_stride, w, w_stride, steps, out, out_stride)
+        _tile(3, vectors, step, x, x_stride, w, w_stride, steps, out, out_stride, goes_on)
     elif rows == 2:
-        _tile(2, vectors, step, x, x_stride, w, w_stride, steps, out, out_stride)
+        _tile(2, vectors, step, x, x_stride, w, w_stride, steps, out, out_stride, goes_on)
     else:
-        _tile(1, vectors, step, x, x_stride, w, w_stride, steps, out, out_stride)
+        _tile(1, vectors, step, x, x_stride, w, w_stride, steps, out, out_stride, goes_on)
 
 
 _WIDE_VECTORS = 4 if _HAS_WIDE_REGISTERS else 1
@@ -201,7 +214,7 @@ WIDE, SLIM = _WIDE_VECTORS * LANES, _SLIM_VECTORS * LANES
 @inlined
 def _all_rows(
     step: Any, rows: Any, x: Any, x_stride: Any,
-    w: Any, w_stride: Any, steps: Any, out: Any, out_stride: Any, columns: Any,
+    w: Any, w_stride: Any, steps: Any, out: Any, out_stride: Any, columns: Any, goes_on: Any,
 ) -> Any:  # fmt: skip
     """A product in tiles of the vector registers."""
     whole = columns // WIDE * WIDE
@@ -211,21 +224,21 @@ def _all_rows(
         for first in range(0, whole, WIDE):
             _any_rows(
                 _WIDE_VECTORS, step, n, x_at, x_stride, w + first // LANES * w_stride, w_stride, steps,
-                out_at + first * 4, out_stride,
+                out_at + first * 4, out_stride, goes_on,
             )  # fmt: skip
         for first in range(whole, columns, SLIM):
             _any_rows(
                 _SLIM_VECTORS, step, n, x_at, x_stride, w + first // LANES * w_stride, w_stride, steps,
-                out_at + first * 4, out_stride,
+                out_at + first * 4, out_stride, goes_on,
             )  # fmt: skip
 
 
-def _float32(rows, x, x_stride, w, w_stride, steps, out, out_stride, columns):  # type: ignore[no-untyped-def]
-    _all_rows(_FLOAT32, rows, x, x_stride, w, w_stride, steps, out, out_stride, columns)
+def _float32(rows, x, x_stride, w, w_stride, steps, out, out_stride, columns, goes_on):  # type: ignore[no-untyped-def]
+    _all_rows(_FLOAT32, rows, x, x_stride, w, w_stride, steps, out, out_stride, columns, goes_on)
 
 
-def _bf16(rows, x, x_stride, w, w_stride, steps, out, out_stride, columns):  # type: ignore[no-untyped-def]
-    _all_rows(_BF16, rows, x, x_stride, w, w_stride, steps, out, out_stride, columns)
+def _bf16(rows, x, x_stride, w, w_stride, steps, out, out_stride, columns, goes_on):  # type: ignore[no-untyped-def]
+    _all_rows(_BF16, rows, x, x_stride, w, w_stride, steps, out, out_stride, columns, goes_on)
 
 
 class Tiles(NamedTuple):
@@ -244,7 +257,7 @@ def compiled_tiles(stored: np.dtype[Any], matrix_unit: bool = True) -> Tiles:
 
     matrix_unit  False: without it, also where there is one
     """
-    signature = types.void(*[types.int64] * 9)
+    signature = types.void(*[types.int64] * 10)
     if stored == np.float32:
         return Tiles(c_function_address(signature, _float32), 0)
     with_unit = matrix_unit and amx.usable()
@@ -267,15 +280,16 @@ def _call(
     out: Any,
     out_stride: Any,
     columns: Any,
+    goes_on: Any,
 ) -> Any:
     """Call a product by its address."""
 
     def generate(context: Any, b: ir.IRBuilder, _s: Any, args: Any) -> Any:
-        signature = ir.FunctionType(ir.VoidType(), [_I64] * 9)
+        signature = ir.FunctionType(ir.VoidType(), [_I64] * 10)
         b.call(b.inttoptr(args[0], signature.as_pointer()), args[1:])
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 10), generate
+    return types.void(*[types.int64] * 11), generate
 
 
 @inlined
@@ -289,10 +303,21 @@ def product(tiles: Any, x: Any, rows: Any, w: Any, steps: Any, out: Any, columns
     out       float32 array [≥ rows, ≥ columns]; as x, and what lies beyond `rows` is overwritten
     columns   a multiple of 32
     """
+    partial_product(tiles, x, rows, w, steps * 4 * LANES, steps, out, columns, 0)
+
+
+@inlined
+def partial_product(
+    tiles: Any, x: Any, rows: Any, w: Any, w_stride: Any, steps: Any, out: Any, columns: Any, goes_on: Any
+) -> Any:  # fmt: skip
+    """As `product`, over some of k: with `goes_on` (not 0) what is in `out` are the sums over the k before.
+
+    w_stride  bytes from one packed block to the next
+    """
     by_unit = tiles.matrix_unit != 0 and steps % amx.TILE_STEPS == 0
     _call(
         tiles.matrix_unit if by_unit else tiles.vectors, rows, x.ctypes.data, x.strides[0],
-        w.ctypes.data, steps * 4 * LANES, steps, out.ctypes.data, out.strides[0], columns,
+        w.ctypes.data, w_stride, steps, out.ctypes.data, out.strides[0], columns, goes_on,
     )  # fmt: skip
 
 

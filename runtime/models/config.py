@@ -45,6 +45,18 @@ class ModelConfig:
     eos_token_ids: tuple[int, ...]
     dtype: str
 
+    @property
+    def num_layer_weights(self) -> int:
+        """Of the linear layers, without the head."""
+        heads = self.num_heads + self.num_kv_heads
+        attention = 2 * heads * self.head_dim * self.hidden_size
+        return self.num_layers * (attention + 3 * self.intermediate_size * self.hidden_size)
+
+    @property
+    def num_embedding_weights(self) -> int:
+        """Of the embedding; of the head as many again."""
+        return self.vocab_size * self.hidden_size
+
     def kv_bytes_per_slot(self, itemsize: int) -> int:
         """Memory of one token's K and V in every layer."""
         return 2 * self.num_layers * self.num_kv_heads * self.head_dim * itemsize

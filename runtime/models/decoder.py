@@ -48,6 +48,11 @@ class Decoder:
     def _head(self) -> kernels.PackedLinear:
         return kernels.pack_linear(self.weights.head)
 
+    def without_layers(self) -> "Decoder":
+        """What is left of it where another form has taken over the layers and the head: `normed`."""
+        weights = replace(self.weights, layers=(), head=self.weights.embedding)
+        return Decoder(self.config, weights)
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""

@@ -74,12 +74,19 @@ class CompiledForward:
     """All layers in one compiled call, on the CPU."""
 
     def __init__(
-        self, decoder: Decoder, cache: KvCache, max_tokens: int, max_logit_rows: int, threads: int
+        self,
+        decoder: Decoder,
+        cache: KvCache,
+        max_tokens: int,
+        max_logit_rows: int,
+        threads: int,
+        quantize: kernels.Quantize = "none",
     ) -> None:
-        self._decoder = decoder
+        # The network has its own copy of the matrices: those of the decoder can go.
+        self._decoder = decoder.without_layers()
         self._network = kernels.Network(
             decoder.weights, cache.k, cache.v, cache.slot_table, cache.rotation.cos,
-            cache.rotation.sin, max_tokens, max_logit_rows, threads,
+            cache.rotation.sin, max_tokens, max_logit_rows, threads, quantize,
         )  # fmt: skip
 
     def run(self, batch: Batch) -> None:

@@ -5,16 +5,41 @@ from pathlib import Path
 
 import torch
 
+from branchwork.kernels import api as kernels
+from branchwork.runtime.models.config import ModelConfig
 from branchwork.runtime.wire.errors import ConfigError
 
 
-def check_fits(name: str, num_bytes: int, dtype: torch.dtype, device: torch.device) -> None:
+def weight_bytes(
+    config: ModelConfig, stored: int, dtype: torch.dtype, quantize: kernels.Quantize
+) -> int:
+    """What the weights of a model take, whose files are `stored` bytes. Files say it where nothing is rounded."""
+    if quantize == "none":
+        return stored * dtype.itemsize // (2 if config.dtype in ("bfloat16", "float16") else 4)
+    return config.num_embedding_weights * dtype.itemsize + kernels.quantized_bytes(
+        config.num_layer_weights, config.num_embedding_weights, quantize
+    )
+
+
+def check_fits(
+    name: str,
+    num_bytes: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    quantize: kernels.Quantize = "none",
+) -> None:
     """Raises ConfigError, with both numbers and what to change, if weights of this size cannot be had."""
     free = available_bytes(device)
     if num_bytes > free:
-        smaller = ", --dtype bfloat16 (half of it)" if dtype is torch.float32 else ""
+        kind, smaller = str(dtype).removeprefix("torch."), ""
+        if quantize != "none":
+            kind = quantize
+        elif dtype is torch.float32:
+            smaller = ", --dtype bfloat16 (half of it)"
+        elif device.type == "cpu":
+            smaller = ", --quantize int8 (about half of it) or int4"
         raise ConfigError(
-            f"--model {name}: its weights take {gib(num_bytes)} as {str(dtype).removeprefix('torch.')} "
+            f"--model {name}: its weights take {gib(num_bytes)} as {kind} "
             f"and this machine has {gib(free)} free; choose a smaller model{smaller}, or a machine with more memory"
         )
 

@@ -10,11 +10,11 @@ from torch import Tensor
 from branchwork.kernels import api as kernels
 from branchwork.runtime.models.config import ModelConfig, read_config
 from branchwork.runtime.models.decoder import Decoder, placed
-from branchwork.runtime.models.free_memory import check_fits
+from branchwork.runtime.models.free_memory import check_fits, weight_bytes
 from branchwork.runtime.models.placement import device_for
 from branchwork.runtime.models.weights import Weights, checksum, read_json, weight_files
 from branchwork.runtime.wire.config import RuntimeConfig
-from branchwork.runtime.wire.errors import ModelError
+from branchwork.runtime.wire.errors import ConfigError, ModelError
 
 EMBEDDED = "sprout"
 """The name of the model that comes with the package."""
@@ -22,13 +22,17 @@ EMBEDDED = "sprout"
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model ready to run. `checksum` tells it apart from others; `folder` also holds its tokenizer."""
+    """A model ready to run. `checksum` tells it apart from others; `folder` also holds its tokenizer.
+
+    The decoder has the weights as they were stored; `quantize` is what whoever runs it has to round them to.
+    """
 
     name: str
     folder: Path
     config: ModelConfig
     decoder: Decoder
     checksum: str
+    quantize: kernels.Quantize = "none"
 
 
 def load_model(options: RuntimeConfig) -> LoadedModel:
@@ -37,23 +41,42 @@ def load_model(options: RuntimeConfig) -> LoadedModel:
     config = load_config(folder)
     device = device_for(options.device, config)
     dtype = _dtype(options.dtype, config, device)
-    # By the files' sizes: what is too large cannot even be mapped.
+    check_quantize(options.quantize, dtype, device)
     stored = sum(path.stat().st_size for path in weight_files(folder))
-    stored_itemsize = 2 if config.dtype in ("bfloat16", "float16") else 4
-    check_fits(options.model, stored * dtype.itemsize // stored_itemsize, dtype, device)
+    num_bytes = weight_bytes(config, stored, dtype, options.quantize)
+    check_fits(options.model, num_bytes, dtype, device, options.quantize)
     with Weights(folder) as weights, torch.inference_mode():
         plain = _weights(config, weights, dtype)
         decoder = Decoder(config, plain if device.type == "cpu" else placed(plain, device))
         unknown = [name for name in weights.left_over() if not name.endswith("rotary_emb.inv_freq")]
     if unknown:
         raise ModelError(f"{folder}: {config.architecture} has no place for tensor {unknown[0]}")
-    return LoadedModel(options.model, folder, config, decoder, checksum(folder))
+    if options.quantize != "none" and not kernels.runs_compiled(plain, options.quantize):
+        raise ConfigError(
+            f"--quantize {options.quantize}: {options.model} has layers of odd widths; --quantize none runs it"
+        )
+    return LoadedModel(options.model, folder, config, decoder, checksum(folder), options.quantize)
 
 
 def on_device(model: LoadedModel, name: str) -> LoadedModel:
     """The model with its weights laid out on a device."""
     weights = placed(model.decoder.weights, torch.device(name))
     return replace(model, decoder=Decoder(model.config, weights))
+
+
+def check_quantize(quantize: kernels.Quantize, dtype: torch.dtype, device: torch.device) -> None:
+    """Raises ConfigError, with what is possible instead, where --quantize cannot be had."""
+    if quantize == "none":
+        return
+    if device.type != "cpu":
+        raise ConfigError(
+            f"--quantize {quantize}: on the CPU only (--device cpu); a GPU takes weights as they are (--quantize none)"
+        )
+    if dtype is not torch.bfloat16:
+        raise ConfigError(
+            f"--quantize {quantize}: computes in bfloat16, and the model would run in float32: "
+            "--dtype bfloat16, or --quantize none"
+        )
 
 
 def load_config(folder: Path) -> ModelConfig:

@@ -38,7 +38,8 @@ class ModelRunner:
     `max_tokens` tokens. Tokens are drawn from the first `num_token_ids` ids (None: all that have a logit).
     The pool's memory is reserved here and touched when it is first written. `threads` 0: one for each core.
 
-    `compiled` None: use the compiled network as soon as it is ready; True: wait for it; False: never.
+    `compiled` None: use the compiled network as soon as it is ready; True: wait for it; False: never. For a model that
+    is quantised it is always waited for: it alone can run one.
     """
 
     def __init__(
@@ -71,12 +72,14 @@ class ModelRunner:
         sizes = max_tokens, self._max_logit_rows, threads or os.cpu_count() or 1
         self._forward: Forward = PlainForward(decoder, cache)
         self._faster: Future[CompiledForward] | None = None
+        if model.quantize != "none":
+            compiled = True
         if compiled is False or not kernels.runs_compiled(decoder.weights):
             return
         if compiled and not kernels.is_compiled(decoder.dtype):
             kernels.start_compiling(decoder.dtype).wait()
         if compiled or kernels.is_compiled(decoder.dtype):
-            self._forward = CompiledForward(decoder, cache, *sizes)
+            self._forward = CompiledForward(decoder, cache, *sizes, model.quantize)
         else:
             self._faster = compiled_later(decoder, cache, *sizes)
 

@@ -32,6 +32,12 @@ class RuntimeConfig:
     dtype: Literal["auto", "float32", "bfloat16"] = option(
         "auto", "type of weights and cache", "model"
     )
+    quantize: Literal["none", "int8", "int4"] = option(
+        "none",
+        "round the weights of layers and head to fewer bits when they are loaded: int8 (a scale for each output), "
+        "or int4 (one for each 128 inputs of it; the head stays int8); on the CPU, in bfloat16",
+        "model",
+    )
     device: Literal["auto", "cpu", "cuda"] = option(
         "auto",
         "where the model runs; auto: on the CPU, until the way over a GPU has run on one",

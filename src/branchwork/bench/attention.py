@@ -15,6 +15,7 @@ from branchwork.bench.report import Report
 from branchwork.kernels.cpu import network
 from branchwork.kernels.cpu.attention import make_scratch, make_sums
 from branchwork.kernels.cpu.host import array_of
+from branchwork.kernels.cpu.matrix import make_product_scratch
 from branchwork.kernels.cpu.network import Cache, Shape, Shared, Thread, Tokens, Workspace
 from branchwork.kernels.cpu.team import make_team, meet
 from branchwork.kernels.cpu.tile import begin_products, compiled_tiles, end_products
@@ -106,7 +107,6 @@ def _over_slots(
     shape = Shape(num_heads, k.shape[1], dim, 1e-6, False)
     tiles = compiled_tiles(flat.dtype)
     scratch = make_scratch(num_heads, k.shape[1], dim, flat.dtype, tiles)
-    products = np.zeros((1, 64), np.float32)
-    thread = Thread(0, make_team(1), tiles, scratch, products)
+    thread = Thread(0, make_team(1), tiles, scratch, make_product_scratch())
 
     return lambda: _attend_layer(shape, work, cache, tokens, shared, thread)

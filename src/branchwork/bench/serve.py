@@ -128,6 +128,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default="balanced",
         help="of our runtime: as branchwork serve (default: balanced)",
     )
+    parser.add_argument(
+        "--quantize",
+        default="",
+        metavar="int8,int4",
+        help="our runtime with rounded weights too, beside the one without (default: none)",
+    )
     parser.add_argument("--repeat", type=int, default=5, help="rounds (default: 5)")
     parser.add_argument(
         "--minutes", type=float, default=60.0, help="begin no round after this long (default: 60)"
@@ -138,11 +144,19 @@ def run(options: argparse.Namespace) -> Report:
     """New tokens a second of each engine on each workload, and ours over each peer's."""
     workloads = [WORKLOADS[name] for name in options.workloads.split(",")]
     with ExitStack() as stack:
-        runtime = stack.enter_context(
-            launch(model=options.model, kv_slots=KV_SLOTS, profile=options.profile)
-        )
-        client = runtime.connect()
-        entrants = [Entrant(OURS, Ours(client), {workload.name for workload in workloads})]
+        entrants = []
+        for quantize in ["none", *filter(None, options.quantize.split(","))]:
+            runtime = stack.enter_context(
+                launch(
+                    model=options.model,
+                    kv_slots=KV_SLOTS,
+                    profile=options.profile,
+                    quantize=quantize,
+                )
+            )
+            client = runtime.connect()
+            name = OURS if quantize == "none" else f"{OURS} {quantize}"
+            entrants.append(Entrant(name, Ours(client), {workload.name for workload in workloads}))
         for peer in options.peer:
             name, _, rest = peer.partition("=")
             python, _, only = rest.partition(":")
