@@ -78,3 +78,14 @@ def test_a_greedy_text_is_the_same_at_any_concurrency_cold_or_warm_chunked_or_no
         counts = stats(client)
     assert counts["tokens_speculated"] > 0
     assert counts["tokens_evicted"] > 0
+
+
+def test_a_quantised_model_gives_one_text_at_any_concurrency_and_after_any_start(
+    folder: Path,
+) -> None:
+    # Its layers are int4 and its head is int8.
+    options = {"model": str(folder), "dtype": "bfloat16", "quantize": "int4", "kv_slots": 20_000}
+    with launch(**options, threads=1, prefix_cache=False) as runtime:
+        expected = answers(runtime.connect(), 16)
+    with launch(**options, threads=2) as runtime:
+        assert answers(runtime.connect(), 128) == expected

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from branchwork.runtime.models import free_memory, memory
-from branchwork.runtime.models.free_memory import available_bytes, check_fits
-from branchwork.runtime.models.loader import LoadedModel
+from branchwork.runtime.models.free_memory import available_bytes, check_fits, weight_bytes
+from branchwork.runtime.models.loader import LoadedModel, load_config, model_folder
 from branchwork.runtime.models.memory import kv_slots_for
+from branchwork.runtime.models.weights import weight_files
 from branchwork.runtime.wire.config import RuntimeConfig
 from branchwork.runtime.wire.errors import ConfigError
 
@@ -68,6 +69,22 @@ def test_weights_that_do_not_fit_are_refused_before_they_are_loaded(
         check_fits("m", 16 << 30, torch.bfloat16, torch.device("cpu"))
     with pytest.raises(ConfigError, match="--dtype bfloat16"):
         check_fits("m", 16 << 30, torch.float32, torch.device("cpu"))
+    with pytest.raises(ConfigError, match="--quantize int8"):
+        check_fits("m", 16 << 30, torch.bfloat16, torch.device("cpu"))
+    with pytest.raises(ConfigError, match="as int4"):
+        check_fits("m", 16 << 30, torch.bfloat16, torch.device("cpu"), "int4")
+
+
+def test_rounded_weights_are_counted_as_what_they_take() -> None:
+    shape = load_config(model_folder("sprout"))
+    layers, embedding = shape.num_layer_weights, shape.num_embedding_weights
+    stored = sum(path.stat().st_size for path in weight_files(model_folder("sprout")))
+    assert 2 * (layers + embedding) < stored < 2 * (layers + embedding) + 32_768
+    kind = torch.bfloat16
+    assert weight_bytes(shape, stored, kind, "none") == stored
+    assert weight_bytes(shape, stored, torch.float32, "none") == 2 * stored
+    assert weight_bytes(shape, stored, kind, "int8") == layers + 3 * embedding
+    assert weight_bytes(shape, stored, kind, "int4") == layers * 17 // 32 + 3 * embedding
 
 
 def test_this_machine_has_memory() -> None:

@@ -1,5 +1,6 @@
 """What the model runner promises beside the text itself."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,17 @@ import torch
 from tests.make_model import make_model
 
 from branchwork.kernels.cpu import host
-from branchwork.runtime.models.loader import load_model
+from branchwork.kernels.quantized import (
+    BITS_OF_HEAD,
+    BITS_OF_LAYERS,
+    INT4_GROUP,
+    Bits,
+    Quantize,
+    dequantize,
+    quantize_linear,
+)
+from branchwork.runtime.models.decoder import Decoder
+from branchwork.runtime.models.loader import LoadedModel, load_model
 from branchwork.runtime.models.model_runner import ModelRunner
 from branchwork.runtime.plan import (
     Plan,
@@ -201,3 +212,56 @@ def test_what_is_sampled_in_the_places_of_guesses_is_what_steps_would_sample(
     found = [*result.guessed, result.sampled]
     assert [one.token_id for one in found if one] == [one.token_id for one in steps if one]
     assert other == one(runner, beside)
+
+
+@pytest.mark.parametrize("quantize", ["int8", "int4"])
+def test_a_quantised_model_computes_what_its_rounded_weights_do(
+    tmp_path: Path, quantize: Quantize
+) -> None:
+    make_model(tmp_path, "qwen3", head_dim=16, hidden_size=160, tie_word_embeddings=True)
+    options = RuntimeConfig(model=str(tmp_path), dtype="bfloat16", quantize=quantize)
+    model = load_model(options)
+    tokens, score = list(range(60)), Score(59, (5,), top=130)
+    found = one(ModelRunner(model, 1024, 8, 128), prefill(0, tokens, score=score))
+    in_full = rounded_model(model)
+    expected = one(
+        ModelRunner(in_full, 1024, 8, 128, compiled=True), prefill(0, tokens, score=score)
+    )
+    plain = load_model(replace(options, quantize="none"))
+    other = one(ModelRunner(plain, 1024, 8, 128, compiled=True), prefill(0, tokens, score=score))
+
+    def distance(one: SegmentResult, other: SegmentResult) -> float:
+        """Between their logprobs of every token, on average."""
+        values = [[value for _, value in sorted(result.scored[0].top)] for result in (one, other)]
+        return float(np.abs(np.subtract(*values)).mean())
+
+    # The weights of `rounded_model` are rounded once more, to bfloat16, which is as much as int8 does.
+    assert distance(found, expected) < 0.05
+    if quantize == "int4":
+        assert distance(found, other) > 4 * distance(found, expected)
+
+
+def rounded_model(model: LoadedModel) -> LoadedModel:
+    """The same model with its weights rounded as --quantize rounds them, in bfloat16."""
+
+    def rounded(weight: torch.Tensor, bits: Bits | None) -> torch.Tensor:
+        if bits is None:
+            return weight
+        k = weight.shape[1]
+        padded = torch.nn.functional.pad(weight, (0, -k % INT4_GROUP))
+        return dequantize(quantize_linear(padded, bits, INT4_GROUP))[:, :k].to(weight.dtype)
+
+    weights, bits = model.decoder.weights, BITS_OF_LAYERS[model.quantize]
+    layers = tuple(
+        replace(
+            layer,
+            qkv=tuple(rounded(part, bits) for part in layer.qkv),
+            out=rounded(layer.out, bits),
+            gate_up=tuple(rounded(part, bits) for part in layer.gate_up),
+            down=rounded(layer.down, bits),
+        )
+        for layer in weights.layers
+    )
+    head = rounded(weights.head, BITS_OF_HEAD[model.quantize])
+    decoder = Decoder(model.config, replace(weights, layers=layers, head=head))
+    return replace(model, decoder=decoder, quantize="none")
