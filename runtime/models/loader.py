@@ -40,10 +40,9 @@ def load_model(options: RuntimeConfig) -> LoadedModel:
     folder = model_folder(options.model)
     config = load_config(folder)
     device = device_for(options.device, config)
-    dtype = _dtype(options.dtype, config, device)
+    dtype = compute_dtype(options.dtype, config, device)
     check_quantize(options.quantize, dtype, device)
-    stored = sum(path.stat().st_size for path in weight_files(folder))
-    num_bytes = weight_bytes(config, stored, dtype, options.quantize)
+    num_bytes = weight_bytes(config, stored_bytes(folder), dtype, options.quantize)
     check_fits(options.model, num_bytes, dtype, device, options.quantize)
     with Weights(folder) as weights, torch.inference_mode():
         plain = _weights(config, weights, dtype)
@@ -77,6 +76,11 @@ def check_quantize(quantize: kernels.Quantize, dtype: torch.dtype, device: torch
             f"--quantize {quantize}: computes in bfloat16, and the model would run in float32: "
             "--dtype bfloat16, or --quantize none"
         )
+
+
+def stored_bytes(folder: Path) -> int:
+    """Of a folder's weights."""
+    return sum(path.stat().st_size for path in weight_files(folder))
 
 
 def load_config(folder: Path) -> ModelConfig:
@@ -114,7 +118,7 @@ def _download(name: str) -> Path:
         raise ModelError(f"{name} is no local folder and cannot be fetched: {reason}") from error
 
 
-def _dtype(choice: str, config: ModelConfig, device: torch.device) -> torch.dtype:
+def compute_dtype(choice: str, config: ModelConfig, device: torch.device) -> torch.dtype:
     """The type to compute in: the stored one, but 32 bits where the CPU has no 16-bit products."""
     if choice == "auto":
         fast = device.type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from branchwork.commands.info import PACKAGES, device, features, why_so_many
+from branchwork.commands.info import PACKAGES, device, features, weights, why_so_many
 from branchwork.runtime.options import add_options, config_from
 from branchwork.runtime.wire.config import RuntimeConfig
 from branchwork.runtime.wire.errors import BranchworkError, ConfigError, ModelError
@@ -142,7 +142,8 @@ def check_memory(config: RuntimeConfig) -> Iterator[Finding]:
         yield Finding("memory", "bad", str(error))
         return
     per_slot = model.config.kv_bytes_per_slot(model.decoder.dtype.itemsize)
-    yield Finding("model", "ok", f"{model.name}, context {context_len:,} tokens")
+    found = f"{model.name}, context {context_len:,} tokens, weights {weights(config)}"
+    yield Finding("model", "ok", found)
     found = (
         f"{before // MIB:,} MiB free before the model, {available_bytes(place) // MIB:,} with it; "
         f"the pool takes {slots * per_slot // MIB:,} MiB: {slots:,} tokens of {per_slot:,} bytes, "

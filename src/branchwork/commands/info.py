@@ -26,6 +26,7 @@ def main(argv: list[str]) -> int:
     print(f"machine      {platform.machine()}, {os.cpu_count()} cores, {features()}")
     print(f"products     {_products()}")
     print(f"device       {device(config)}")
+    print(f"weights      {weights(config)}")
     with launch(**asdict(config)) as runtime:
         client = runtime.connect()
         welcome = client.welcome
@@ -76,6 +77,26 @@ def device(config: RuntimeConfig) -> str:
     if config.device == "cpu":
         return "CPU"
     return f"CPU ({gpu_obstacle(shape) or 'a GPU could run it: --device cuda, which has never run on one'})"
+
+
+def weights(config: RuntimeConfig) -> str:
+    """What the weights take, and as what."""
+    # As above.
+    from branchwork.runtime.models.free_memory import weight_bytes  # noqa: PLC0415
+    from branchwork.runtime.models.loader import (  # noqa: PLC0415
+        compute_dtype,
+        load_config,
+        model_folder,
+        stored_bytes,
+    )
+    from branchwork.runtime.models.placement import device_for  # noqa: PLC0415
+
+    folder = model_folder(config.model)
+    shape = load_config(folder)
+    dtype = compute_dtype(config.dtype, shape, device_for(config.device, shape))
+    size = weight_bytes(shape, stored_bytes(folder), dtype, config.quantize)
+    kind = str(dtype).removeprefix("torch.") if config.quantize == "none" else config.quantize
+    return f"{size / (1 << 20):,.1f} MiB as {kind}"
 
 
 def _versions() -> list[str]:
