@@ -20,7 +20,8 @@ ROOT = Path(__file__).parents[2]
 class Bug:
     """What is flipped, and who is to notice it: cases, by the beginning of their names, or a program.
 
-    `file` is one of kernels/triton. A whole path is a bug of the device's runner, and `cases` names a program then.
+    `file` is one of kernels/triton. A whole path is a bug of the device's runner, and `cases` names a program then,
+    or one of kernels/cpu, and `cases` names a test of test_cpu_matrix.py.
     """
 
     name: str
@@ -31,12 +32,16 @@ class Bug:
 
     @property
     def is_of_the_runner(self) -> bool:
-        return "/" in self.file
+        return self.file.startswith("runtime/")
+
+    @property
+    def is_of_the_cpu(self) -> bool:
+        return self.file.startswith("kernels/cpu/")
 
     @property
     def path(self) -> Path:
         """From the package's root."""
-        return Path("" if self.is_of_the_runner else "kernels/triton") / f"{self.file}.py"
+        return Path("" if "/" in self.file else "kernels/triton") / f"{self.file}.py"
 
 
 DECODE, SHARED, EXTEND = "attend: decode (7, 1", "attend: shared prefixes", "attend: extend (4, 2"
@@ -146,6 +151,19 @@ BUGS = [
         "scale + column * num_groups + group", "scale + column * num_groups", "quantized_linear: 4"),
     Bug("int8: the bias is left out", "linear", "    if bias is not None:\n", "    if bias is None and num_rows < 0:\n",
         "quantized_linear: 8"),
+    Bug("cpu int8: the sign is lost", "kernels/cpu/levels",
+        "np.abs(padded) | (padded & -128)", "np.abs(padded)", "test_a_product_equals"),
+    Bug("cpu int4: the nibbles change places", "kernels/cpu/levels",
+        "ordered[..., ::2] | ordered[..., 1::2] << 4", "ordered[..., 1::2] | ordered[..., ::2] << 4",
+        "test_a_product_equals"),
+    Bug("cpu int4: the scale of the group before", "kernels/cpu/matrix",
+        "_add_scaled(scratch.part[r], scales[chunk], scratch.sums[r])",
+        "_add_scaled(scratch.part[r], scales[chunk - 1], scratch.sums[r])", "test_a_product_equals"),
+    Bug("cpu int8: a chunk forgets those before it", "kernels/cpu/matrix",
+        "scratch.sums, PANEL, chunk,", "scratch.sums, PANEL, 0,", "test_a_product_equals"),
+    Bug("cpu int8: scales of another panel", "kernels/cpu/matrix",
+        ", matrix.scales[layer, panel]\n", ", matrix.scales[layer, 0]\n",
+        "test_a_product_equals"),
     Bug("runner: one line of masks for all rows", "runtime/models/device_state",
         "        line = self._first + row\n", "        line = self._first\n",
         "a constraint that is too big, beside one that is not"),
@@ -178,6 +196,20 @@ def is_caught(bug: Bug) -> bool:
         if bug.is_of_the_runner
         else "tests.kernels.interpreted"
     )
+    command = [sys.executable, "-m", module, bug.cases]
+    if bug.is_of_the_cpu:
+        test = "tests/kernels/test_cpu_matrix.py"
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-x",
+            "--noconftest",
+            test,
+            "-k",
+            bug.cases,
+        ]
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / "branchwork"
         left_out = shutil.ignore_patterns("__pycache__", "sprout", "page", "compat", "lang")
@@ -188,7 +220,7 @@ def is_caught(bug: Bug) -> bool:
         assert bug.right in source, f"{bug.name}: its place is gone from {bug.path}"
         path.write_text(source.replace(bug.right, bug.wrong, 1))
         done = subprocess.run(
-            [sys.executable, "-m", module, bug.cases],
+            command,
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": folder, "OMP_NUM_THREADS": "1"},
             capture_output=True,
@@ -196,6 +228,9 @@ def is_caught(bug: Bug) -> bool:
             timeout=600,
             check=False,
         )
+    if bug.is_of_the_cpu:
+        assert "passed" in done.stdout or "failed" in done.stdout, done.stdout[-2000:]
+        return "AssertionError" in done.stdout
     assert f'{{"starts": "{bug.cases}' in done.stdout, done.stderr[-2000:]
     found_wrong = '"wrong": "' in done.stdout
     died = (
