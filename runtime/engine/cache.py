@@ -3,8 +3,13 @@
     free + cached + locked == total      (slots, after every step)
 
 free: in the pool · cached: in the tree, evictable · locked: in the tree under a running request, or a request's own.
+
+Whatever fails in the midst of a change, the account is whole afterwards: `mend` makes it anew from the tree's nodes,
+the open leases and what is kept.
 """
 
+import logging
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,6 +18,8 @@ import numpy as np
 from branchwork.runtime.engine.buffer import IntBuffer, Ints
 from branchwork.runtime.engine.pool import SlotPool
 from branchwork.runtime.engine.radix import Found, Namespace, Node, RadixTree
+
+log = logging.getLogger(__name__)
 
 # A full pool is asked for a few slots in every step: some more are evicted at a time, if they are a small part.
 EVICTED_AT_ONCE = 256
@@ -41,6 +48,8 @@ class PrefixCache:
         self.tree = RadixTree()
         self.num_evicted = 0
         self.on_evict: Callable[[Node, int], None] | None = None
+        self.leases: set[Lease] = set()  # the open ones
+        self._kept: Counter[Node] = Counter()
 
     @property
     def num_total(self) -> int:
@@ -75,39 +84,70 @@ class PrefixCache:
         """`count` slots, from what is free and then by eviction; None, and nothing changes, if there are fewer."""
         if count > self.num_available:
             return None
-        missing = count - self.num_free
-        if missing > 0:
-            count_evicted = max(missing, min(EVICTED_AT_ONCE, self.num_cached // 16))
-            slots = self.tree.evict(count_evicted, self.on_evict)
-            self.num_evicted += len(slots)
-            self.pool.free(slots)
-        return self.pool.allocate(count)
+        try:
+            missing = count - self.num_free
+            if missing > 0:
+                count_evicted = max(missing, min(EVICTED_AT_ONCE, self.num_cached // 16))
+                slots = self.tree.evict(count_evicted, self.on_evict)
+                self.num_evicted += len(slots)
+                self.pool.free(slots)
+            return self.pool.allocate(count)
+        except Exception:
+            self.mend()
+            raise
 
     def keep(self, node: Node) -> None:
-        """Evict the node's prefix after all that nobody keeps."""
-        self.tree.keep(node)
+        """Evict the node's prefix after all that nobody keeps. Never raises."""
+        self._kept[node] += 1
+        try:
+            self.tree.keep(node)
+        except Exception:
+            log.exception("a prefix is kept after a fault")
+            self.mend()
 
     def unkeep(self, node: Node) -> None:
-        """Undo one `keep`."""
-        self.tree.unkeep(node)
+        """Undo one `keep`. Never raises."""
+        self._kept[node] -= 1
+        if not self._kept[node]:
+            del self._kept[node]
+        try:
+            self.tree.unkeep(node)
+        except Exception:
+            log.exception("a prefix is let go after a fault")
+            self.mend()
 
     def flush(self, namespace: Namespace | None = None) -> int:
         """Forget every prefix that is not in use; returns how many slots became free."""
-        slots = self.tree.flush(namespace)
-        self.pool.free(slots)
+        try:
+            slots = self.tree.flush(namespace)
+            self.pool.free(slots)
+        except Exception:
+            self.mend()
+            raise
         return len(slots)
+
+    def mend(self) -> None:
+        """Make the account anew after a fault: a slot is free that is neither in the tree nor an open lease's own."""
+        self.tree.recount([lease.node for lease in self.leases], self._kept)
+        is_used = np.zeros(self.num_total, np.bool_)
+        for node in self.tree.nodes():
+            is_used[node.slots] = True
+        for lease in self.leases:
+            is_used[lease.own] = True
+        self.pool = SlotPool(self.num_total, is_used)
 
     def check(self, leases: "list[Lease]") -> None:
         """Assert that every slot is in exactly one place: the pool, the tree, or one of all open leases."""
+        assert self.leases == set(leases), "a lease is nobody's"
         self.pool.check()
         self.tree.check()
-        own = sum(len(lease.slots) - lease.shared for lease in leases)
+        own = sum(len(lease.own) for lease in leases)
         assert self.num_free + self.tree.num_tokens + own == self.num_total, "slots are missing"
         locked_in_tree = self.tree.num_tokens - self.tree.num_unlocked
         assert self.num_locked == locked_in_tree + own
         used = np.zeros(self.num_total, np.int32)
         for lease in leases:
-            used[lease.slots.view(lease.shared, len(lease.slots))] += 1
+            used[lease.own] += 1
             if self.enabled:
                 in_tree = self.tree.slots_of(lease.node)
                 assert (lease.slots.view(0, lease.shared) == in_tree).all()
@@ -118,18 +158,37 @@ class Lease:
     """The slots of one running request, one for each position from 0 on.
 
     Positions [0, shared) belong to the tree and are locked; the others are the request's own. `node` is the
-    end of the shared part. A lease ends with `close`, exactly once.
+    end of the shared part. A lease ends with `close`; `publish`, when it raises, has ended it.
     """
 
-    __slots__ = ("_cache", "_namespace", "node", "shared", "slots")
+    __slots__ = ("_cache", "node", "shared", "slots")
 
-    def __init__(self, cache: PrefixCache, namespace: Namespace, token_ids: Ints) -> None:
-        """Take the longest cached prefix of `token_ids`."""
+    def __init__(
+        self,
+        cache: PrefixCache,
+        namespace: Namespace,
+        token_ids: Ints,
+        found: Found | None = None,
+    ) -> None:
+        """Take the longest cached prefix of `token_ids`: `found`, if `cache.find` has just told it."""
+        if found is None or not cache.enabled:
+            found = cache.find(namespace, token_ids)
+        tree = cache.tree
+        slots = tree.slots_of(found.node) if found.node is not None else _EMPTY
         self._cache = cache
-        self._namespace = namespace
-        self.node = cache.tree.match(namespace, token_ids if cache.enabled else _EMPTY)
-        self.shared = self.node.end
-        self.slots = IntBuffer(cache.tree.slots_of(self.node))
+        self.slots = IntBuffer(slots[: found.length])
+        self.shared = found.length
+        try:
+            self.node = tree.hold(namespace, found)
+        except Exception:
+            cache.mend()
+            raise
+        cache.leases.add(self)
+
+    @property
+    def own(self) -> Ints:
+        """The slots that are not the tree's."""
+        return self.slots.view(self.shared, self.slots.length)
 
     def reserve(self, length: int, ahead: int = 0) -> bool:
         """Have slots for the first `length` positions; False, and nothing changes, if there is no memory.
@@ -152,7 +211,11 @@ class Lease:
         """Give back own slots of positions from `length` on; returns how many."""
         length = max(length, self.shared)
         surplus = self.slots.view(length, len(self.slots)).copy()
-        self._cache.pool.free(surplus)
+        try:
+            self._cache.pool.free(surplus)
+        except Exception:
+            self._cache.mend()
+            raise
         self.slots.truncate(length)
         return len(surplus)
 
@@ -163,23 +226,45 @@ class Lease:
         """
         if not self._cache.enabled or len(token_ids) <= self.shared:
             return None
-        tree, length = self._cache.tree, len(token_ids)
-        node, known = tree.insert(self._namespace, token_ids, self.slots.view(0, length))
-        tree.lock(node)
-        tree.unlock(self.node)
-        replaced = None
-        if known > self.shared:
-            ours = self.slots.view(self.shared, known)
-            theirs = tree.slots_of(node, self.shared)[: known - self.shared]
-            self._cache.pool.free(ours.copy())
-            ours[:] = theirs
-            replaced = Replaced(self.shared, theirs)
-        self.node, self.shared = node, length
-        return replaced
+        try:
+            return self._publish(token_ids)
+        except Exception:
+            self.abandon()
+            raise
 
-    def close(self, token_ids: Ints) -> Node:
-        """Leave the computed K/V of these tokens to the tree and give all else back; returns where they end."""
-        self.publish(token_ids)
-        self.trim(self.shared)
-        self._cache.tree.unlock(self.node)
+    def _publish(self, token_ids: Ints) -> Replaced | None:
+        tree, start, length = self._cache.tree, self.shared, len(token_ids)
+        slots = self.slots.view(start, length)
+        node, known = tree.extend(self.node, token_ids[start:], slots)
+        self.node, self.shared = node, length
+        if not known:
+            return None
+        ours = slots[:known]
+        theirs = tree.slots_of(node, start)[:known]
+        self._cache.pool.free(ours.copy())
+        ours[:] = theirs
+        return Replaced(start, theirs)
+
+    def close(self, token_ids: Ints) -> Node | None:
+        """Leave the computed K/V of these tokens to the tree and give all else back; returns where they end.
+
+        Never raises: what cannot be left to the tree is free, and that is all that is lost by it (None then, and also
+        if the lease has ended before).
+        """
+        if self not in self._cache.leases:
+            return None
+        try:
+            self.publish(token_ids)
+            self.trim(self.shared)
+            self._cache.tree.unlock(self.node)
+        except Exception:  # the boundary: the request has what it wanted
+            log.exception("K/V was not left to the cache")
+            self.abandon()
+            return None
+        self._cache.leases.discard(self)
         return self.node
+
+    def abandon(self) -> None:
+        """Give all back, whatever state the account is in. O(slots)."""
+        self._cache.leases.discard(self)
+        self._cache.mend()

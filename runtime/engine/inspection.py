@@ -66,7 +66,7 @@ def _node(node: Node, parent: int | None, space: int, clock: int) -> dict[str, A
     return {
         "parent": parent,
         "space": space,
-        "tokens": len(node.token_ids),
+        "tokens": len(node.slots),
         "end": node.end,
         "age": clock - node.last_used,
         "locks": node.locks,

@@ -3,6 +3,7 @@
 from bisect import bisect_left, insort
 
 import numpy as np
+import numpy.typing as npt
 
 from branchwork.runtime.engine.buffer import Ints
 
@@ -14,15 +15,16 @@ class SlotPool:
     runs; an allocation takes the smallest run that holds it (best fit), else the largest runs first.
     """
 
-    def __init__(self, num_slots: int) -> None:
+    def __init__(self, num_slots: int, is_used: npt.NDArray[np.bool_] | None = None) -> None:
+        """All slots are free but those that `is_used` marks."""
         self.num_slots = num_slots
         self.num_free = 0
         self._is_free = np.zeros(num_slots, np.bool_)
         self._by_length: list[tuple[int, int]] = []  # sorted (length, start), one for each free run
         self._end_of: dict[int, int] = {}  # start of a free run -> its end
         self._start_of: dict[int, int] = {}  # end of a free run -> its start
-        if num_slots:
-            self.free(np.arange(num_slots, dtype=np.int32))
+        slots = np.arange(num_slots, dtype=np.int32)
+        self._put_back(slots if is_used is None else slots[~is_used])
 
     def allocate(self, count: int) -> Ints | None:
         """`count` slots, or None, and nothing changes, when fewer are free."""
@@ -47,6 +49,11 @@ class SlotPool:
         if len(slots) == 0:
             return
         assert not self._is_free[slots].any(), f"slots freed twice: {slots[self._is_free[slots]]}"
+        self._put_back(slots)
+
+    def _put_back(self, slots: Ints) -> None:
+        if len(slots) == 0:
+            return
         self._is_free[slots] = True
         self.num_free += len(slots)
         cuts = (np.flatnonzero(slots[1:] != slots[:-1] + 1) + 1).tolist()

@@ -4,14 +4,15 @@ After RadixAttention (Zheng et al. 2024, "SGLang", section 3): edges are runs of
 slots, and memory comes back by evicting the least recently used leaf that nobody has locked.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from heapq import heapify, heappop, heappush
 from typing import NamedTuple
 
 import numpy as np
 
 from branchwork.runtime.engine.buffer import Ints, common_len
+
+TOKEN_BYTES = 4
 
 
 class Namespace(NamedTuple):
@@ -21,7 +22,10 @@ class Namespace(NamedTuple):
 
 
 class Node:
-    """One edge: `token_ids` follow the parent's prefix, and their K/V is in `slots`.
+    """One edge: the tokens of `key` follow the parent's prefix, and their K/V is in `slots`.
+
+    A key is the tokens' int32s as bytes: a dictionary finds the first of them and one comparison tells the others,
+    which with arrays takes ten times as long. `children` go by the bytes of their first token.
 
     `end` is the length of the prefix that ends with this node. `locks` counts the holders of this prefix or a
     longer one: locked slots are never evicted. `keeps` counts those who would like it to stay.
@@ -33,23 +37,28 @@ class Node:
         "end",
         "entry",
         "keeps",
+        "key",
         "last_used",
         "locks",
         "parent",
         "slots",
-        "token_ids",
     )
 
-    def __init__(self, parent: "Node | None", token_ids: Ints, slots: Ints, end: int) -> None:
+    def __init__(self, parent: "Node | None", key: bytes, slots: Ints, end: int) -> None:
         self.parent = parent
-        self.token_ids = token_ids
+        self.key = key
         self.slots = slots
         self.end = end
-        self.children: dict[int, Node] = {}
+        self.children: dict[bytes, Node] = {}
         self.locks = 0
         self.keeps = 0
         self.last_used = 0
         self.entry: _Entry | None = None  # its valid entry in the eviction heap
+
+    @property
+    def token_ids(self) -> Ints:
+        """The tokens of the edge, not to be written to."""
+        return np.frombuffer(self.key, np.int32)
 
     @property
     def evictable(self) -> bool:
@@ -73,8 +82,7 @@ class _Entry(NamedTuple):
     node: Node
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(NamedTuple):
     """The longest cached prefix: it has `length` tokens and ends in `node` (inside it if node.end > length)."""
 
     node: Node | None
@@ -108,23 +116,22 @@ class RadixTree:
         root = self._roots.get(namespace)
         if root is None:
             return Found(None, 0)
-        node, length = _descend(root, token_ids)
-        return Found(node, length)
+        return Found(*_descend(root, token_ids.tobytes()))
 
     def slots_of(self, node: Node, start: int = 0) -> Ints:
         """The slots of positions [start, node.end) of the node's prefix."""
         parts = []
-        for edge in node.path():
-            first = edge.end - len(edge.slots)
-            if edge.end <= start:
-                break
-            parts.append(edge.slots[max(0, start - first) :])
-        return np.concatenate(parts[::-1]) if parts else _NOTHING
+        edge: Node | None = node
+        while edge is not None and edge.end > start:
+            parts.append(edge.slots)
+            edge = edge.parent
+        slots = parts[0] if len(parts) == 1 else np.concatenate([_NOTHING, *parts[::-1]])
+        return slots[max(0, len(slots) - (node.end - start)) :]
 
     def tokens_of(self, node: Node) -> Ints:
         """The tokens of the node's prefix."""
-        parts = [edge.token_ids for edge in node.path()]
-        return np.concatenate(parts[::-1])
+        parts = [edge.key for edge in node.path()]
+        return np.frombuffer(b"".join(parts[::-1]), np.int32)
 
     def namespace_of(self, node: Node) -> Namespace:
         """The namespace of a node that has not been evicted."""
@@ -133,33 +140,34 @@ class RadixTree:
 
     # ------------------------------------------------------------------ hold
 
-    def match(self, namespace: Namespace, token_ids: Ints) -> Node:
-        """The node at the end of the longest cached prefix, locked until `unlock`; its `end` is the length.
+    def hold(self, namespace: Namespace, found: Found) -> Node:
+        """The node at the end of a prefix that `find` has just found, locked until `unlock`; its `end` is the length.
 
-        A node may be split, but the set of cached tokens never changes. O(len(token_ids)).
+        A node may be split, but the set of cached tokens never changes. O(depth).
         """
-        node, length = _descend(self._root(namespace), token_ids)
-        node = self._split(node, length)
-        self.touch(node)
-        self.lock(node)
-        return node
-
-    def lock(self, node: Node) -> None:
-        """Protect the prefix that ends with `node` from eviction."""
-        for edge in node.path():
+        node, length = found
+        node = self._root(namespace) if node is None else self._split(node, length)
+        self._clock += 1
+        edge: Node | None = node
+        while edge is not None:
             if edge.locks == 0:
                 self.num_unlocked -= len(edge.slots)
             edge.locks += 1
+            edge.last_used = self._clock
+            edge = edge.parent
+        return node
 
     def unlock(self, node: Node) -> None:
-        """Undo one `lock`."""
-        for edge in node.path():
+        """Undo one `hold`."""
+        edge: Node | None = node
+        while edge is not None:
             edge.locks -= 1
             assert edge.locks >= 0, "unlocked more often than locked"
             if edge.locks == 0:
                 self.num_unlocked += len(edge.slots)
-                self._offer(edge)
-                self._forget_empty_root(edge)
+            edge = edge.parent
+        self._offer(node)  # those above it have a child
+        self._forget_empty_root(node)
 
     def touch(self, node: Node) -> None:
         """The prefix that ends with `node` has just been used."""
@@ -169,38 +177,56 @@ class RadixTree:
 
     def keep(self, node: Node) -> None:
         """Ask that the prefix that ends with `node` be evicted after all that nobody keeps."""
-        for edge in node.path():
+        edge: Node | None = node
+        while edge is not None:
             edge.keeps += 1
+            edge = edge.parent
 
     def unkeep(self, node: Node) -> None:
         """Undo one `keep`; right also when the node has been evicted since."""
-        for edge in node.path():
+        edge: Node | None = node
+        while edge is not None:
             edge.keeps -= 1
             assert edge.keeps >= 0, "unkept more often than kept"
-            if edge.keeps == 0:
+            if edge.keeps == 0 and not edge.children:
                 self._offer(edge)
                 self._forget_empty_root(edge)
+            edge = edge.parent
 
     # ------------------------------------------------------------------ change
 
-    def insert(self, namespace: Namespace, token_ids: Ints, slots: Ints) -> tuple[Node, int]:
-        """Cache the K/V of `token_ids`, which lies in `slots`.
+    def extend(self, node: Node, token_ids: Ints, slots: Ints) -> tuple[Node, int]:
+        """Cache the K/V, in `slots`, of tokens that follow the prefix of `node`, which the caller holds.
 
-        Returns the node where `token_ids` ends, and how many leading tokens were cached before: their slots
-        stay what they were, and the caller still owns his own of that part. The others belong to the tree now.
+        The caller's hold moves on to where the tokens end. Returns that node, and how many of the tokens were cached
+        before: their slots stay what they were, and the caller still owns his own of that part. The others belong to
+        the tree now.
         """
-        node, known = _descend(self._root(namespace), token_ids)
-        node = self._split(node, known)
-        if known < len(token_ids):
-            leaf = Node(node, token_ids[known:].copy(), slots[known:].copy(), len(token_ids))
-            node.children[int(token_ids[known])] = leaf
+        key = token_ids.tobytes()
+        end, known = _descend(node, key)
+        end = self._split(end, node.end + known)
+        self._clock += 1
+        edge = end
+        if known < len(slots):
+            rest = key[known * TOKEN_BYTES :]
+            leaf = Node(end, rest, slots[known:].copy(), node.end + len(slots))
+            leaf.locks, leaf.last_used = 1, self._clock
+            end.children[rest[:TOKEN_BYTES]] = leaf
             self.num_tokens += len(leaf.slots)
-            self.num_unlocked += len(leaf.slots)
             self.generation += 1
-            node = leaf
-        self.touch(node)
-        self._offer(node)
-        return node, known
+            end = leaf
+        while edge is not node:
+            if edge.locks == 0:
+                self.num_unlocked -= len(edge.slots)
+            edge.locks += 1
+            edge.last_used = self._clock
+            assert edge.parent is not None
+            edge = edge.parent
+        above: Node | None = node
+        while above is not None:
+            above.last_used = self._clock
+            above = above.parent
+        return end, known
 
     def evict(self, count: int, leaving: Callable[[Node, int], None] | None = None) -> Ints:
         """Forget tokens from the ends of unlocked leaves, least recently used first, kept ones last.
@@ -268,10 +294,41 @@ class RadixTree:
         """The root of each namespace; for reports, which change nothing."""
         yield from self._roots.values()
 
+    def nodes(self) -> Iterator[Node]:
+        """All nodes, roots included."""
+        for root in self._roots.values():
+            yield root
+            yield from _below(root)
+
     @property
     def clock(self) -> int:
         """How often the tree was used; `Node.last_used` is in its terms."""
         return self._clock
+
+    def recount(self, held: Iterable[Node], kept: Mapping[Node, int]) -> None:
+        """Make the account anew: of the nodes there are, those of them that are held, and how often one is kept.
+
+        For after a fault in the midst of a change: what was counted may be wrong then.
+        """
+        nodes = list(self.nodes())
+        for node in nodes:
+            node.locks, node.keeps, node.entry = 0, 0, None
+        for node in held:
+            for edge in node.path():
+                edge.locks += 1
+        for node in kept:  # some may have been evicted
+            for edge in node.path():
+                edge.keeps = 0
+        for node, count in kept.items():
+            for edge in node.path():
+                edge.keeps += count
+        self.num_tokens = sum(len(node.slots) for node in nodes)
+        self.num_unlocked = sum(len(node.slots) for node in nodes if not node.locks)
+        self.generation += 1
+        self._heap = []
+        for node in nodes:
+            self._offer(node)
+            self._forget_empty_root(node)
 
     def check(self) -> None:
         """Assert that the counters equal a recount of the tree."""
@@ -287,9 +344,9 @@ class RadixTree:
                 assert not node.evictable or node.entry is not None, "a leaf is not offered"
                 for first, child in node.children.items():
                     assert child.parent is node
-                    assert child.end == node.end + len(child.token_ids)
-                    assert len(child.token_ids) == len(child.slots) > 0
-                    assert first == child.token_ids[0]
+                    assert child.end == node.end + len(child.slots)
+                    assert len(child.key) == TOKEN_BYTES * len(child.slots) > 0
+                    assert first == child.key[:TOKEN_BYTES]
         assert (total, unlocked) == (self.num_tokens, self.num_unlocked)
 
     # ------------------------------------------------------------------ inside
@@ -297,7 +354,7 @@ class RadixTree:
     def _root(self, namespace: Namespace) -> Node:
         root = self._roots.get(namespace)
         if root is None:
-            root = self._roots[namespace] = Node(None, _NOTHING, _NOTHING, 0)
+            root = self._roots[namespace] = Node(None, b"", _NOTHING, 0)
             self._spaces[root] = namespace
             self.generation += 1
         return root
@@ -308,12 +365,13 @@ class RadixTree:
             return node
         cut = length - (node.end - len(node.slots))
         assert node.parent is not None
-        upper = Node(node.parent, node.token_ids[:cut].copy(), node.slots[:cut].copy(), length)
+        key, rest = node.key[: cut * TOKEN_BYTES], node.key[cut * TOKEN_BYTES :]
+        upper = Node(node.parent, key, node.slots[:cut].copy(), length)
         upper.locks, upper.keeps, upper.last_used = node.locks, node.keeps, node.last_used
-        upper.children[int(node.token_ids[cut])] = node
-        node.parent.children[int(node.token_ids[0])] = upper
-        node.parent = upper
-        node.token_ids, node.slots = node.token_ids[cut:].copy(), node.slots[cut:].copy()
+        upper.children[rest[:TOKEN_BYTES]] = node
+        lower = node.slots[cut:].copy()
+        node.parent.children[key[:TOKEN_BYTES]] = upper
+        node.parent, node.key, node.slots = upper, rest, lower
         self.generation += 1
         return upper
 
@@ -337,15 +395,14 @@ class RadixTree:
         self.num_unlocked -= dropped
         self.generation += 1
         if length:
-            node.token_ids, node.slots = node.token_ids[:length], node.slots[:length]
+            node.key, node.slots = node.key[: length * TOKEN_BYTES], node.slots[:length]
             node.end -= dropped
             self._offer(node)
             return
         parent = node.parent
         assert parent is not None
-        del parent.children[int(node.token_ids[0])]
-        node.token_ids = node.slots = _NOTHING
-        node.entry = None
+        del parent.children[node.key[:TOKEN_BYTES]]
+        node.key, node.slots, node.entry = b"", _NOTHING, None
         self._offer(parent)
         self._forget_empty_root(parent)
 
@@ -354,20 +411,23 @@ class RadixTree:
             space = self._spaces.pop(node, None)
             if space is not None:  # else it was forgotten before, and somebody still kept it
                 del self._roots[space]
+                self.generation += 1
 
 
-def _descend(root: Node, token_ids: Ints) -> tuple[Node, int]:
-    """The deepest node that shares tokens with the sequence, and how many tokens are shared in all."""
-    node, length, total = root, 0, len(token_ids)
-    while length < total:
-        child = node.children.get(int(token_ids[length]))
+def _descend(node: Node, key: bytes) -> tuple[Node, int]:
+    """From the end of a node on: the deepest node that shares tokens with the key, and how many are shared in all."""
+    at, total = 0, len(key)
+    while at < total:
+        child = node.children.get(key[at : at + TOKEN_BYTES])
         if child is None:
             break
         node = child
-        length += common_len(child.token_ids, token_ids[length:])
-        if length < child.end:
+        if not key.startswith(child.key, at):
+            rest = np.frombuffer(key, np.int32, offset=at)
+            at += common_len(child.token_ids, rest) * TOKEN_BYTES
             break
-    return node, length
+        at += len(child.key)
+    return node, at // TOKEN_BYTES
 
 
 def _below(root: Node) -> Iterator[Node]:

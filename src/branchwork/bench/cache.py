@@ -27,7 +27,9 @@ from branchwork.runtime.wire.messages import Done, Tokens
 AT_ONCE = 16
 """Programs that run at the same time; as one ends, the next one begins."""
 
-TREE_WORK = ("find", "match", "lock", "unlock", "insert", "evict", "keep", "unkeep", "slots_of")
+TREE_WORK = (
+    "find", "hold", "unlock", "extend", "touch", "evict", "keep", "unkeep", "slots_of",
+)  # fmt: skip
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

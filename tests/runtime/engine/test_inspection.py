@@ -4,6 +4,7 @@ from concurrent.futures import Future
 import numpy as np
 import pytest
 from tests.make_engine import generate, make_runtime, opened, text
+from tests.make_tree import insert
 
 from branchwork.runtime.engine import inspection
 from branchwork.runtime.engine.inspection import report_requests, report_tree
@@ -18,9 +19,9 @@ def ints(*values: int) -> np.ndarray:
 def make_tree() -> RadixTree:
     """1 2 → 3 | 4 5, and 9 in another namespace; `4 5` was used last but one."""
     tree = RadixTree()
-    tree.insert(Namespace(), ints(1, 2, 3), ints(0, 1, 2))
-    tree.insert(Namespace(), ints(1, 2, 4, 5), ints(0, 1, 3, 4))
-    tree.insert(Namespace("salt"), ints(9), ints(5))
+    insert(tree, Namespace(), ints(1, 2, 3), ints(0, 1, 2))
+    insert(tree, Namespace(), ints(1, 2, 4, 5), ints(0, 1, 3, 4))
+    insert(tree, Namespace("salt"), ints(9), ints(5))
     return tree
 
 
@@ -29,9 +30,9 @@ def test_the_report_names_each_edge_after_its_parent_latest_first() -> None:
     shown = [(node["parent"], node["space"], node["head"], node["age"]) for node in report["nodes"]]
     assert shown == [
         (None, 1, [9], 0),
-        (None, 0, [1, 2], 1),
-        (1, 0, [4, 5], 1),
-        (1, 0, [3], 2),
+        (None, 0, [1, 2], 2),
+        (1, 0, [4, 5], 2),
+        (1, 0, [3], 4),
     ]
     assert [node["end"] for node in report["nodes"]] == [1, 2, 4, 3]
     assert report["tokens"] == 6

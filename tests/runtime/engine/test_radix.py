@@ -8,6 +8,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from tests import make_tree
 
 from branchwork.runtime.engine.buffer import Ints
 from branchwork.runtime.engine.radix import Namespace, Node, RadixTree
@@ -20,12 +21,12 @@ def ints(values: "list[int] | tuple[int, ...]") -> Ints:
 
 
 def insert(tree: RadixTree, tokens: list[int], slots: list[int], space: Namespace = A) -> Node:
-    return tree.insert(space, ints(tokens), ints(slots))[0]
+    return make_tree.insert(tree, space, ints(tokens), ints(slots))[0]
 
 
 def found(tree: RadixTree, tokens: list[int], space: Namespace = A) -> list[int]:
     """The slots of the longest cached prefix."""
-    node = tree.match(space, ints(tokens))
+    node = make_tree.match(tree, space, ints(tokens))
     slots = tree.slots_of(node).tolist()
     tree.unlock(node)
     assert tree.find(space, ints(tokens)).length == len(slots)
@@ -43,7 +44,7 @@ def test_a_prefix_is_found_with_its_slots() -> None:
 def test_insert_says_how_much_was_known_and_keeps_the_old_slots() -> None:
     tree = RadixTree()
     insert(tree, [1, 2, 3], [10, 11, 12])
-    node, known = tree.insert(A, ints([1, 2, 4]), ints([20, 21, 22]))
+    node, known = make_tree.insert(tree, A, ints([1, 2, 4]), ints([20, 21, 22]))
     assert known == 2
     assert node.end == 3
     assert found(tree, [1, 2, 4]) == [10, 11, 22]
@@ -53,7 +54,7 @@ def test_insert_says_how_much_was_known_and_keeps_the_old_slots() -> None:
 def test_inserting_a_prefix_of_what_is_cached_adds_nothing() -> None:
     tree = RadixTree()
     insert(tree, [1, 2, 3], [10, 11, 12])
-    node, known = tree.insert(A, ints([1, 2]), ints([20, 21]))
+    node, known = make_tree.insert(tree, A, ints([1, 2]), ints([20, 21]))
     assert (node.end, known, tree.num_tokens) == (2, 2, 3)
 
 
@@ -96,7 +97,7 @@ def test_a_parent_is_evicted_after_its_children() -> None:
 def test_a_locked_prefix_stays_with_all_that_leads_to_it() -> None:
     tree = RadixTree()
     insert(tree, [1, 2, 3], [0, 1, 2])
-    node = tree.match(A, ints([1, 2]))
+    node = make_tree.match(tree, A, ints([1, 2]))
     assert tree.num_unlocked == 1
     assert tree.evict(3).tolist() == [2]
     tree.unlock(node)
@@ -107,7 +108,7 @@ def test_matching_inside_an_edge_splits_it_without_changing_what_is_cached() -> 
     tree = RadixTree()
     insert(tree, [1, 2, 3], [0, 1, 2])
     before = list(tree.prefixes())
-    tree.unlock(tree.match(A, ints([1, 2, 9])))
+    tree.unlock(make_tree.match(tree, A, ints([1, 2, 9])))
     assert list(tree.prefixes()) == before
     tree.check()
 
@@ -153,7 +154,7 @@ def test_flush_of_one_namespace_leaves_the_others_and_what_is_locked() -> None:
     tree = RadixTree()
     insert(tree, [1, 2, 3], [0, 1, 2], A)
     insert(tree, [1, 2], [5, 6], B)
-    node = tree.match(A, ints([1]))
+    node = make_tree.match(tree, A, ints([1]))
     assert sorted(tree.flush(A).tolist()) == [1, 2]
     assert found(tree, [1, 2], B) == [5, 6]
     tree.unlock(node)
@@ -165,7 +166,7 @@ def test_an_empty_namespace_leaves_nothing_behind() -> None:
     tree = RadixTree()
     for salt in range(50):
         space = Namespace(str(salt))
-        tree.unlock(tree.match(space, ints([1])))
+        tree.unlock(make_tree.match(tree, space, ints([1])))
         insert(tree, [1], [0], space)
         tree.evict(1)
     assert tree._roots == {}
@@ -217,11 +218,11 @@ class NaiveCache:
 
 
 def insert_both(
-    tree: RadixTree, naive: NaiveCache, space: Namespace, tokens: tuple[int, ...]
+    tree: RadixTree, naive: NaiveCache, space: Namespace, tokens: tuple[int, ...], held: int = 0
 ) -> Node:
     known = naive.longest(space, tokens)
     slots = [naive.free.pop() for _ in tokens]
-    node, said = tree.insert(space, ints(tokens), ints(slots))
+    node, said = make_tree.insert(tree, space, ints(tokens), ints(slots), held)
     assert said == known
     naive.free.extend(slots[:known])
     for length in range(known, len(tokens)):
@@ -232,7 +233,7 @@ def insert_both(
 def match_both(
     tree: RadixTree, naive: NaiveCache, space: Namespace, tokens: tuple[int, ...]
 ) -> None:
-    node = tree.match(space, ints(tokens))
+    node = make_tree.match(tree, space, ints(tokens))
     length = naive.longest(space, tokens)
     assert node.end == length
     expected = [naive.slots[space, tokens[: end + 1]] for end in range(length)]
@@ -279,9 +280,9 @@ class TreeAgainstDictionary(RuleBasedStateMachine):
         self.tree = RadixTree()
         self.naive = NaiveCache()
 
-    @rule(space=spaces, tokens=tokens_of)
-    def insert(self, space: Namespace, tokens: tuple[int, ...]) -> None:
-        insert_both(self.tree, self.naive, space, tokens)
+    @rule(space=spaces, tokens=tokens_of, held=st.integers(0, 7))
+    def insert(self, space: Namespace, tokens: tuple[int, ...], held: int) -> None:
+        insert_both(self.tree, self.naive, space, tokens, held)
 
     @rule(space=spaces, tokens=tokens_of)
     def match(self, space: Namespace, tokens: tuple[int, ...]) -> None:
@@ -334,7 +335,7 @@ def drive(seed: int, num_operations: int) -> None:
         tokens = tuple(choose.choices((0, 1, 2), k=choose.randint(1, 8)))
         action = choose.random()
         if action < 0.4:
-            insert_both(tree, naive, space, tokens)
+            insert_both(tree, naive, space, tokens, choose.randint(0, len(tokens)))
         elif action < 0.6:
             match_both(tree, naive, space, tokens)
         elif action < 0.8 and naive.locks:
