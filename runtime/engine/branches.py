@@ -82,21 +82,48 @@ class Branches:
 
     def handle(self, operation: Operation) -> None:
         """Take one operation, and do at once what can be done."""
+        try:
+            self._take(operation)
+        except Exception as error:  # the boundary: only this branch fails
+            self._not_taken(operation, _as_request_error(error))
+        self._run_ready()
+
+    def _take(self, operation: Operation) -> None:
         match operation:
             case OpenBranch():
                 self._open(operation)
             case ClientGone(client):
-                for branch in list(self._clients.get(client, {}).values()):
-                    self._drop(branch)
+                self._drop_all(client)
             case Control():
                 self._control(operation)
             case CloseBranch(key, abort=True):
-                self._abort(key)
+                self._abort(key, Aborted("the branch was aborted"))
             case GrammarReady(key):
                 self._grammar_ready(key)
             case _:
                 self._enqueue(operation)
-        self._run_ready()
+
+    def _not_taken(self, operation: Operation, error: RequestError) -> None:
+        """What an operation owes that met a bug of ours is answered, in its turn; with it, its branch has failed."""
+        match operation:
+            case Control(_, reply):
+                if not reply.done():
+                    reply.set_exception(error)
+            case ClientGone(client):
+                self._drop_all(client)
+            case CloseBranch(key):
+                self._abort(key, error)
+            case GrammarReady(key):  # whoever waits for it would wait for ever
+                branch = self.find(key)
+                if branch is not None and branch.waits_for_grammar:
+                    self._fail(branch, error, self._open_slot(branch))
+                    self._ready.append(branch)
+            case _:
+                failure = FailBranch(operation.key, _slot_of(operation), error.code, str(error))
+                branch = self.find(operation.key)
+                if branch is not None and isinstance(operation, OpenBranch):
+                    branch.born = True  # its parent may not know of it
+                self._enqueue(failure)
 
     def _enqueue(self, operation: Append | SlotOperation | FailBranch | CloseBranch) -> None:
         branch = self.find(operation.key)
@@ -113,14 +140,14 @@ class Branches:
             return
         branch.reqs.discard(ended.req)
         if ended.error is not None:
-            self._fail(branch, ended.error)
+            self._fail(branch, ended.error, self._open_slot(branch))
         elif branch.activity is not None:
-            self._keep(branch, ended.req)
+            activity = branch.activity
             try:
-                more = branch.activity.ended(ended.req)
-                self._continue(branch, branch.activity, more)
+                self._keep(branch, ended.req)
+                self._continue(branch, activity, activity.ended(ended.req))
             except Exception as error:  # the boundary: only this slot fails
-                self._fail(branch, error)
+                self._fail(branch, error, activity.slot)
         self._ready.append(branch)
         self._run_ready()
 
@@ -132,7 +159,8 @@ class Branches:
             _, number, key = heappop(self._deadlines)
             branch = self.find(key)
             if branch is not None and branch.deadline == number:
-                self._fail(branch, DeadlineExceeded("the slot's deadline has passed"))
+                late = DeadlineExceeded("the slot's deadline has passed")
+                self._fail(branch, late, self._open_slot(branch))
                 self._ready.append(branch)
         self._run_ready()
 
@@ -198,11 +226,11 @@ class Branches:
                 self._scheduler.cache.keep(child.kept)
         self._ready.append(child)
 
-    def _abort(self, key: BranchKey) -> None:
+    def _abort(self, key: BranchKey, error: RequestError) -> None:
         """Stop now; answered by one Closed, also for a branch that has gone."""
         branch = self.find(key)
         if branch is not None:
-            self._end_slots(branch, Aborted("the branch was aborted"))
+            self._end_slots(branch, error)
             self._drop(branch)
         self._context.emit(key.client, Closed(key.branch))
 
@@ -240,6 +268,10 @@ class Branches:
         if not branches:
             del self._clients[branch.key.client]
 
+    def _drop_all(self, client: bytes) -> None:
+        for branch in list(self._clients.get(client, {}).values()):
+            self._drop(branch)
+
     def _refuse(self, operation: Append | SlotOperation | FailBranch | CloseBranch) -> None:
         """An operation on a branch that is not open: what expects an answer gets one."""
         self.num_unknown += 1
@@ -257,17 +289,34 @@ class Branches:
         while self._ready:
             branch = self._ready.popleft()
             while branch.queue and branch.born and branch.activity is None and not branch.closed:
-                operation, arrived_s = branch.queue[0]
-                if isinstance(operation, Generate) and self._must_wait(
-                    branch, operation, arrived_s
-                ):
-                    break
-                branch.queue.popleft()
-                self._run(branch, operation, arrived_s)
+                operation, arrived_s = branch.queue.popleft()
+                try:
+                    if isinstance(operation, Generate) and self._must_wait(
+                        branch, operation, arrived_s
+                    ):
+                        branch.queue.appendleft((operation, arrived_s))
+                        break
+                    self._run(branch, operation, arrived_s)
+                except Exception as error:  # the boundary: only this branch fails
+                    self._not_done(branch, operation, error)
+
+    def _not_done(self, branch: Branch, operation: Queued, error: Exception) -> None:
+        """What an operation owes that has failed is answered; all later slots of the branch fail."""
+        match operation:
+            case CloseBranch(key):
+                self._abort(key, _as_request_error(error))
+            case Fork(child):
+                child.born = True
+                self._fail(child, error, None)
+                self._ready.append(child)
+            case _:
+                self._fail(branch, error, _slot_of(operation))
 
     def _run(self, branch: Branch, operation: Queued, arrived_s: float) -> None:
         match operation:
             case Append(_, token_ids):
+                # Here, and not at the slot that may follow: a branch without one could grow for ever.
+                self._context.capacity.check(len(branch.tokens) + len(token_ids))
                 branch.tokens.extend(token_ids)
             case Fork(child):
                 self._fork(branch, child)
@@ -318,19 +367,15 @@ class Branches:
 
     def _begin(self, branch: Branch, operation: SlotOperation, arrived_s: float) -> None:
         """Start to fill a slot."""
-        slot = _slot(operation)
-        try:
-            self._check_queue(branch)
-            if len(branch.tokens) == 0:
-                branch.tokens.append(self._first_token())
-            activity = self._activity(branch, operation)
-            branch.activity = activity
-            deadline_s = _deadline_s(operation)
-            if deadline_s is not None:
-                self._set_deadline(branch, arrived_s + deadline_s)
-            self._continue(branch, activity, activity.begin())
-        except Exception as error:  # the boundary: only this slot fails
-            self._fail(branch, error, slot)
+        self._check_queue(branch)
+        if len(branch.tokens) == 0:
+            branch.tokens.append(self._first_token())
+        activity = self._activity(branch, operation)
+        branch.activity = activity
+        deadline_s = _deadline_s(operation)
+        if deadline_s is not None:
+            self._set_deadline(branch, arrived_s + deadline_s)
+        self._continue(branch, activity, activity.begin())
 
     def _activity(self, branch: Branch, operation: SlotOperation) -> Activity:
         context = self._context
@@ -359,22 +404,21 @@ class Branches:
         self._owner[req] = branch
         self._scheduler.submit(req)
 
-    def _fail(self, branch: Branch, error: Exception, slot: str | None = None) -> None:
-        """The slot being filled fails, and with it all later ones."""
-        if slot is None:
-            if branch.activity is not None:
-                slot = branch.activity.slot
-            else:  # it waits for its grammar, at the head of the queue
-                operation, _ = branch.queue.popleft()
-                slot = _slot_of(operation)
-                branch.waits_for_grammar = False
+    def _open_slot(self, branch: Branch) -> str | None:
+        """The slot that is being filled, or waits for its grammar; it is to fail, so the latter leaves the queue."""
+        if branch.activity is not None:
+            return branch.activity.slot
+        operation, _ = branch.queue.popleft()
+        return _slot_of(operation)
+
+    def _fail(self, branch: Branch, error: Exception, slot: str | None) -> None:
+        """The slot fails, if one is owed an answer, and with it all later ones; what fills it is stopped."""
         self._stop(branch)
-        if not isinstance(error, RequestError):
-            log.error("a request failed: %s", type(error).__name__, exc_info=error)
-            error = InternalError(f"the runtime failed in this request ({type(error).__name__})")
+        branch.waits_for_grammar = False
+        error = _as_request_error(error)
         branch.failure = Failure(error.code, str(error), error.param)
-        assert slot is not None
-        self._send_failure(branch, slot)
+        if slot is not None:
+            self._send_failure(branch, slot)
 
     def _stop(self, branch: Branch) -> None:
         """Take the branch's requests out of the scheduler."""
@@ -446,6 +490,14 @@ class Branches:
         )
 
 
+def _as_request_error(error: Exception) -> RequestError:
+    """What the client is told of an error. A bug of ours goes to the log."""
+    if isinstance(error, RequestError):
+        return error
+    log.error("a request failed: %s", type(error).__name__, exc_info=error)
+    return InternalError(f"the runtime failed in this request ({type(error).__name__})")
+
+
 def _slot(operation: SlotOperation) -> str:
     match operation:
         case Generate(_, gen):
@@ -456,7 +508,7 @@ def _slot(operation: SlotOperation) -> str:
             return embed.slot
 
 
-def _slot_of(operation: Queued) -> str | None:
+def _slot_of(operation: Queued | OpenBranch) -> str | None:
     """The slot that an operation owes an answer to."""
     if isinstance(operation, (Generate, Choose, EmbedBranch)):
         return _slot(operation)

@@ -4,6 +4,7 @@ A request has tokens whose K/V is not computed yet, and a step computes some of 
 and jump-forward are many, chunked prefill is some of many. What to do with the logits is the request's task.
 """
 
+import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ from branchwork.runtime.plan import (
     TableWrite,
 )
 from branchwork.runtime.wire.config import RuntimeConfig
+
+log = logging.getLogger(__name__)
 
 # A growing request takes so many slots at a time: one question to the pool for many steps, and long runs of slots.
 SLOTS_AHEAD = 15
@@ -155,11 +158,6 @@ class Scheduler:
         self._admit_waiting()
         return self._make_plan()
 
-    def _assign(self, req: Req, count: int) -> None:
-        """So many tokens of a request are in the step."""
-        self._work[req] = count
-        self._left -= count
-
     def _guess(self, req: Req, num_decoding: int) -> None:
         """Let a decoding request guess ahead, where that takes nothing from others.
 
@@ -192,16 +190,27 @@ class Scheduler:
             if self._left <= 0:
                 self._someone_missed = True
                 break
-            if req.row is not None:  # else it was retracted for an earlier one
+            try:
                 count = min(req.ready, self._left)
-                if count > 0 and self._reserve(req, req.launched + count):
-                    self._assign(req, count)
+                if self._give(req, count):
                     self._guess(req, len(decoding))
+            except Exception as error:  # the boundary: only this request fails
+                self._end(req, error)
         for req in prefilling:
-            count = self._chunk(req)
-            if req.row is not None and count > 0 and self._reserve(req, req.launched + count):
-                self._assign(req, count)
-                self._prompt_tokens -= count
+            try:
+                count = self._chunk(req)
+                if self._give(req, count):
+                    self._prompt_tokens -= count
+            except Exception as error:  # the boundary: only this request fails
+                self._end(req, error)
+
+    def _give(self, req: Req, count: int) -> bool:
+        """Have so many tokens of a request in the step, if it still runs and there is memory for them."""
+        if req.row is None or count <= 0 or not self._reserve(req, req.launched + count):
+            return False
+        self._work[req] = count
+        self._left -= count
+        return True
 
     def _chunk(self, req: Req) -> int:
         """How much of a prompt this step may compute: little where others wait for their next token."""
@@ -214,31 +223,52 @@ class Scheduler:
         """Let waiting requests in, in order, as far as rows, memory and the step's budget reach."""
         if not self.waiting or self._left <= 0 or self._nobody_fits or not self._may_have_row():
             return
-        config, steps = self._config, self.counters.steps
-        queue = self._order.of(self.waiting.candidates(), self.running, self.cache, steps)
+        steps = self.counters.steps
+        candidates = [req for req in self.waiting.candidates() if self._is_found(req)]
+        if not candidates:
+            return
+        queue = self._order.of(candidates, self.running, self.cache, steps)
         twins = Twins(self.running)
         self._nobody_fits = True
         for req in queue:
             if self._left <= 0 or self._prompt_tokens < 1:
                 self._nobody_fits = False
                 break
-            is_twin = twins.of(req, find(req, self.cache)) is not None
-            if is_twin or (self._tier is not None and self._tier.holds(req)):
+            try:
+                if not self._let_in(req, twins):
+                    break
+            except Exception as error:  # the boundary: only this request fails
+                self._end(req, error)
                 self._nobody_fits = False
-                continue
-            if not self._has_row_for(req):
-                break
-            if not self._admit(req):
-                if steps - req.since >= config.aging_steps:
-                    break  # it has been passed over long enough: the memory that comes back is for it
-                continue
+
+    def _is_found(self, req: Req) -> bool:
+        """Look for a waiting request's prefix; one whose look fails has failed."""
+        try:
+            find(req, self.cache)
+        except Exception as error:  # the boundary: only this request fails
+            self._end(req, error)
+            return False
+        return True
+
+    def _let_in(self, req: Req, twins: Twins) -> bool:
+        """Let a waiting request in if it can be; False: nobody behind it may be in this step."""
+        steps = self.counters.steps
+        is_twin = twins.of(req, find(req, self.cache)) is not None
+        if is_twin or (self._tier is not None and self._tier.holds(req)):
             self._nobody_fits = False
-            self._order.admitted(req, steps)
-            twins.add(req)
-            count = self._chunk(req)
-            if self._reserve(req, req.launched + count):
-                self._assign(req, count)
-                self._prompt_tokens -= count
+            return True
+        if not self._has_row_for(req):
+            return False
+        if not self._admit(req):
+            # Passed over for long enough, the memory that comes back is for it.
+            return steps - req.since < self._config.aging_steps
+        self._nobody_fits = False
+        self._order.admitted(req, steps)
+        twins.add(req)
+        count = self._chunk(req)
+        if self._give(req, count):
+            self._prompt_tokens -= count
+        return True
 
     def _may_have_row(self) -> bool:
         """Whether a row is free, or could be by preemption."""
@@ -276,7 +306,7 @@ class Scheduler:
         if needed - find(req, self.cache).length > self.cache.num_available:
             return None
         limit = min(len(req.tokens), req.task.reuse_limit())
-        lease = Lease(self.cache, req.namespace, req.tokens.view(0, limit))
+        lease = Lease(self.cache, req.namespace, req.tokens.view(0, limit), find(req, self.cache))
         # Once more: the cached part has been locked, and so is no longer available.
         if needed - lease.shared <= self.cache.num_available:
             return lease
@@ -317,10 +347,9 @@ class Scheduler:
         ahead = 0 if req.prefilling else min(SLOTS_AHEAD, req.task.remaining())
         if req.lease.reserve(length, ahead):
             return True
-        for other in self.running:
-            if other.lease is not None and other is not req:
-                used = other.launched + self._work.get(other, 0) + len(other.guessed)
-                other.lease.trim(max(used, other.lease.shared))
+        for other in list(self.running):
+            if other is not req:
+                self._trim(other)
         while not req.lease.reserve(length):
             victim = self._youngest()
             assert victim is not None
@@ -328,6 +357,14 @@ class Scheduler:
             if victim is req:
                 return False
         return True
+
+    def _trim(self, req: Req) -> None:
+        """Take back what a running request holds for later steps."""
+        assert req.lease is not None
+        try:
+            req.lease.trim(req.launched + self._work.get(req, 0) + len(req.guessed))
+        except Exception as error:  # the boundary: only this request fails
+            self._end(req, error)
 
     def _youngest(self) -> Req | None:
         """Of the lowest level among the running, the one that was let in last."""
@@ -342,7 +379,7 @@ class Scheduler:
         self.waiting.put_back(req)
 
     def _release(self, req: Req) -> None:
-        """Give back the row and the memory of a running request."""
+        """Give back the row and the memory of a running request; never raises (`Lease.close`)."""
         assert req.row is not None
         assert req.lease is not None
         req.node = req.lease.close(req.tokens.view(0, req.computed))
@@ -363,15 +400,10 @@ class Scheduler:
         for req, count in list(self._work.items()):
             start, stop = req.launched, req.launched + count
             try:
-                ask = req.task.ask(start, stop)
+                segments.append(_segment(req, start, stop))
             except Exception as error:  # the boundary: whatever a task does, only its request fails
                 self._end(req, error)
                 continue
-            assert req.lease is not None
-            assert req.row is not None
-            token_ids = (CHOSEN,) if stop > req.tokens.length else req.tokens.ids(start, stop)
-            slots = req.lease.slots.view(start, stop + len(req.guessed))
-            segments.append(Segment(req.row, start, token_ids + req.guessed, slots, *ask))
             step.append(Part(req, req.admission, start, stop))
             req.launched = stop
         if not segments:
@@ -384,7 +416,13 @@ class Scheduler:
         """The shared prefixes; looked for again only when other rows run or a request's place in the tree moved."""
         rows = tuple([req.row for req in reqs if req.row is not None])
         if rows != self._shared_rows:
-            self._shared = shared_prefixes(reqs)
+            try:
+                self._shared = shared_prefixes(reqs)
+            except (
+                Exception
+            ):  # the boundary: nobody has asked for this, so nobody may be hurt by it
+                log.exception("shared prefixes are read by each request for itself")
+                self._shared = ()
             self._shared_rows = rows
         return self._shared
 
@@ -403,10 +441,10 @@ class Scheduler:
             req.steps += 1
             if stop == len(req.tokens):
                 req.last_step = steps
-            if start < req.prefill_end:
-                self._publish(req)
             guessed = req.guessed
             try:
+                if start < req.prefill_end:
+                    self._publish(req)
                 done = req.task.take(start, stop, out)
             except Exception as error:  # the boundary: whatever a task does, only its request fails
                 self._end(req, error)
@@ -442,8 +480,19 @@ class Scheduler:
             self._table_writes.append(TableWrite(req.row, replaced.start, replaced.slots))
 
     def _end(self, req: Req, error: Exception | None) -> None:
-        self._release(req)
+        """A request is over, whether it runs or waits."""
+        self.cancel(req)
         self._ended.append(Ended(req, error))
+
+
+def _segment(req: Req, start: int, stop: int) -> Segment:
+    """What a running request contributes to a step that computes its positions [start, stop)."""
+    ask = req.task.ask(start, stop)
+    assert req.lease is not None
+    assert req.row is not None
+    token_ids = (CHOSEN,) if stop > req.tokens.length else req.tokens.ids(start, stop)
+    slots = req.lease.slots.view(start, stop + len(req.guessed))
+    return Segment(req.row, start, token_ids + req.guessed, slots, *ask)
 
 
 def _num_right(req: Req, stop: int, guessed: tuple[int, ...]) -> int:

@@ -93,9 +93,14 @@ class Tier:
         first = node.end - len(node.slots) + left
         if node.end // self._size > first // self._size:
             tree = self._cache.tree
-            if tree.namespace_of(node) == SHARED:
-                is_saved = self._try_save(node, tree.tokens_of(node), first)
-                self.num_skipped += not is_saved
+            try:
+                if tree.namespace_of(node) == SHARED:
+                    self.num_skipped += not self._save(node, tree.tokens_of(node), first)
+            except (
+                Exception
+            ):  # the boundary: nobody has asked for this, so nobody may be hurt by it
+                self.num_skipped += 1
+                self._could_not_save()
 
     def save_all(self) -> int:
         """Begin to save every cached prefix; `turn` goes on with it. Returns how many prefixes are looked through."""
@@ -114,12 +119,12 @@ class Tier:
             self._unsaved.clear()
         num_left = SAVED_AT_ONCE
         while self._unsaved and num_left > 0:
-            tokens = self._unsaved[0]
-            found = self._cache.find(SHARED, tokens)
             before = self.num_saved
-            if found.node is not None and not self._try_save(
-                found.node, tokens[: found.length], 0, num_left
-            ):
+            try:
+                if not self._save_found(self._unsaved[0], num_left):
+                    return
+            except Exception:  # the boundary, as in `leaving`
+                self._could_not_save()
                 return
             num_left -= self.num_saved - before
             if num_left > 0:
@@ -137,16 +142,18 @@ class Tier:
                 time.sleep(0.002)  # what waits is being written
         self._store.close(max(0.0, deadline - time.monotonic()))
 
-    def _try_save(self, node: Node, tokens: Ints, first: int, at_most: int = 1 << 30) -> bool:
-        """As `_save`; what cannot be copied out is not stored."""
-        try:
-            return self._save(node, tokens, first, at_most)
-        except Exception:  # the boundary: nobody has asked for this, so nobody may be hurt by it
-            log.exception("K/V was not stored")
-            self._unsaved.clear()
-            return False
+    def _could_not_save(self) -> None:
+        log.exception("K/V was not stored")
+        self._unsaved.clear()
 
-    def _save(self, node: Node, tokens: Ints, first: int, at_most: int) -> bool:
+    def _save_found(self, tokens: Ints, at_most: int) -> bool:
+        """As `_save`, of what is cached of these tokens."""
+        found = self._cache.find(SHARED, tokens)
+        if found.node is None:
+            return True
+        return self._save(found.node, tokens[: found.length], 0, at_most)
+
+    def _save(self, node: Node, tokens: Ints, first: int, at_most: int = 1 << 30) -> bool:
         """Store the blocks of a cached prefix that end after `first` and are not stored yet.
 
         False: the store takes no more now.
@@ -227,6 +234,12 @@ class Tier:
 
     def take(self, report: StoreReport) -> None:
         """Book what the store has done."""
+        try:
+            self._take(report)
+        except Exception:  # the boundary: what cannot be put back is computed
+            log.exception("a report of the store was not taken")
+
+    def _take(self, report: StoreReport) -> None:
         if not isinstance(report, Loaded):
             self.num_lost += 1
             self.shelf.drop(report.key)
@@ -245,23 +258,23 @@ class Tier:
         end = start + self._size * len(blocks)
         tokens = loading.prefix[:end]
         lease = Lease(self._cache, SHARED, tokens)
-        known = lease.shared
-        if known < start or known >= end or not lease.reserve(end):
-            lease.close(tokens[:0])
-            return
         try:
+            known = lease.shared
+            if known < start or known >= end or not lease.reserve(end):
+                tokens = tokens[:0]
+                return
             for number, kv in enumerate(blocks):
                 at = start + number * self._size
                 skip = max(0, known - at)
                 if skip < self._size:
                     part = {name: array[:, skip:] for name, array in kv.items()}
                     self._memory.write_kv(lease.slots.view(at + skip, at + self._size), part)
-        except Exception:  # the boundary: what cannot be put back is computed
-            log.exception("loaded K/V was not taken")
-            lease.close(tokens[:0])
-            return
-        lease.close(tokens)
-        self.num_loaded += end - known
+            self.num_loaded += end - known
+        except Exception:
+            tokens = tokens[:0]
+            raise
+        finally:
+            lease.close(tokens)
 
     # ------------------------------------------------------------------ forget
 
