@@ -6,10 +6,13 @@ follows it on its branch is held back meanwhile, and nothing else.
 """
 
 import logging
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Protocol
+
+import msgspec
 
 from branchwork.runtime.grammar.interface import Grammar
 from branchwork.runtime.grammar.stops import StopTable
@@ -58,6 +61,11 @@ logger = logging.getLogger(__name__)
 # A tokenizer takes about a millisecond for so much.
 LONG_CHARACTERS = 2048
 
+# Beside its own bytes a message takes about so much, however short it is.
+OVERHEAD_BYTES = 256
+
+_encode = msgspec.msgpack.Encoder().encode
+
 Encoding = Callable[[], tuple[int, ...]]
 Slot = Gen | Select | Embed
 End = Close | Abort
@@ -92,7 +100,8 @@ class BranchState:
 
     `texts` wait to be tokenised. While that is done elsewhere (`encoding`, of this branch or of the one it is to be
     forked from), further instructions are `held`. What comes after `ending` is refused with it; a branch that has an
-    ending and was never `opened` is unknown to the engine.
+    ending and was never `opened` is unknown to the engine. `num_bytes` of the client's are its own: of its texts, which
+    stay, and of `slots` that are to be filled, in their order.
     """
 
     texts: list[Segment | Chat] = field(default_factory=list)
@@ -101,6 +110,8 @@ class BranchState:
     held: list[Instruction] | None = None
     opened: bool = True
     ending: RequestError | None = None
+    num_bytes: int = 0
+    slots: deque[int] = field(default_factory=deque)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +142,10 @@ class Intake:
         self.ignored = 0
         self._open_slots = 0
         self._encodings = 0
+        self._num_bytes = 0
         self._client = client
         self._max_branches = config.max_branches
+        self._max_bytes = config.max_client_bytes
         self._limits = limits
         self._encoder = encoder
         self._compiler = compiler
@@ -152,7 +165,12 @@ class Intake:
 
     def take(self, instruction: Instruction, taken: Taken) -> None:
         """Add to `taken` what comes of one instruction. Whatever is wrong with it concerns its branch alone."""
+        self._take(instruction, taken, is_new=True)
+
+    def _take(self, instruction: Instruction, taken: Taken, is_new: bool = False) -> None:
         try:
+            if is_new:
+                self._charge(instruction)
             if self._is_held(instruction):
                 return
             check(instruction, self._limits)
@@ -181,15 +199,52 @@ class Intake:
     def sent(self, event: Done | Failed | Closed) -> None:
         """Note an event of the engine that goes to the client."""
         if isinstance(event, Closed):
-            self._branches.pop(event.branch, None)
-        else:
-            self._open_slots -= 1
+            self._forget(event.branch)
+            return
+        self._open_slots -= 1
+        state = self._branches.get(event.branch)
+        if state is not None and state.slots:
+            size = state.slots.popleft()
+            state.num_bytes -= size
+            self._num_bytes -= size
+
+    def ask(self, size: int) -> None:
+        """A question of so many bytes waits until `answered`. Raises QueueFull."""
+        self._reserve(size + OVERHEAD_BYTES)
+
+    def answered(self, size: int) -> None:
+        """A question of so many bytes is answered."""
+        self._num_bytes -= size + OVERHEAD_BYTES
 
     def leave(self) -> ClientGone:
         """The client is gone."""
         self._branches.clear()
-        self._open_slots = 0
+        self._open_slots = self._num_bytes = 0
         return ClientGone(self._client)
+
+    def _charge(self, instruction: Instruction) -> None:
+        """Count what an instruction takes, until its branch is closed or its slot filled. Raises QueueFull."""
+        state = self._branches.get(instruction.branch)
+        if state is None or isinstance(instruction, Open | End):
+            return  # refused, or counted by `max_branches`
+        size = _size(instruction)
+        self._reserve(size)
+        state.num_bytes += size
+
+    def _reserve(self, size: int) -> None:
+        if self._num_bytes + size > self._max_bytes:
+            raise QueueFull(
+                f"{self._num_bytes} bytes of this client wait in the runtime, {size} more are above "
+                f"{self._max_bytes} (--max-client-bytes); try again when some are answered"
+            )
+        self._num_bytes += size
+
+    def _forget(self, branch: int) -> BranchState | None:
+        """Let a branch go, and what was counted of it."""
+        state = self._branches.pop(branch, None)
+        if state is not None:
+            self._num_bytes -= state.num_bytes
+        return state
 
     def _is_held(self, instruction: Instruction) -> bool:
         """Hold the instruction if its branch, or the one it forks, waits for an encoding."""
@@ -228,12 +283,16 @@ class Intake:
         """Take what was held. A branch that was to be forked meanwhile has held instructions of its own."""
         for instruction in held:
             if not isinstance(instruction, Open):
-                self.take(instruction, taken)
+                self._take(instruction, taken)
                 continue
-            fork = self._branches.pop(instruction.branch, None)
+            fork = self._forget(instruction.branch)
             if fork is None or fork.ending is not None:
                 continue  # aborted before it was opened
-            self.take(instruction, taken)
+            self._take(instruction, taken)
+            opened = self._branches.get(instruction.branch)
+            if opened is not None:  # what it held has been counted
+                opened.num_bytes += fork.num_bytes
+                self._num_bytes += fork.num_bytes
             self._replay(fork.held or [], taken)
 
     def _dispatch(self, instruction: Instruction, taken: Taken) -> None:
@@ -308,6 +367,7 @@ class Intake:
                 operation = EmbedBranch(key, message)
         taken.operations.append(operation)
         state.is_empty = False
+        state.slots.append(_size(message))
         self._open_slots += 1
 
     def _announce(self, operation: Generate) -> None:
@@ -335,7 +395,7 @@ class Intake:
         if state.opened:
             taken.operations.append(CloseBranch(BranchKey(self._client, branch), is_abort))
         else:
-            self._branches.pop(branch, None)
+            self._forget(branch)
             taken.answers.append(Closed(branch))
 
     def _flush(self, state: BranchState, key: BranchKey, taken: Taken) -> None:
@@ -370,7 +430,7 @@ class Intake:
             if state is not None and state.opened:  # else its memory would stay
                 taken.operations.append(CloseBranch(BranchKey(self._client, branch), abort=True))
             else:
-                self._branches.pop(branch, None)
+                self._forget(branch)
                 taken.answers.append(Closed(branch))
             return
         slot = instruction.slot if isinstance(instruction, Slot) else None
@@ -378,6 +438,7 @@ class Intake:
             key = BranchKey(self._client, branch)
             taken.operations.append(FailBranch(key, slot, error.code, str(error), error.param))
             if slot is not None:
+                state.slots.append(0)
                 self._open_slots += 1
         elif slot is not None:
             taken.answers.append(Failed(branch, slot, error.code, str(error), error.param))
@@ -398,3 +459,10 @@ def _are_long(texts: Sequence[Segment | Chat]) -> bool:
         else:
             size += len(text.tools) + sum(len(message.content) for message in text.messages)
     return size >= LONG_CHARACTERS
+
+
+def _size(instruction: Instruction) -> int:
+    """What an instruction takes, in bytes as it was sent, and a little more."""
+    if isinstance(instruction, Text) and not instruction.token_ids:
+        return len(instruction.text) + OVERHEAD_BYTES
+    return len(_encode(instruction)) + OVERHEAD_BYTES

@@ -69,6 +69,9 @@ class IoLoop:
         self._num_bad_frames = self._num_failed_messages = self._num_ignored = 0
         self._encoders = ThreadPoolExecutor(NUM_ENCODERS, "encoder")
         self._encoded: deque[tuple[bytes, int]] = deque()
+        self._answered: deque[tuple[Intake, int]] = (
+            deque()
+        )  # questions, by the size of their bodies
         self._deadline: float | None = None
 
     def run(self) -> None:
@@ -113,6 +116,9 @@ class IoLoop:
             intake = self._intakes.get(client)
             if intake is not None:
                 intake.sent(event)
+        while self._answered:
+            asker, size = self._answered.popleft()
+            asker.answered(size)
 
     def _collect(self) -> None:
         """Read what clients have sent."""
@@ -148,7 +154,7 @@ class IoLoop:
         elif isinstance(message, Heartbeat):
             answers.append(Heartbeat(self._host.steps()))
         elif isinstance(message, Request):
-            self._request(client, message)
+            self._request(client, intake, message)
         else:
             intake.take(message, taken)
 
@@ -205,7 +211,12 @@ class IoLoop:
         future.add_done_callback(done)
         return future
 
-    def _request(self, client: bytes, request: Request) -> None:
+    def _request(self, client: bytes, intake: Intake, request: Request) -> None:
+        try:
+            intake.ask(len(request.body))
+        except RequestError as error:
+            self._reply(client, request, error)
+            return
         try:
             answer = self._host.ask(request.what, request.body)
         except RequestError as error:
@@ -214,18 +225,25 @@ class IoLoop:
             logger.exception("request %s failed", request.what)
             self._reply(client, request, InternalError("the runtime has failed on this request"))
         else:
-            if isinstance(answer, str):
-                self._reply(client, request, answer)
-            else:
-                answer.add_done_callback(lambda done: self._reply_later(client, request, done))
+            if not isinstance(answer, str):
+                answer.add_done_callback(
+                    lambda done: self._reply_later(client, intake, request, done)
+                )
+                return
+            self._reply(client, request, answer)
+        intake.answered(len(request.body))
 
-    def _reply_later(self, client: bytes, request: Request, done: "Future[str]") -> None:
+    def _reply_later(
+        self, client: bytes, intake: Intake, request: Request, done: "Future[str]"
+    ) -> None:
         if done.cancelled():
             return  # the runtime is shutting down
         error = done.exception()
         if error is not None and not isinstance(error, BranchworkError):
             error = InternalError("the runtime has failed on this request")
         self._reply(client, request, error or done.result())
+        self._answered.append((intake, len(request.body)))
+        self._router.wake()
 
     def _reply(self, client: bytes, request: Request, answer: "str | BranchworkError") -> None:
         if isinstance(answer, BranchworkError):

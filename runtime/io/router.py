@@ -1,7 +1,7 @@
 """The runtime's socket: frames of many clients in, frames out, and news of those who have left.
 
 A ROUTER socket in mandatory mode. The ids by which it knows its peers are its own: a peer that brings one is not heard.
-Whoever does not read is remembered in a bounded buffer, and forgotten when that is full.
+What whoever does not read is sent waits in a bounded buffer, and when that is full, he is forgotten.
 """
 
 import contextlib
@@ -25,10 +25,9 @@ from branchwork.runtime.wire.transport import is_readable
 
 logger = logging.getLogger(__name__)
 
-# Frames that wait inside ZeroMQ for one client; a frame holds a client's events of one pass of the engine.
-MAX_QUEUED_FRAMES = 1000
-# What waits outside of it, when that is full. Beyond, the client counts as gone.
-MAX_BACKLOG_BYTES = 64 << 20
+# Frames that wait inside ZeroMQ for one client, where nobody counts their bytes; a frame holds a client's events of one
+# pass of the engine. Others wait in the backlog.
+MAX_QUEUED_FRAMES = 128
 MAX_READ_FRAMES = 256
 
 # A client splits what is longer than --max-text-bytes; ZeroMQ cuts off whoever sends more than this above it.
@@ -66,7 +65,9 @@ class Router:
         max_frame_bytes: int,
         ping_s: float,
         silence_s: float,
+        max_unread_bytes: int = 64 << 20,
     ) -> None:
+        self._max_unread_bytes = max_unread_bytes
         self._key = key
         self._lock = threading.Lock()
         self._peers: dict[bytes, Peer] = {}
@@ -245,7 +246,11 @@ class Router:
         peer.backlog.append(frame)
         peer.backlog_bytes += len(frame)
         self._lagging.add(peer.client)
-        if peer.backlog_bytes > MAX_BACKLOG_BYTES:
+        if peer.backlog_bytes > self._max_unread_bytes:
+            logger.warning(
+                "a client that does not read is given up: %d bytes wait (--max-unread-bytes)",
+                peer.backlog_bytes,
+            )
             self._forget(peer)
 
     def _retry(self, peer: Peer) -> None:
@@ -284,6 +289,7 @@ def bind(options: RuntimeConfig) -> Router:
         max_frame_bytes=options.max_text_bytes + FRAME_MARGIN_BYTES,
         ping_s=options.heartbeat_s,
         silence_s=options.client_timeout_s,
+        max_unread_bytes=options.max_unread_bytes,
     )
 
 

@@ -123,6 +123,22 @@ class RuntimeConfig:
     max_text_bytes: int = option(
         8 << 20, "one message of a client", "limits", "bytes", 1024, 1 << 30
     )
+    max_client_bytes: int = option(
+        1 << 30,
+        "what a client may have in the runtime at once: texts of open branches, slots that are not filled, questions",
+        "limits",
+        "bytes",
+        1 << 16,
+        1 << 50,
+    )
+    max_unread_bytes: int = option(
+        64 << 20,
+        "what is kept for a client that does not read; beyond it, it is hung up on",
+        "limits",
+        "bytes",
+        1 << 16,
+        1 << 50,
+    )
     max_choices: int = option(4096, "choices of one select", "limits", "choices", 1, 1_000_000)
     max_stops: int = option(
         16, "stop strings, and stop patterns, of one slot", "limits", "stops", 0, 1024

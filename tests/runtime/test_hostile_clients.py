@@ -6,10 +6,12 @@ import socket
 import time
 from collections.abc import Iterator
 
+import msgspec
 import pytest
+import zmq
 
 from branchwork.runtime.wire.client import Client
-from branchwork.runtime.wire.errors import BranchworkError
+from branchwork.runtime.wire.errors import BranchworkError, QueueFull
 from branchwork.runtime.wire.launcher import RunningRuntime, launch
 from branchwork.runtime.wire.messages import (
     Close,
@@ -18,6 +20,8 @@ from branchwork.runtime.wire.messages import (
     Event,
     Failed,
     Gen,
+    Hello,
+    Instruction,
     Open,
     Sampling,
     Text,
@@ -132,6 +136,81 @@ def test_a_client_that_forks_to_the_limit_is_told_so_and_takes_the_memory_of_one
     served(bystander)
     forker.close()
     until_gone(bystander)
+
+
+def streams(branches: list[int]) -> list[Instruction]:
+    """Sixteen MiB of events for 64 branches."""
+    sampling = Sampling(max_tokens=450, ignore_eos=True)
+    return [
+        part
+        for branch in branches
+        for part in (
+            Open(branch),
+            Text(branch, "in "),
+            Gen(branch, "x", sampling, stream=True, logprobs=20),
+        )
+    ]
+
+
+@contextlib.contextmanager
+def lazy_client(runtime: RunningRuntime) -> Iterator[None]:
+    """Asks for 64 streams and reads none of them."""
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    lazy = context.socket(zmq.DEALER)
+    lazy.linger, lazy.rcvhwm = 0, 1
+    try:
+        lazy.connect(runtime.address)
+        lazy.send(msgspec.msgpack.encode([Hello()]))
+        assert lazy.poll(10_000)
+        lazy.recv()
+        lazy.send(msgspec.msgpack.encode(streams(list(range(64)))))
+        yield
+    finally:
+        lazy.close()
+        context.term()
+
+
+def test_who_stops_reading_sixty_four_streams_costs_no_memory_and_nobody_waits_for_him() -> None:
+    with launch(module="branchwork.runtime.mock_service", max_unread_bytes=1 << 20) as runtime:
+        bystander, reader = runtime.connect(), runtime.connect()
+        before = served(bystander)
+        heard: list[Event | BranchworkError] = []
+        reader.send(streams([reader.new_branch(heard.append) for _ in range(64)]))
+        assert reader.wait(lambda: sum(isinstance(one, Done) for one in heard) == 64, 120)
+        reader.close()
+        until_gone(bystander)
+        memory = memory_mib(runtime.pid)  # what serving so much takes
+        with lazy_client(runtime):
+            deadline = time.monotonic() + 60
+            while numbers(bystander)["branches"] < 64:
+                assert time.monotonic() < deadline
+            while numbers(bystander)["branches"]:
+                assert time.monotonic() < deadline, "it is not given up"
+                assert served(bystander) == before
+                assert memory_mib(runtime.pid) - memory < 10, "all of it would be 16"
+        until_gone(bystander)
+        bystander.close()
+
+
+def test_what_a_client_has_waiting_is_bounded_and_others_are_served() -> None:
+    with launch(module="branchwork.runtime.mock_service", max_client_bytes=1 << 20) as runtime:
+        bystander, hoarder = runtime.connect(), runtime.connect()
+        before = served(bystander)
+        heard: list[Event | BranchworkError] = []
+        branches = [hoarder.new_branch(heard.append) for _ in range(40)]
+        for branch in branches:
+            hoarder.send([Open(branch), Text(branch, "a" * 65_536), Gen(branch, "x")])
+        assert hoarder.wait(lambda: len(heard) >= 40, 60)
+        codes = [one.code for one in heard if isinstance(one, Failed)]
+        assert codes.count("queue_full") >= 24
+        assert served(bystander) == before
+        with pytest.raises(QueueFull):
+            hoarder.request("tokenize", json.dumps({"text": "a" * (1 << 20)}))
+        hoarder.send([Close(branch) for branch in branches])
+        assert hoarder.wait(lambda: sum(isinstance(one, Closed) for one in heard) == 40, 60)
+        assert served(hoarder) == before
+        for client in (hoarder, bystander):
+            client.close()
 
 
 def memory_mib(pid: int) -> float:

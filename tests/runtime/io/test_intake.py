@@ -28,7 +28,7 @@ from branchwork.runtime.io import intake
 from branchwork.runtime.io.intake import Encoding, Intake, Taken
 from branchwork.runtime.io.segments import Segment
 from branchwork.runtime.wire.config import RuntimeConfig
-from branchwork.runtime.wire.errors import ConstraintError, InvalidParameter
+from branchwork.runtime.wire.errors import ConstraintError, InvalidParameter, QueueFull
 from branchwork.runtime.wire.messages import (
     Abort,
     Chat,
@@ -101,13 +101,13 @@ class Compiler:
 class Client:
     """An intake with what comes out of it."""
 
-    def __init__(self, max_branches: int = 100) -> None:
+    def __init__(self, max_branches: int = 100, max_client_bytes: int = 1 << 30) -> None:
         self.compiler = Compiler()
         self.late: list[Operation] = []
         self.encodings: list[tuple[Encoding, int, Future[tuple[int, ...]]]] = []
         self.intake = Intake(
             b"c",
-            RuntimeConfig(max_branches=max_branches),
+            RuntimeConfig(max_branches=max_branches, max_client_bytes=max_client_bytes),
             LIMITS,
             Characters(),
             self.compiler,
@@ -292,6 +292,71 @@ def test_a_client_may_open_so_many_branches_and_no_more() -> None:
     assert (answers[0].code, "--max-branches" in answers[0].message) == ("queue_full", True)
     client.send(*[Open(number) for number in range(10, 1000)])
     assert client.intake.num_branches <= 4
+
+
+FULL = 1 << 16
+
+
+def refusals(operations: list[Operation]) -> list[str | None]:
+    return [one.slot for one in operations if isinstance(one, FailBranch)]
+
+
+def test_a_client_may_have_so_many_bytes_waiting_and_no_more() -> None:
+    client = Client(max_client_bytes=FULL)
+    operations, _ = client.send(Open(1), Text(1, "a" * 40_000), Open(2), Text(2, "b" * 40_000))
+    (failure,) = [one for one in operations if isinstance(one, FailBranch)]
+    assert (failure.key.branch, failure.code) == (2, "queue_full")
+    assert all(part in failure.message for part in ("40256", "65536", "--max-client-bytes"))
+    assert refusals(client.send(Gen(1, "x"))[0]) == []
+
+
+def test_what_is_closed_or_filled_makes_room() -> None:
+    client = Client(max_client_bytes=FULL)
+    long = Select(1, "x", ("a" * 40_000, "b"))
+    client.send(Open(1))
+    assert refusals(client.send(long)[0]) == []
+    assert refusals(client.send(long)[0]) == ["x"]
+    client.intake.sent(Done(1, "x", "stop", "", Usage()))
+    client.intake.sent(Failed(1, "x", "queue_full", ""))
+    client.send(Abort(1))
+    client.intake.sent(Closed(1))
+    client.send(Open(2))
+    assert refusals(client.send(Text(2, "b" * 60_000))[0]) == []
+    client.send(Close(2))
+    client.intake.sent(Closed(2))
+    assert client.intake._num_bytes == 0
+
+
+def test_a_flood_of_empty_messages_is_bounded_too() -> None:
+    client = Client(max_client_bytes=FULL)
+    client.send(Open(1))
+    operations, _ = client.send(*[Text(1, "")] * 1000)
+    assert len(refusals(operations)) == 1000 - FULL // 256
+
+
+def test_what_is_held_is_counted_once_and_let_go() -> None:
+    client = Client(max_client_bytes=FULL)
+    client.send(Open(1), Text(1, "a" * 5000), Gen(1, "x"))  # long: tokenised elsewhere
+    client.send(Open(2, parent=1), Text(2, "b" * 5000), Close(2), Close(1))
+    before = client.intake._num_bytes
+    assert 10_000 < before < 12_000
+    client.finish()
+    while client.encodings:
+        client.finish()
+    assert client.intake._num_bytes == before
+    client.intake.sent(Done(1, "x", "stop", "", Usage()))
+    for branch in (1, 2):
+        client.intake.sent(Closed(branch))
+    assert client.intake._num_bytes == 0
+
+
+def test_a_question_takes_room_until_it_is_answered() -> None:
+    client = Client(max_client_bytes=FULL)
+    client.intake.ask(60_000)
+    with pytest.raises(QueueFull, match="--max-client-bytes"):
+        client.intake.ask(60_000)
+    client.intake.answered(60_000)
+    client.intake.ask(60_000)
 
 
 def test_each_close_has_one_closed() -> None:

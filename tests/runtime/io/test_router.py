@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import zmq
 
-from branchwork.runtime.io import router as router_module
 from branchwork.runtime.io.router import Router
 
 
@@ -126,11 +125,9 @@ def test_a_client_that_was_given_up_is_sent_nothing_more_though_it_speaks(
 
 
 def test_a_client_that_does_not_read_is_remembered_within_bounds_and_then_forgotten(
-    router: Router,
-    peers: Peers,
-    monkeypatch: pytest.MonkeyPatch,
+    router: Router, peers: Peers
 ) -> None:
-    monkeypatch.setattr(router_module, "MAX_BACKLOG_BYTES", 1 << 20)
+    router._max_unread_bytes = 1 << 20
     lazy, lazy_id = peers.join(read_ahead=1)
     reader, reader_id = peers.join()
     gone: list[bytes] = []
