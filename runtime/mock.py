@@ -6,7 +6,6 @@ shared; and its pool remembers whose K/V lies in each slot, so that reading a wr
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -214,7 +213,7 @@ class MockRunner:
             self._machines[place.block] = place.machine
             self._state[row] = place.state
         assert self._machines[place.block] is place.machine, "another machine's block"
-        return replace(sample, mask=place.machine.masks[self._state[row]])
+        return sample._replace(mask=place.machine.masks[self._state[row]])
 
     def _follow(self, row: int, sample: Sample) -> None:
         """Advance the row's machine over what was chosen."""

@@ -2,11 +2,12 @@
 
 Prefill, chunked prefill, decode, jump-forward, speculation and `select` are one case: *a request has tokens whose
 K/V is not computed yet; a step computes some of them*. A `Plan` names them; a `StepResult` says what came out.
-Plain Python and numpy: a plan can be printed, compared, and made by hand in a test.
+Plain Python and numpy: a plan can be printed, compared, and made by hand in a test. What is made for every token is a
+named tuple, which takes a third of a frozen dataclass's time.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -64,8 +65,7 @@ class Place:
     state: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(NamedTuple):
     """Choose the token that follows the segment's last one.
 
     `mask` is a packed row over the vocabulary (bit t of word t // 32 set: token t may follow), or None: all may, or
@@ -96,8 +96,7 @@ class Score:
     top: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(NamedTuple):
     """Some tokens of one request: their K/V is computed and written to `slots` in this step.
 
     `row` is the request's line in the slot table, `start` the position of the first token. All earlier positions'
@@ -148,8 +147,7 @@ class Plan:
         return sum(len(segment.token_ids) for segment in self.segments)
 
 
-@dataclass(frozen=True, slots=True)
-class Scored:
+class Scored(NamedTuple):
     """A token's log-probability in nats, and the most likely tokens at its place, best first."""
 
     token_id: int
@@ -157,8 +155,7 @@ class Scored:
     top: tuple[tuple[int, float], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class SegmentResult:
+class SegmentResult(NamedTuple):
     """What came out of one segment; absent parts were not asked for.
 
     `sampled` carries the chosen token; its logprob is of the model's own distribution (temperature 1, before mask,

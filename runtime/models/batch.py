@@ -69,24 +69,34 @@ class BatchTensors:
 def make_batch(plan: Plan) -> Batch:
     """The plan's tokens in a row, and what belongs to them."""
     segments = plan.segments
-    counts = _ints([len(s.token_ids) for s in segments])
-    starts = _ints([s.start for s in segments])
-    query_start = np.zeros(len(segments) + 1, dtype=np.int32)
-    np.cumsum(counts, out=query_start[1:])
-    # Token t of request i stands at starts[i] + (t - query_start[i]).
-    num_tokens = int(query_start[-1])
-    positions = np.arange(num_tokens, dtype=np.int32) + np.repeat(starts - query_start[:-1], counts)
-    token_ids = np.fromiter(
-        chain.from_iterable(s.token_ids for s in segments), np.int32, num_tokens
-    )
+    num_tokens, num_requests = plan.num_tokens, len(segments)
+    starts = [s.start for s in segments]
+    rows = [s.row for s in segments]
+    if num_tokens == num_requests:  # all decode, in short steps: one array for all
+        ends = [start + 1 for start in starts]
+        places = range(num_requests + 1)
+        ints = _ints([*[s.token_ids[0] for s in segments], *starts, *rows, *ends, *places])
+        token_ids, positions, of_rows, kv_len = ints[: 4 * num_tokens].reshape(4, num_tokens)
+        query_start = ints[4 * num_tokens :]
+    else:
+        counts = _ints([len(s.token_ids) for s in segments])
+        query_start = np.zeros(num_requests + 1, dtype=np.int32)
+        np.cumsum(counts, out=query_start[1:])
+        kv_len, of_rows = _ints(starts) + counts, _ints(rows)
+        # Token t of request i stands at starts[i] + (t - query_start[i]).
+        positions = np.arange(num_tokens, dtype=np.int32)
+        positions += np.repeat(_ints(starts) - query_start[:-1], counts)
+        token_ids = np.fromiter(
+            chain.from_iterable(s.token_ids for s in segments), np.int32, num_tokens
+        )
     return Batch(
         token_ids=token_ids,
         positions=positions,
         slots=np.concatenate([s.slots for s in segments], dtype=np.int32),
-        rows=_ints([s.row for s in segments]),
+        rows=of_rows,
         query_start=query_start,
-        kv_len=starts + counts,
-        max_position=int(positions.max()),
+        kv_len=kv_len,
+        max_position=max(s.start + len(s.token_ids) for s in segments) - 1,
         shared_prefixes=shared_prefixes(plan) if plan.shared_prefixes else (),
     )
 

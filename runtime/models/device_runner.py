@@ -204,7 +204,7 @@ class DeviceRunner:
         if not samples:
             return None
         if not any(segment.guessed for segment in segments):
-            samples = [replace(sample, mask=None) for sample in samples]
+            samples = [sample._replace(mask=None) for sample in samples]
         return kernels.device_rows(
             sampling_rows(samples, self._num_ids), self._num_ids, self._uploads.copy
         )
@@ -249,7 +249,7 @@ class DeviceRunner:
             for i, segment in enumerate(segments):
                 if segment.sample is not None:
                     *guessed, last = (next(in_order) for _ in _samples(segment))
-                    parts[i] = replace(parts[i], sampled=last, guessed=tuple(guessed))
+                    parts[i] = parts[i]._replace(sampled=last, guessed=tuple(guessed))
 
         return read
 
@@ -304,7 +304,7 @@ class DeviceRunner:
             in_order = iter([scored for piece in pieces for scored in piece()])
             for i, _, score in asked:
                 scored = tuple(next(in_order) for _ in score.targets)
-                parts[i] = replace(parts[i], scored=scored)
+                parts[i] = parts[i]._replace(scored=scored)
 
         return read
 
@@ -335,7 +335,7 @@ class DeviceRunner:
 
         def read(parts: Parts) -> None:
             for i, pooled in fetched.items():
-                parts[i] = replace(parts[i], hidden=pooled.numpy())
+                parts[i] = parts[i]._replace(hidden=pooled.numpy())
 
         return read
 

@@ -15,7 +15,7 @@ from branchwork.runtime.models.batch import Ints, KvCache, make_batch
 from branchwork.runtime.models.forward import CompiledForward, Forward, PlainForward, compiled_later
 from branchwork.runtime.models.loader import LoadedModel
 from branchwork.runtime.models.rope import Rotation
-from branchwork.runtime.models.sampling import sampling_rows
+from branchwork.runtime.models.sampling import SampleRows
 from branchwork.runtime.plan import (
     MAX_GUESSED,
     Plan,
@@ -59,6 +59,7 @@ class ModelRunner:
         shape = (config.num_layers, num_slots, config.num_kv_heads, config.head_dim)
         self.num_slots, self.max_len = num_slots, max_len
         self._num_token_ids = num_token_ids or config.vocab_size
+        self._rows = SampleRows(self._num_token_ids)
         self._max_logit_rows = max(
             max_rows + MAX_GUESSED, MAX_LOGIT_BYTES // (4 * config.vocab_size)
         )
@@ -146,9 +147,11 @@ class ModelRunner:
         if not asked:
             return {}
         logits = self._forward.logits(_ints([token for _, token, _ in asked]))
-        rows = sampling_rows([sample for _, _, sample in asked], self._num_token_ids)
+        rows = self._rows.of([sample for _, _, sample in asked])
         tokens = self._forward.sample(rows, self._num_token_ids).tolist()
-        results = [Scored(token, float("nan")) for token in tokens]
+        chosen: list[Scored | None] = [
+            Scored(token, _NAN) if token != kernels.NO_TOKEN else None for token in tokens
+        ]
         wanted = {
             r: (tokens[r], sample.top_logprobs)
             for r, (_, _, sample) in enumerate(asked)
@@ -157,12 +160,11 @@ class ModelRunner:
         if wanted:
             of_rows = _scored(logits[list(wanted)], list(wanted.values()))
             for r, scored in zip(wanted, of_rows, strict=True):
-                results[r] = scored
-        chosen: dict[int, list[Scored | None]] = {}
-        for (i, _, _), result in zip(asked, results, strict=True):
-            may_stand = result.token_id != kernels.NO_TOKEN
-            chosen.setdefault(i, []).append(result if may_stand else None)
-        return chosen
+                chosen[r] = scored
+        of_segments: dict[int, list[Scored | None]] = {}
+        for (i, _, _), one in zip(asked, chosen, strict=True):
+            of_segments.setdefault(i, []).append(one)
+        return of_segments
 
     def _score(
         self, segments: Sequence[Segment], first_tokens: Sequence[int]
@@ -187,6 +189,9 @@ class ModelRunner:
         pooled: npt.NDArray[np.float32]
         pooled = (states.sum(0) if segment.pool_hidden == "mean" else states[-1]).numpy()
         return pooled
+
+
+_NAN = float("nan")
 
 
 def _ints(values: Sequence[int]) -> Ints:

@@ -12,6 +12,32 @@ from branchwork.runtime.plan import Sample, Sampler
 Ints = npt.NDArray[np.int32]
 
 
+class SampleRows:
+    """`sampling_rows`, step after step. Where the requests are those of the step before, only places and masks are new.
+
+    Making all arrays anew takes 60 µs for one request and 190 for 32, a tenth of a small model's step.
+    """
+
+    def __init__(self, vocab_size: int) -> None:
+        self._vocab_size = vocab_size
+        self._samplers: list[Sampler] = []
+        self._rows: SamplingRows | None = None  # of `_samplers`
+
+    def of(self, samples: Sequence[Sample]) -> SamplingRows:
+        """One row for each sample."""
+        samplers = [sample.sampler for sample in samples]
+        if any(sample.banned or sample.sampler.has_penalties for sample in samples):
+            return sampling_rows(samples, self._vocab_size)
+        if self._rows is None or samplers != self._samplers:
+            self._samplers, self._rows = samplers, sampling_rows(samples, self._vocab_size)
+            return self._rows
+        return self._rows._replace(
+            position=_positions(samples),
+            has_mask=_has_mask(samples),
+            mask=_masks(samples, self._vocab_size),
+        )
+
+
 def sampling_rows(samples: Sequence[Sample], vocab_size: int) -> SamplingRows:
     """One row for each sample. Ids outside of the vocabulary are left out: they have no logit to change."""
     samplers = [sample.sampler for sample in samples]
@@ -28,8 +54,8 @@ def sampling_rows(samples: Sequence[Sample], vocab_size: int) -> SamplingRows:
         frequency_penalty=_floats(sampler.frequency_penalty for sampler in samplers),
         presence_penalty=_floats(sampler.presence_penalty for sampler in samplers),
         seed=_signed_words(samplers),
-        position=np.array([sample.position for sample in samples], dtype=np.int64),
-        has_mask=np.array([sample.mask is not None for sample in samples]),
+        position=_positions(samples),
+        has_mask=_has_mask(samples),
         has_penalties=np.array(penalised),
         mask=_masks(samples, vocab_size),
         edit_start=_starts(edits),
@@ -50,6 +76,14 @@ def _edits(sample: Sample, vocab_size: int) -> list[tuple[int, float]]:
     bans = ((token, -np.inf) for token in chain(sampler.banned, sample.banned))
     pairs = chain(sampler.logit_bias, bans)
     return [(token, value) for token, value in pairs if 0 <= token < vocab_size]
+
+
+def _positions(samples: Sequence[Sample]) -> npt.NDArray[np.int64]:
+    return np.array([sample.position for sample in samples], dtype=np.int64)
+
+
+def _has_mask(samples: Sequence[Sample]) -> npt.NDArray[np.bool_]:
+    return np.array([sample.mask is not None for sample in samples])
 
 
 def _masks(samples: Sequence[Sample], vocab_size: int) -> Ints:
