@@ -170,6 +170,7 @@ def lazy_client(runtime: RunningRuntime) -> Iterator[None]:
         context.term()
 
 
+@pytest.mark.slow
 def test_who_stops_reading_sixty_four_streams_costs_no_memory_and_nobody_waits_for_him() -> None:
     with launch(module="branchwork.runtime.mock_service", max_unread_bytes=1 << 20) as runtime:
         bystander, reader = runtime.connect(), runtime.connect()
