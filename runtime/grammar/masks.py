@@ -8,12 +8,14 @@ import threading
 import weakref
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from enum import Enum
 
 import numpy as np
 import numpy.typing as npt
 
 from branchwork.runtime.grammar.interface import MaskRow, Vocabulary
 from branchwork.runtime.grammar.machine import walk
+from branchwork.runtime.grammar.machine.piece import need_of
 from branchwork.runtime.grammar.machine.program import CHARS, NONE, Bytes, Code, Program, Words
 from branchwork.runtime.grammar.machine.stack import (
     ENDED,
@@ -22,7 +24,7 @@ from branchwork.runtime.grammar.machine.stack import (
     TEXT_READ,
     WORKSPACE_WORDS,
 )
-from branchwork.runtime.grammar.machine.trie import HEAD, build_trie
+from branchwork.runtime.grammar.machine.trie import HEAD, TRIE_WORDS, build_trie
 from branchwork.runtime.grammar.machine.views import MAX_VIEW_WORDS
 from branchwork.runtime.wire.errors import ConstraintError
 
@@ -65,6 +67,12 @@ class Workspace(threading.local):
 
 Edges = tuple[Code, Code]
 """The nodes that edges lead to, and the counts before each; in the order of their bytes."""
+
+
+class Limit(Enum):
+    """How far the bound of a counted piece is: there is none; only long tokens can reach it; any token can."""
+
+    NONE, FAR, NEAR = range(3)
 
 
 @dataclass(slots=True)
@@ -129,7 +137,7 @@ class Lexicon:
         self.end_row: MaskRow = np.zeros(vocabulary.mask_words, np.int32)
         for token in vocabulary.eos_ids:
             self.end_row[token >> 5] |= np.uint32(1 << (token & 31)).astype(np.int32)
-        self._bases: OrderedDict[tuple[bytes, int, bool], Base] = OrderedDict()
+        self._bases: OrderedDict[tuple[bytes, int, Limit], Base] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
 
@@ -140,10 +148,10 @@ class Lexicon:
         return self.data[self.offsets[token_id] : self.offsets[token_id + 1]]
 
     def base(
-        self, program: Program, piece: int, state: int, counts: bool, following: Words
+        self, program: Program, piece: int, state: int, limit: Limit, following: Words
     ) -> Base:
-        """The base of a piece's state, with the edges for the `following` bytes (256 bits); `counts`: with needs."""
-        key = (program.pieces[piece], state, counts)
+        """The base of a piece's state, with the edges for the `following` bytes (256 bits)."""
+        key = (program.pieces[piece], state, limit)
         bits = following.tobytes()
         with self._lock:
             base = self._bases.get(key)
@@ -152,7 +160,7 @@ class Lexicon:
                 if bits in base.edges:
                     return base
                 self._bytes -= base.size_bytes
-            base = self._bases[key] = self._walk(program, piece, state, counts, base, following)
+            base = self._bases[key] = self._walk(program, piece, state, limit, base, following)
             self._bytes += base.size_bytes
             while self._bytes > MAX_BASE_BYTES and len(self._bases) > 1:
                 self._bytes -= self._bases.popitem(last=False)[1].size_bytes
@@ -163,19 +171,30 @@ class Lexicon:
         program: Program,
         piece: int,
         state: int,
-        counts: bool,
+        limit: Limit,
         base: Base | None,
         following: Words,
     ) -> Base:
         """Walk the trie for a new base, or for further edges of a known one."""
         new, work = base is None, self.work
         row: MaskRow = np.zeros(self.mask_words if new else 0, np.int32)
-        need = np.zeros(self.num_tokens if new and counts else 0, np.uint16)
+        counts = limit is Limit.NEAR
+        usual = min(need_of(program.code, piece, state), 65535)
+        need = np.full(self.num_tokens if new and counts else 0, usual, np.uint16)
         child, counted = work.edges(int(self.trie[0]))
         num = walk.base_walk(
-            program.code, self.trie, piece, state, following, row, need, child, counted
+            program.code,
+            self.trie,
+            piece,
+            state,
+            following,
+            limit is not Limit.NONE,
+            row,
+            need,
+            child,
+            counted,
         )
-        order = np.argsort(self.trie[HEAD + child[:num]] & 255, kind="stable")
+        order = np.argsort(self.trie[HEAD + TRIE_WORDS * child[:num]] & 255, kind="stable")
         if base is None:
             base = Base(row, need if counts else None, int(need.max(initial=0)))
         if len(base.edges) >= MAX_EDGE_SETS:
@@ -224,8 +243,10 @@ class Lexicon:
                 bool(code[address] == CHARS and code[address + 5] != NONE),
             )
             left = int(code[address + 5]) - count
-            counts = is_limited and left - int(code[piece + 3]) < LONG_TOKEN
-            base = self.base(program, piece, piece_state, counts, wide[5:])
+            limit = Limit.NONE
+            if is_limited:
+                limit = Limit.NEAR if left - int(code[piece + 3]) < LONG_TOKEN else Limit.FAR
+            base = self.base(program, piece, piece_state, limit, wide[5:])
             inside = base.row
             if is_limited:
                 inside = self._limited(base, code, piece, piece_state, left)

@@ -28,7 +28,7 @@ Counted = tuple[bool, ...] | None
 """For each state of an automaton whether it is counted (see `ir.Bounded`); None where nothing is."""
 
 # Families of one piece; a state whose family is rarer has none.
-MAX_FAMILIES = 6
+MAX_FAMILIES = 12
 # No token of text is longer.
 MAX_SPAN = 255
 

@@ -37,6 +37,7 @@ from branchwork.runtime.grammar.machine.seen import (
 )
 from branchwork.runtime.grammar.machine.stack import (
     CONFIGS,
+    COSTS,
     COUNT_SHIFT,
     ENDED,
     FAILED,
@@ -47,6 +48,8 @@ from branchwork.runtime.grammar.machine.stack import (
     FUEL,
     NODE_WORDS,
     NODES,
+    NUM_COSTS,
+    NUM_NODES,
     STATE_MASK,
 )
 from branchwork.runtime.grammar.machine.steps import (
@@ -203,11 +206,30 @@ def choosing_cost(code: Code, w: Words, owner: int, p: int) -> int:
 
 
 @compiled
+def note_costs(code: Code, w: Words) -> None:
+    """Have in COSTS, for each node, what is due to its stack: the least, where a rule has several callers."""
+    w[COSTS] = 0
+    for node in range(w[NUM_COSTS], w[NUM_NODES]):
+        p = NODES + NODE_WORDS * node
+        place, link, parent = w[p], w[p + 2], w[p + 3]
+        cost = int64(0)
+        if place >> 2 or parent:  # else it is no frame, but one of a list of words and texts
+            cost = min(frame_cost(code, w, p) + w[COSTS + parent], int64(COST_LIMIT))
+        if place & 3 == CALLED and link:
+            cost = min(cost, w[COSTS + link])
+        w[COSTS + node] = cost
+    w[NUM_COSTS] = w[NUM_NODES]
+
+
+@compiled
 def cost_of(code: Code, w: Words, i: int) -> int:
-    """About how many bytes configuration i is from an end (exact without bounded counts of members)."""
+    """About how many bytes configuration i is from an end (exact without bounded counts of members).
+
+    What its stack costs is known (`note_costs`).
+    """
     p = CONFIGS + 3 * i
     a, x, node = w[p], w[p + 1], w[p + 2]
-    cost = int64(code[code[a + 2] + 1])
+    cost = w[COSTS + node] + code[code[a + 2] + 1]
     if code[a] == LIT:
         cost += code[a + 3] - x
     else:
@@ -218,11 +240,7 @@ def cost_of(code: Code, w: Words, i: int) -> int:
             cost += max(code[a + 4] - begun, 0) * int64(code[a + 6])
     if code[code[a + 2]] == CHOOSE:
         cost += choosing_cost(code, w, int64(code[code[a + 2] + 2]), NODES + NODE_WORDS * node)
-    while node != 0 and cost < COST_LIMIT:
-        q = NODES + NODE_WORDS * node
-        cost += frame_cost(code, w, q)
-        node = w[q + 3]
-    return cost
+    return int64(cost)
 
 
 @compiled
@@ -233,6 +251,7 @@ def least_cost(code: Code, w: Words, text: Bytes, state: Words, pos: int) -> int
     _, last = close_over(code, w, text, 0, state[0], pos)
     if ended or w[ENDED]:
         return int64(0)
+    note_costs(code, w)
     best = int64(COST_LIMIT)
     for i in range(last):
         best = min(best, cost_of(code, w, i))
@@ -269,6 +288,7 @@ def closing_run(code: Code, w: Words, text: Bytes, state: Words, pos: int, out: 
         first, last = close_over(code, w, text, begin, end, pos)
         if ended or w[ENDED]:
             return written
+        note_costs(code, w)
         best, byte = int64(COST_LIMIT), int64(NO_CHOICE)
         for part in range(2):
             for i in range(begin if part == 0 else first, end if part == 0 else last):

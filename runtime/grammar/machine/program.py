@@ -68,14 +68,17 @@ COUNTED, FREE_ORDER = 1, 2
 ACCEPTING, WIDE, COUNTS = 1, 2, 4
 NO_BYTE, MANY_BYTES = 256, 257
 
-# A state with 24 live bytes or more gets a base mask of its own; below, walking the trie is cheaper. The first bytes
-# of characters that are not ASCII begin more tokens each.
-WIDE_FROM, LEAD_WEIGHT = 24, 8
+# A state with 8 live bytes or more (digits) gets a base mask of its own; below, walking the trie is cheaper. The first
+# bytes of characters that are not ASCII begin more tokens each.
+WIDE_FROM, LEAD_WEIGHT = 8, 8
 
 
 # Where each group of first bytes of other characters than ASCII begins, and where the last one ends. Those that few
-# classes of characters cut in two: spaces are in the first, the fourth and the fifth, the seventh is Chinese.
-LEADS = (0xC2, 0xC3, 0xE0, 0xE1, 0xE3, 0xE4, 0xE5, 0xEA, 0xEE, 0xF0, 0xF5)
+# classes of characters cut in two: C4 to CA are Latin letters, D0 and D1 Cyrillic ones, E5 to E9 Chinese, EB and EC
+# Korean; spaces are among those of C2, E1 and E3.
+LEADS = (
+    0xC2, 0xC3, 0xC4, 0xCB, 0xD0, 0xD2, 0xE0, 0xE1, 0xE3, 0xE4, 0xE5, 0xEA, 0xEB, 0xED, 0xEE, 0xF0, 0xF5,
+)  # fmt: skip
 
 
 def _groups() -> npt.NDArray[np.int64]:

@@ -2,10 +2,11 @@
 
 Everything lives in one int64 array `w` (see `Workspace` in `masks`), so a call from Python passes few arrays:
 
-    control words · nodes (place, value, link, parent, hash) · configurations · work list · table of the current
-    epoch (for deduplication) · memo of first bytes · one record per depth of the trie
+    control words · nodes (place, value, link, parent, hash) · configurations · work list · calls that wait · table
+    of the current epoch (for deduplication) · memo of first bytes · one record per depth of the trie · costs of nodes
 
-Stacks are linked nodes that share their tails; node 0 is the empty stack.
+Stacks are linked nodes that share their tails; node 0 is the empty stack. A rule that several call at one place has one
+frame on top for all of them: a list, by `link`, of the frames that each would have pushed.
 """
 
 from branchwork.runtime.grammar.machine.jit import (
@@ -18,12 +19,15 @@ from branchwork.runtime.grammar.machine.program import (
 
 # Control words.
 NUM_NODES, NUM_CONFIGS, ENDED, FUEL, FAILED, TEXTUAL, EPOCH, TOP, FOUND_FROM, FOUND_TO = range(10)
-ASSUME_NEW, PROGRAM, WALK_FROM, TEXT_READ = range(10, 14)
+ASSUME_NEW, PROGRAM, WALK_FROM, TEXT_READ, NUM_CALLS, MARK, NUM_COSTS, NUM_FRESH = range(10, 18)
 
 MAX_NODES = 1 << 16
 MAX_CONFIGS = 1 << 17
 MAX_WORK = 1 << 16
+MAX_CALLS = 1 << 16
 TABLE_SIZE = 1 << 16
+# Small sets use no more of the table than fits into the first cache.
+SMALL_TABLE = 1 << 9
 MEMO_SIZE = 1 << 9
 MAX_DEPTH = 1 << 10
 
@@ -31,12 +35,14 @@ NODES = 32
 NODE_WORDS = 5
 CONFIGS = NODES + NODE_WORDS * MAX_NODES
 WORK = CONFIGS + 3 * MAX_CONFIGS
-TABLE = WORK + 2 * MAX_WORK
+CALLS = WORK + 2 * MAX_WORK
+TABLE = CALLS + 3 * MAX_CALLS
 MEMO = TABLE + 4 * TABLE_SIZE
 MEMO_WORDS = 10
 DEPTHS = MEMO + MEMO_WORDS * MEMO_SIZE
 DEPTH_WORDS = 16
-WORKSPACE_WORDS = DEPTHS + DEPTH_WORDS * MAX_DEPTH
+COSTS = DEPTHS + DEPTH_WORDS * MAX_DEPTH
+WORKSPACE_WORDS = COSTS + MAX_NODES
 
 COUNT_SHIFT = 24
 STATE_MASK = (1 << COUNT_SHIFT) - 1
@@ -53,18 +59,31 @@ MAX_PACKED = 7
 @compiled
 def same_stack(w: Words, i: int, j: int) -> bool:
     """Whether two nodes hold equal stacks."""
-    while i != j:
-        p, q = NODES + NODE_WORDS * i, NODES + NODE_WORDS * j
-        if w[p + 4] != w[q + 4] or w[p] != w[q] or w[p + 1] != w[q + 1]:
-            return False
-        link, other = w[p + 2], w[q + 2]
-        while link != other:
-            r, s = NODES + NODE_WORDS * link, NODES + NODE_WORDS * other
-            if link == 0 or other == 0 or w[r] != w[s] or w[r + 1] != w[s + 1]:
+    # Pairs that are still to be compared wait above what is on the work list.
+    top = w[TOP]
+    while True:
+        while i != j:
+            p, q = NODES + NODE_WORDS * i, NODES + NODE_WORDS * j
+            if w[p + 4] != w[q + 4] or w[p] != w[q] or w[p + 1] != w[q + 1]:
                 return False
-            link, other = w[r + 2], w[s + 2]
-        i, j = w[p + 3], w[q + 3]
-    return True
+            link, other = w[p + 2], w[q + 2]
+            while link != other:
+                r, s = NODES + NODE_WORDS * link, NODES + NODE_WORDS * other
+                if link == 0 or other == 0 or w[r] != w[s] or w[r + 1] != w[s + 1]:
+                    return False
+                if w[r + 3] != w[s + 3]:
+                    w[FUEL] -= 1
+                    if w[FUEL] <= 0 or top >= MAX_WORK:
+                        w[FAILED] = 1
+                        return False
+                    w[WORK + 2 * top], w[WORK + 2 * top + 1] = w[r + 3], w[s + 3]
+                    top += 1
+                link, other = w[r + 2], w[s + 2]
+            i, j = w[p + 3], w[q + 3]
+        if top == w[TOP]:
+            return True
+        top -= 1
+        i, j = w[WORK + 2 * top], w[WORK + 2 * top + 1]
 
 
 @compiled
@@ -88,36 +107,52 @@ def push(w: Words, place: int, value: int, link: int, parent: int) -> int:
 
 
 @compiled
+def begin_place(w: Words) -> None:
+    """Forget what was arrived at elsewhere: an epoch of the table begins, and what is pushed from now on is of here."""
+    w[EPOCH] += 1
+    w[NUM_FRESH], w[MARK] = 0, w[NUM_NODES]
+
+
+@compiled
 def is_fresh(w: Words, a: int, x: int, node: int) -> bool:
     """Enter (a, x, node) into the table of this epoch; False if it was there."""
     epoch = w[EPOCH]
     mixed = (
         w[NODES + NODE_WORDS * node + 4] ^ (a * 40503) ^ ((x & HASH_MASK) * 2654435)
     ) & HASH_MASK
-    slot = (mixed ^ (mixed >> 16)) & (TABLE_SIZE - 1)
+    # Who is in the small table may be entered once more into the large one: that costs a little, and nothing else.
+    size = SMALL_TABLE if w[NUM_FRESH] < SMALL_TABLE >> 1 else TABLE_SIZE
+    slot = (mixed ^ (mixed >> 16)) & (size - 1)
     for _ in range(TABLE_SIZE >> 1):
         p = TABLE + 4 * slot
         if w[p] != epoch:
             w[p], w[p + 1], w[p + 2], w[p + 3] = epoch, a, x, node
+            w[NUM_FRESH] += 1
             return True
         if w[p + 1] == a and w[p + 2] == x and same_stack(w, w[p + 3], node):
             return False
-        slot = (slot + 1) & (TABLE_SIZE - 1)
+        slot = (slot + 1) & (size - 1)
     w[FAILED] = 1
     return False
+
+
+@compiled
+def put(w: Words, a: int, x: int, node: int) -> None:
+    """Append a configuration."""
+    at = w[NUM_CONFIGS]
+    if at >= MAX_CONFIGS:
+        w[FAILED] = 1
+        return
+    w[NUM_CONFIGS] = at + 1
+    p = CONFIGS + 3 * at
+    w[p], w[p + 1], w[p + 2] = a, x, node
 
 
 @compiled
 def emit(w: Words, a: int, x: int, node: int) -> None:
     """Append a configuration, once in an epoch."""
     if is_fresh(w, a, x, node):
-        at = w[NUM_CONFIGS]
-        if at >= MAX_CONFIGS:
-            w[FAILED] = 1
-            return
-        w[NUM_CONFIGS] = at + 1
-        p = CONFIGS + 3 * at
-        w[p], w[p + 1], w[p + 2] = a, x, node
+        put(w, a, x, node)
 
 
 @compiled
@@ -129,3 +164,16 @@ def later(w: Words, a: int, node: int) -> None:
         return
     w[TOP] = top + 1
     w[WORK + 2 * top], w[WORK + 2 * top + 1] = a, node
+
+
+@compiled
+def call(w: Words, target: int, following: int, node: int) -> None:
+    """Note that a rule is called, once in an epoch: it is entered when all who call it here are known."""
+    if is_fresh(w, following, -3 - target, node):
+        at = w[NUM_CALLS]
+        if at >= MAX_CALLS:
+            w[FAILED] = 1
+            return
+        w[NUM_CALLS] = at + 1
+        p = CALLS + 3 * at
+        w[p], w[p + 1], w[p + 2] = target, following, node

@@ -2,8 +2,9 @@
 
 A configuration is (address, x, node): an operation that reads bytes, how far it is in it (the index in a LIT, the
 state of a DFA; in CHARS state | count << 24), and the top of its stack. Stacks are linked nodes that share their
-tails (a recursive transition network with a graph of stacks, as in generalised LL parsing). A set is deduplicated,
-and every arrival costs fuel. All of it lives in one workspace `w` (see `stack`).
+tails, and a rule that several call at one place is read once for all of them (a recursive transition network with a
+graph of stacks, as in generalised LL parsing). A set is deduplicated, and every arrival costs fuel. All of it lives in
+one workspace `w` (see `stack`).
 
 `text` holds the bytes matched so far, and room behind them; positions in it are absolute.
 """
@@ -49,29 +50,34 @@ from branchwork.runtime.grammar.machine.program import (
 )
 from branchwork.runtime.grammar.machine.stack import (
     ASSUME_NEW,
+    CALLS,
     CONFIGS,
     COUNT_SHIFT,
     ENDED,
-    EPOCH,
     FAILED,
     FOUND_FROM,
     FOUND_TO,
     FUEL,
+    MARK,
     MEMO,
     MEMO_SIZE,
     MEMO_WORDS,
     NODE_WORDS,
     NODES,
+    NUM_CALLS,
     NUM_CONFIGS,
     NUM_NODES,
     STATE_MASK,
     TEXTUAL,
     TOP,
     WORK,
+    begin_place,
+    call,
     emit,
     is_fresh,
     later,
     push,
+    put,
 )
 
 # A byte may cost as many arrivals before the request is refused; 10,000 optional properties cost 10,000.
@@ -91,24 +97,30 @@ def begin_loop(code: Code, w: Words, a: int, node: int, begun: int) -> None:
 
 
 @compiled
-def leave_rule(code: Code, w: Words, node: int, mark: int) -> None:
-    """RET: go to where the frame on top says."""
+def leave_rule(code: Code, w: Words, node: int) -> None:
+    """RET: go to where the frame on top says; where several have called the rule, back to each."""
     if node == 0:
         w[ENDED] = 1
         return
     p = NODES + NODE_WORDS * node
     address, kind = w[p] >> 2, w[p] & 3
     if kind == CALLED:
-        later(w, address, w[p + 3])
-    elif kind == LOOPING and node < mark:
-        # A frame from this very arrival means an empty body: the way behind the loop was taken already.
+        while node != 0:
+            p = NODES + NODE_WORDS * node
+            later(w, w[p] >> 2, w[p + 3])
+            node = w[p + 2]
+    elif kind == LOOPING and node < w[MARK]:
+        # A frame from this very place means an empty body: the way behind the loop was taken already.
         begin_loop(code, w, address, w[p + 3], w[p + 1])
 
 
 @compiled
 def arrive(code: Code, w: Words, text: Bytes, a: int, node: int, pos: int) -> None:
-    """Emit every configuration that can be reached from address `a` before a byte is read at `pos`."""
-    bottom, mark = w[TOP], w[NUM_NODES]
+    """Emit every configuration that can be reached from address `a` before a byte is read at `pos`.
+
+    What is called is not entered yet (`enter_calls`).
+    """
+    bottom = w[TOP]
     later(w, a, node)
     while w[TOP] > bottom:
         w[TOP] -= 1
@@ -128,12 +140,9 @@ def arrive(code: Code, w: Words, text: Bytes, a: int, node: int, pos: int) -> No
                 for i in range(code[a + 2]):
                     later(w, code[a + 3 + i], node)
         elif op == CALL:
-            if code[code[a + 2]] == RET:
-                later(w, code[a + 3], node)
-            else:
-                later(w, code[a + 3], push(w, 4 * int64(code[a + 2]) + CALLED, 0, 0, node))
+            call(w, int64(code[a + 3]), int64(code[a + 2]), node)
         elif op == RET:
-            leave_rule(code, w, node, mark)
+            leave_rule(code, w, node)
         elif op == LOOP:
             begin_loop(code, w, a, node, 0)
         elif op in (OBJECT, ARRAY):
@@ -155,6 +164,30 @@ def arrive(code: Code, w: Words, text: Bytes, a: int, node: int, pos: int) -> No
 
 
 @compiled
+def enter_calls(code: Code, w: Words, text: Bytes, pos: int) -> None:
+    """Enter what arrivals at `pos` have called: each rule once, with a frame that returns to all who called it.
+
+    A call before a return needs no frame: the rule returns to where its caller would.
+    """
+    while w[NUM_CALLS] > 0 and not w[FAILED]:
+        target, frame, callers, kept = w[CALLS], int64(0), 0, 0
+        for i in range(w[NUM_CALLS]):
+            p, q = CALLS + 3 * i, CALLS + 3 * kept
+            if w[p] == target:
+                callers += 1
+                frame = push(w, 4 * w[p + 1] + CALLED, 0, frame, w[p + 2])
+            else:
+                w[q], w[q + 1], w[q + 2] = w[p], w[p + 1], w[p + 2]
+                kept += 1
+        w[FUEL] -= callers
+        if callers == 1 and code[w[NODES + NODE_WORDS * frame] >> 2] == RET:
+            w[NUM_NODES] -= 1
+            frame = w[NODES + NODE_WORDS * frame + 3]
+        w[NUM_CALLS] = kept
+        arrive(code, w, text, target, frame, pos)
+
+
+@compiled
 def may_leave(code: Code, a: int, x: int) -> bool:
     """Whether a configuration's operation may be over where it is."""
     if code[a] == DFA:
@@ -173,14 +206,16 @@ def close_over(
 
     Sets ENDED if the text may end here.
     """
-    w[EPOCH] += 1
+    begin_place(w)
     first = w[NUM_CONFIGS]
     i = begin
     while True:
         if i == end:
             i = first
         if i >= end and i >= w[NUM_CONFIGS]:
-            break
+            enter_calls(code, w, text, pos)
+            if i >= w[NUM_CONFIGS]:
+                break
         p = CONFIGS + 3 * i
         a, x, node = w[p], w[p + 1], w[p + 2]
         if may_leave(code, a, x) and is_fresh(w, code[a + 2], -2, node):
@@ -254,9 +289,10 @@ def first_bytes(code: Code, w: Words, text: Bytes, a: int, node: int, pos: int) 
         w[p + 2 + i] = 0
     nodes, configs, ended, textual = w[NUM_NODES], w[NUM_CONFIGS], w[ENDED], w[TEXTUAL]
     assume = w[ASSUME_NEW]
-    w[EPOCH] += 1
+    begin_place(w)
     w[ASSUME_NEW] = 1
     arrive(code, w, text, a, node, pos)
+    enter_calls(code, w, text, pos)
     end = w[NUM_CONFIGS]
     first, last = close_over(code, w, text, configs, end, pos)
     for i in range(configs, end):
@@ -278,7 +314,8 @@ def advance(code: Code, w: Words, text: Bytes, i: int, byte: int, pos: int) -> N
             if x + 1 == code[a + 3]:
                 arrive(code, w, text, code[a + 2], node, pos + 1)
             else:
-                emit(w, a, x + 1, node)
+                # It has come from this one alone: it is in the set once.
+                put(w, a, x + 1, node)
         return
     piece = code[a + 3]
     if code[a] == DFA:
@@ -322,9 +359,10 @@ def step(code: Code, w: Words, text: Bytes, begin: int, end: int, byte: int, pos
     if leaving:
         first, last = close_over(code, w, text, begin, end, pos)
         w[ENDED] = 0
-    w[EPOCH] += 1
+    begin_place(w)
     for i in range(begin, end):
         advance(code, w, text, i, byte, pos)
     for i in range(first, last):
         advance(code, w, text, i, byte, pos)
+    enter_calls(code, w, text, pos + 1)
     w[FOUND_FROM], w[FOUND_TO] = last, w[NUM_CONFIGS]

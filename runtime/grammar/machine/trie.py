@@ -1,11 +1,11 @@
 """The vocabulary as a trie in preorder: equal prefixes of tokens are walked once, dead ones skipped whole.
 
-One int32 array: [num_nodes, num_tokens], then per node
+One int32 array: [num_nodes, num_tokens], then for each node, and one more, a record of `TRIE_WORDS`
     its byte | depth << 8 | height << 19 (the most characters that begin at it and on a way down from it),
     the node behind its subtree, its parent, in two words the groups of the characters that begin at it and below it
-    (`program.GROUPS`), where its tokens begin (one more than there are nodes), where its children begin (the same);
+    (`program.GROUPS`), where its tokens begin, where its children begin, 0;
 then the children of all nodes (byte << 24 | node, in the order of the bytes), the token ids in this order, how many
-characters each token begins. Node 0 is the root.
+characters each token begins. Node 0 is the root. A record is half a line of a cache: a walk looks at most of its words.
 """
 
 from collections.abc import Sequence
@@ -21,8 +21,7 @@ from branchwork.runtime.grammar.machine.stack import MAX_DEPTH
 Trie = npt.NDArray[np.int32]
 
 HEAD = 2
-# Words of a node before the children.
-NODE_ARRAYS = 7
+TRIE_WORDS = 8
 DEPTH_SHIFT, HEIGHT_SHIFT = 8, 19
 DEPTH_MASK = (1 << (HEIGHT_SHIFT - DEPTH_SHIFT)) - 1
 CHILD_SHIFT = 24
@@ -65,7 +64,9 @@ def _build(data: Bytes, offsets: Words, ids: Trie, most: int, utf8: Words) -> Tr
         open_depth = length
     for d in range(open_depth + 1):
         end[path[d]] = nodes
-    trie = np.zeros(HEAD + (NODE_ARRAYS + 1) * nodes + 2 + 2 * len(ids), np.int32)
+    children = HEAD + TRIE_WORDS * (nodes + 1)
+    tokens = children + nodes - 1
+    trie = np.zeros(tokens + 2 * len(ids), np.int32)
     trie[0], trie[1] = nodes, len(ids)
     # Where each path stands in UTF-8: 0 is no text, 1 the beginning of a character.
     chars = np.zeros(nodes, np.int64)
@@ -75,11 +76,9 @@ def _build(data: Bytes, offsets: Words, ids: Trie, most: int, utf8: Words) -> Tr
     groups = np.zeros(nodes, np.int64)
     height = np.zeros(nodes, np.int32)
     irregular = int64(1) << IRREGULAR
-    starts, firsts = HEAD + 5 * nodes, HEAD + 6 * nodes + 1
-    children, tokens = firsts + nodes + 1, firsts + 2 * nodes
     # A node's tokens are sorted between its first and the first of the next node.
     token = len(ids)
-    trie[starts + nodes] = token
+    trie[HEAD + TRIE_WORDS * nodes + 5] = token
     for i in range(nodes - 1, -1, -1):
         if byte[i] & 0xC0 != 0x80:
             height[i] += 1
@@ -91,23 +90,23 @@ def _build(data: Bytes, offsets: Words, ids: Trie, most: int, utf8: Words) -> Tr
             height[parent[i]] = max(height[parent[i]], height[i])
         if chars[parent[i]] != 1:
             groups[i] |= irregular
-        trie[HEAD + i] = byte[i] | depth[i] << DEPTH_SHIFT | height[i] << HEIGHT_SHIFT
-        trie[HEAD + nodes + i], trie[HEAD + 2 * nodes + i] = end[i], parent[i]
-        trie[HEAD + 3 * nodes + i] = groups[i] & 0x7FFFFFFF
-        trie[HEAD + 4 * nodes + i] = groups[i] >> 31
+        p = HEAD + TRIE_WORDS * i
+        trie[p] = byte[i] | depth[i] << DEPTH_SHIFT | height[i] << HEIGHT_SHIFT
+        trie[p + 1], trie[p + 2] = end[i], parent[i]
+        trie[p + 3], trie[p + 4] = groups[i] & 0x7FFFFFFF, groups[i] >> 31
         # Only the last node of a token's path owns it: those before it begin at the same token.
         if i > 0 and depth[i] == offsets[first_token[i] + 1] - offsets[first_token[i]]:
             token = first_token[i]
-        trie[starts + i] = token
+        trie[p + 5] = token
     at = int64(children)
     for i in range(nodes):
-        trie[firsts + i] = at
+        trie[HEAD + TRIE_WORDS * i + 6] = at
         below = i + 1
         while below < end[i]:
             trie[at] = np.int32(np.uint32(byte[below]) << np.uint32(CHILD_SHIFT) | np.uint32(below))
             at += 1
             below = end[below]
-    trie[firsts + nodes] = at
+    trie[HEAD + TRIE_WORDS * nodes + 6] = at
     for t in range(len(ids)):
         trie[tokens + t] = ids[t]
         begun = 0
@@ -118,55 +117,67 @@ def _build(data: Bytes, offsets: Words, ids: Trie, most: int, utf8: Words) -> Tr
 
 
 @compiled
+def byte_of(trie: Trie, node: int) -> int:
+    """The last of the bytes that lead to a node."""
+    return int64(trie[HEAD + TRIE_WORDS * node] & 255)
+
+
+@compiled
 def depth_of(trie: Trie, node: int) -> int:
     """How many bytes lead to a node."""
-    return int64(trie[HEAD + node] >> DEPTH_SHIFT & DEPTH_MASK)
+    return int64(trie[HEAD + TRIE_WORDS * node] >> DEPTH_SHIFT & DEPTH_MASK)
 
 
 @compiled
 def behind(trie: Trie, node: int) -> int:
     """The node behind a node's subtree."""
-    return int64(trie[HEAD + trie[0] + node])
+    return int64(trie[HEAD + TRIE_WORDS * node + 1])
 
 
 @compiled
 def parent_of(trie: Trie, node: int) -> int:
     """The node before a node."""
-    return int64(trie[HEAD + 2 * trie[0] + node])
+    return int64(trie[HEAD + TRIE_WORDS * node + 2])
 
 
 @compiled
 def is_within(trie: Trie, node: int, family: int, span: int) -> bool:
     """Whether the ways from above a node to the ends of its tokens are texts of a family, and within a span."""
-    if trie[HEAD + node] >> HEIGHT_SHIFT > span:
+    p = HEAD + TRIE_WORDS * node
+    if trie[p] >> HEIGHT_SHIFT > span:
         return False
-    at, num = HEAD + 3 * trie[0] + node, trie[0]
-    groups = int64(trie[at]) | int64(trie[at + num]) << 31
+    groups = int64(trie[p + 3]) | int64(trie[p + 4]) << 31
     return groups & ~family == 0
 
 
 @compiled
 def first_token_of(trie: Trie, node: int) -> int:
     """Where in the order of tokens those of a node (and of what is below it) begin."""
-    return int64(trie[HEAD + 5 * trie[0] + node])
+    return int64(trie[HEAD + TRIE_WORDS * node + 5])
+
+
+@compiled
+def tokens_begin(trie: Trie) -> int:
+    """Where the token ids stand: behind the records and the children, of which all nodes but the root are one."""
+    return int64(HEAD + (TRIE_WORDS + 1) * trie[0] + TRIE_WORDS - 1)
 
 
 @compiled
 def token_at(trie: Trie, place: int) -> int:
     """The token at a place of the order."""
-    return int64(trie[HEAD + (NODE_ARRAYS + 1) * trie[0] + 1 + place])
+    return int64(trie[tokens_begin(trie) + place])
 
 
 @compiled
 def chars_at(trie: Trie, place: int) -> int:
     """How many characters the token at a place of the order begins."""
-    return int64(trie[HEAD + (NODE_ARRAYS + 1) * trie[0] + 1 + trie[1] + place])
+    return int64(trie[tokens_begin(trie) + trie[1] + place])
 
 
 @compiled
 def first_child_of(trie: Trie, node: int) -> int:
     """Where a node's children begin; they end where those of the next node begin."""
-    return int64(trie[HEAD + 6 * trie[0] + 1 + node])
+    return int64(trie[HEAD + TRIE_WORDS * node + 6])
 
 
 @compiled

@@ -20,7 +20,6 @@ from branchwork.runtime.grammar.machine.stack import (
     ASSUME_NEW,
     CONFIGS,
     ENDED,
-    EPOCH,
     FAILED,
     FOUND_FROM,
     FOUND_TO,
@@ -30,7 +29,9 @@ from branchwork.runtime.grammar.machine.stack import (
     MEMO_WORDS,
     NODE_WORDS,
     NODES,
+    NUM_CALLS,
     NUM_CONFIGS,
+    NUM_COSTS,
     NUM_NODES,
     PROGRAM,
     TABLE,
@@ -38,11 +39,13 @@ from branchwork.runtime.grammar.machine.stack import (
     TEXTUAL,
     TOP,
     WALK_FROM,
+    begin_place,
 )
 from branchwork.runtime.grammar.machine.steps import (
     FUEL_PER_CALL,
     arrive,
     close_over,
+    enter_calls,
     only_byte,
     step,
 )
@@ -53,6 +56,7 @@ def reset(code: Code, w: Words) -> None:
     """An empty workspace (node 0 is the empty stack) for the program whose number is in code[0]."""
     w[NUM_NODES], w[NUM_CONFIGS], w[ENDED], w[FAILED], w[TEXTUAL], w[TOP] = 1, 0, 0, 0, 0, 0
     w[FUEL], w[ASSUME_NEW], w[WALK_FROM], w[TEXT_READ] = FUEL_PER_CALL, 0, 0, 0
+    w[NUM_CALLS], w[NUM_COSTS] = 0, 1
     if w[PROGRAM] != code[0]:
         w[PROGRAM] = code[0]
         for i in range(MEMO_SIZE):
@@ -118,8 +122,9 @@ def store(w: Words, begin: int, end: int, out: Words) -> int:
 def begin(code: Code, w: Words, text: Bytes, entry: int, out: Words) -> int:
     """The value of the set at the beginning; its length, 0 on failure."""
     reset(code, w)
-    w[EPOCH] += 1
+    begin_place(w)
     arrive(code, w, text, entry, 0, 0)
+    enter_calls(code, w, text, 0)
     return 0 if w[FAILED] else store(w, 0, w[NUM_CONFIGS], out)
 
 

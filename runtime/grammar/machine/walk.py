@@ -41,6 +41,7 @@ from branchwork.runtime.grammar.machine.program import (
     PASSES_ENDS,
     PIECE_HEAD,
     PROPERTY_WORDS,
+    RECORD,
     STATE_WORDS,
     WIDE,
     Bytes,
@@ -57,7 +58,6 @@ from branchwork.runtime.grammar.machine.stack import (
     DEPTH_WORDS,
     DEPTHS,
     ENDED,
-    EPOCH,
     FAILED,
     FOUND_FROM,
     FOUND_TO,
@@ -73,10 +73,12 @@ from branchwork.runtime.grammar.machine.stack import (
     STATE_MASK,
     TEXTUAL,
     WALK_FROM,
+    begin_place,
 )
 from branchwork.runtime.grammar.machine.steps import (
     arrive,
     close_over,
+    enter_calls,
     first_bytes,
     may_leave,
     only_byte,
@@ -85,9 +87,9 @@ from branchwork.runtime.grammar.machine.steps import (
 from branchwork.runtime.grammar.machine.trie import (
     CHILD_MASK,
     CHILD_SHIFT,
-    HEAD,
     Trie,
     behind,
+    byte_of,
     chars_at,
     child_place,
     depth_of,
@@ -253,6 +255,7 @@ def base_walk(
     piece: int,
     state: int,
     bits: Words,
+    limited: bool,
     row: MaskRow,
     need: npt.NDArray[np.uint16],
     child: Code,
@@ -261,8 +264,10 @@ def base_walk(
     """Allow the tokens that stay inside a piece, and list the edges on which others leave it.
 
     bits [8]    which bytes to list edges of
+    limited     whether a token may be too long to stay inside: else no edges are listed below where all of them stay
     row         None of it is read; may be empty when only edges are wanted
-    need        if not empty: [t] is how many counts token t needs (its own, and those due after it)
+    need        if not empty: [t] is how many counts token t needs (its own, and those due after it); full of what the
+                state needs itself
     child, counted   for each edge the node it leads to, and the counts before it; room for every node of the trie
     Returns the number of edges.
     """
@@ -277,7 +282,7 @@ def base_walk(
     leaving_groups = int64(0)
     for value in range(256):
         classes[value] = class_of(code, piece, value)
-        if (bits[value >> 5] >> (value & 31)) & 1:
+        if limited and (bits[value >> 5] >> (value & 31)) & 1:
             leaving_groups |= int64(1) << GROUPS[value] if value & 0xC0 != 0x80 else OTHER_CHARS
     table, width = piece + PIECE_HEAD + STATE_WORDS * int64(code[piece]), int64(code[piece + 1])
     states[0] = state
@@ -286,9 +291,9 @@ def base_walk(
         safe_family(code, piece, state, leaving_groups),
         span_of(code, piece, state),
     )
-    node, listed = int64(1), 0
+    node, listed, usual = int64(1), 0, need_of(code, piece, state)
     while node < num:
-        byte, depth = int64(trie[HEAD + node] & 255), depth_of(trie, node)
+        byte, depth = byte_of(trie, node), depth_of(trie, node)
         above = states[depth - 1]
         if is_within(trie, node, family[depth - 1], span[depth - 1]):
             # Whatever of the family is read, it stays in the piece.
@@ -299,9 +304,10 @@ def base_walk(
             if len(need):
                 each = 1 if family[depth - 1] & COUNTS_CHARS else 0
                 base = counts[depth - 1] + need_of(code, piece, above)
-                for place in range(first, last):
-                    due = base + each * (chars_at(trie, place) - begun[depth - 1])
-                    need[token_at(trie, place)] = min(due, int64(65535))
+                if each or base != usual:
+                    for place in range(first, last):
+                        due = base + each * (chars_at(trie, place) - begun[depth - 1])
+                        need[token_at(trie, place)] = min(due, int64(65535))
             node = end
             continue
         if leaves[depth - 1] and (bits[byte >> 5] >> (byte & 31)) & 1:
@@ -325,8 +331,9 @@ def base_walk(
         span[depth] = span_of(code, piece, found)
         if len(need):
             due = counts[depth] + need_of(code, piece, found)
-            for place in range(first, last):
-                need[token_at(trie, place)] = min(due, int64(65535))
+            if due != usual:
+                for place in range(first, last):
+                    need[token_at(trie, place)] = min(due, int64(65535))
         node += 1
     return listed
 
@@ -469,26 +476,42 @@ def leaving(code: Code, w: Words, text: Bytes, i: int, pos: int) -> tuple[int, i
     """
     p = CONFIGS + 3 * i
     w[TEXTUAL], w[ENDED], w[ASSUME_NEW] = 0, 0, 1
-    w[EPOCH] += 1
+    begin_place(w)
     first = w[NUM_CONFIGS]
     arrive(code, w, text, int64(code[w[p] + 2]), w[p + 2], pos)
+    enter_calls(code, w, text, pos)
     close_over(code, w, text, first, w[NUM_CONFIGS], pos)
     w[ASSUME_NEW] = 0
     return first, w[NUM_CONFIGS]
 
 
 @compiled
-def exact_edge(code: Code, w: Words, text: Bytes, trie: Trie, i: int, child: int, pos: int) -> None:
-    """Move configuration i over the whole path to a node, byte by byte; where its set stands is in w."""
-    depth = depth_of(trie, child)
-    node = child
+def write_path(trie: Trie, node: int, text: Bytes, pos: int) -> int:
+    """Write the bytes that lead to a node at `pos`; returns how many."""
+    depth = depth_of(trie, node)
     for d in range(depth - 1, -1, -1):
-        text[pos + d] = trie[HEAD + node] & 255
+        text[pos + d] = byte_of(trie, node)
         node = parent_of(trie, node)
+    return depth
+
+
+@compiled
+def exact_edge(code: Code, w: Words, text: Bytes, i: int, depth: int, pos: int) -> None:
+    """Move configuration i over the `depth` bytes at `pos`, one by one; where its set stands is in w."""
     first, last = i, i + 1
     for d in range(depth):
         step(code, w, text, first, last, int64(text[pos + d]), pos + d)
         first, last = w[FOUND_FROM], w[FOUND_TO]
+
+
+@compiled
+def is_recording(w: Words) -> bool:
+    """Whether a key or an item is being read whose text will be looked at when it ends."""
+    for node in range(1, w[NUM_NODES]):
+        p = NODES + NODE_WORDS * node
+        if w[p] & 3 == RECORD and w[p + 3] != 0:
+            return True
+    return False
 
 
 @compiled
@@ -508,6 +531,7 @@ def wide_mask(
     a = w[p]
     count, chars = w[p + 1] >> COUNT_SHIFT, code[a] == CHARS
     nodes, configs = w[NUM_NODES], w[NUM_CONFIGS]
+    recording = is_recording(w)
     first, last = leaving(code, w, text, i, pos)
     textual = w[TEXTUAL] != 0
     kept_nodes, kept_configs = w[NUM_NODES], w[NUM_CONFIGS]
@@ -518,12 +542,17 @@ def wide_mask(
             or (code[a + 5] != NONE and count + counted[e] > code[a + 5])
         ):
             continue
-        byte, after = int64(trie[HEAD + child[e]] & 255), pos + 1
+        byte, after = byte_of(trie, int64(child[e])), pos + 1
         if textual:
             w[NUM_NODES], w[NUM_CONFIGS] = kept_nodes, kept_configs
-            exact_edge(code, w, text, trie, i, int64(child[e]), pos)
+            after = pos + write_path(trie, int64(child[e]), text, pos)
+            exact_edge(code, w, text, i, after - pos, pos)
             begin, end, ended = w[FOUND_FROM], w[FOUND_TO], w[ENDED]
-            after = pos + depth_of(trie, int64(child[e]))
+        elif recording:
+            w[NUM_NODES], w[NUM_CONFIGS] = kept_nodes, kept_configs
+            after = pos + write_path(trie, int64(child[e]), text, pos)
+            step(code, w, text, first, last, byte, after - 1)
+            begin, end, ended = w[FOUND_FROM], w[FOUND_TO], w[ENDED]
         elif byte != read:
             w[NUM_NODES], w[NUM_CONFIGS] = kept_nodes, kept_configs
             step(code, w, text, first, last, byte, pos)

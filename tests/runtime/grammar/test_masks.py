@@ -203,3 +203,51 @@ def test_recursion_goes_as_deep_as_the_text() -> None:
     assert not matcher.accept_bytes(b"]" * 3001)
     assert matcher.accept_bytes(b"]" * 3000)
     assert matcher.must_end()
+
+
+@st.composite
+def shared_parts(draw: st.DrawFn) -> tuple[ir.Node, dfa.Dfa]:
+    """A node whose parts occur in several places each (they become subroutines), and its language."""
+    pool: list[tuple[ir.Node, dfa.Dfa]] = [
+        (ir.Literal(text), dfa.literal(text)) for text in (b"a", b"b", b"ab", b"c")
+    ]
+    for _ in range(draw(st.integers(2, 5))):
+        parts = st.lists(st.sampled_from(pool), min_size=1, max_size=3)
+        if draw(st.booleans()):
+            body, language = pool[-1]
+            low, high = draw(st.sampled_from([(0, 1), (0, 3), (1, 2), (2, None), (0, None)]))
+            pool.append((ir.Repeat(body, low, high), dfa.repeat(language, low, high)))
+            continue
+        options = [draw(parts) for _ in range(draw(st.integers(2, 3)))]
+        nodes = tuple(ir.Concat(tuple(node for node, _ in option)) for option in options)
+        wholes = [dfa.concat(*(language for _, language in option)) for option in options]
+        pool.append((ir.Alternation(nodes), dfa.union(*wholes)))
+    return pool[-1]
+
+
+@settings(deadline=None, max_examples=60)
+@given(shared_parts())
+def test_masks_where_several_call_one_rule_equal_brute_force(
+    parts: tuple[ir.Node, dfa.Dfa],
+) -> None:
+    node, whole = parts
+    agrees(whole, node, LETTERS, rounds=12)
+
+
+def test_readings_that_go_on_alike_are_one_however_deep_they_are() -> None:
+    # Each level has two readings until its last byte; read apart they would be 2 to the 40th.
+    def level(inner: ir.Node) -> ir.Node:
+        ends = (ir.Literal(b")"), ir.Literal(b"]"))
+        return ir.Alternation(tuple(ir.Concat((ir.Literal(b"("), inner, end)) for end in ends))
+
+    node: ir.Node = ir.Repeat(ir.Literal(b"a"), 0, None)
+    for _ in range(40):
+        node = level(node)
+    matcher = grammar(node).start()
+    for _ in range(40):
+        assert matcher.accept(ord("("))
+        assert len(matcher._spot.state) < 1_000
+    assert len(matcher.closing()) == 40
+    assert allowed(matcher, LETTERS) >= {ord("a"), ord(")"), ord("]")}
+    assert matcher.accept_bytes(b")]" * 20)
+    assert matcher.must_end()

@@ -14,7 +14,7 @@ def nodes_of(trie: tries.Trie) -> dict[bytes, int]:
     paths = {0: b""}
     for node in range(1, int(trie[0])):
         above = tries.parent_of(trie, node)
-        paths[node] = paths[above] + bytes((int(trie[tries.HEAD + node]) & 255,))
+        paths[node] = paths[above] + bytes((tries.byte_of(trie, node),))
     return {path: node for node, path in paths.items()}
 
 
