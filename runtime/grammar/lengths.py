@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from branchwork.runtime.grammar import ir
 from branchwork.runtime.grammar.blocks import needs
 from branchwork.runtime.grammar.dfa import Dfa
-from branchwork.runtime.grammar.distinct import unique_bounds
+from branchwork.runtime.grammar.distinct import Values, unique_bounds
 from branchwork.runtime.grammar.machine.program import COST_LIMIT
 from branchwork.runtime.wire.errors import ConstraintError
 
@@ -21,6 +21,7 @@ class Lengths:
 
     def __init__(self, rules: ir.Rules) -> None:
         self._rules = rules.rules
+        self._values = Values(rules.rules)
         self._known: dict[int, int] = {}
         # Nodes are known by their identity, so they are kept.
         self._kept: list[ir.Node] = [rules.root]
@@ -158,7 +159,7 @@ class Lengths:
             if self.is_empty(item):
                 return prefix[:index], None, ir.lesser(high, index)
         if node.unique:
-            prefix, high = unique_bounds(node)
+            prefix, high = unique_bounds(node, self._values)
         if rest is not None and self.is_empty(rest):
             rest = None
         if rest is None and (node.counted is None or self.is_empty(node.counted)):

@@ -133,6 +133,64 @@ def test_wide_objects_take_exactly_what_the_naive_acceptor_takes(
     assert takes(node, text) == naive.accepts(ir.Rules(node), text.decode())
 
 
+SWITCH = ir.Alternation((ir.Literal(b"true"), ir.Literal(b"false")))
+
+
+def test_unique_items_of_few_values_end_before_they_are_used_up() -> None:
+    # Four objects differ: both keys may be left out, and each has one value.
+    one = ir.Literal(b"1")
+    item = ir.Object((ir.Property(b'"a"', one), ir.Property(b'"b"', one)), (), ir.FIXED)
+    every = b'[{}, {"a": 1}, {"b": 1}, {"a": 1, "b": 1}'
+    matcher = MachineGrammar(
+        lower(ir.Rules(ir.Array((), item, ir.FIXED, 4, unique=True))), lexicon_of(JSON)
+    ).start()
+    assert matcher.accept_bytes(every)
+    assert allowed(matcher, JSON) == {ord("]")}
+    with pytest.raises(ConstraintError, match="no sentence"):
+        lower(ir.Rules(ir.Array((), item, ir.FIXED, 5, unique=True)))
+
+
+@pytest.mark.parametrize(
+    ("rest", "high"), [(SWITCH, 3), (ir.Reference("switch"), 3), (ir.Piece(WORD), None)]
+)
+def test_unique_pairs_end_when_no_pair_is_left(rest: ir.Node, high: int | None) -> None:
+    pair = ir.Array((), rest, ir.FIXED, 1, 2)
+    node = ir.Array((), ir.Alternation((pair, ir.Literal(b"0"))), ir.FIXED, 0, None, unique=True)
+    rules = ir.Rules(node, {"switch": SWITCH})
+    matcher = MachineGrammar(lower(rules), lexicon_of(JSON)).start()
+    assert matcher.accept_bytes(b"[0")
+    if high is None:
+        assert ord(",") in allowed(matcher, JSON)
+        return
+    words = (b"true", b"false")
+    pairs = [*((w,) for w in words), *((v, w) for v in words for w in words)]
+    for pair_ in pairs:
+        assert matcher.accept_bytes(b", [" + b", ".join(pair_) + b"]")
+    assert allowed(matcher, JSON) == {ord("]")}
+
+
+def test_unique_items_of_few_values_that_overlap_are_refused() -> None:
+    one, two = (
+        ir.Object((ir.Property(b'"a"', ir.Piece(dfa.of_ranges(ends))),), (), ir.FIXED)
+        for ends in ((48, 50), (49, 51))
+    )
+    node = ir.Array((), ir.Alternation((one, two)), ir.FIXED, unique=True)
+    with pytest.raises(ConstraintError, match="overlap"):
+        lower(ir.Rules(node))
+    lower(ir.Rules(replace(node, high=4)))  # no more than one of the two has: never used up
+
+
+def test_an_item_that_ends_within_a_token_is_compared_as_it_is_written() -> None:
+    # The closing quote, and what follows, are one token: a whole key stands before the item's end.
+    item = ir.Object((ir.Property(b'"a"', STRING), ir.Property(b'"b"', STRING)), (), ir.FIXED)
+    node = ir.Array((), item, ir.FIXED, unique=True)
+    matcher = MachineGrammar(lower(ir.Rules(node)), lexicon_of(JSON)).start()
+    assert matcher.accept_bytes(b'[{"a": "abc", "b": "ab"}, {"a": "abc", "b": "ab')
+    mask = allowed(matcher, JSON)
+    assert mask == {t for t in range(len(JSON.token_bytes)) if matcher.copy().accept(t)}
+    assert JSON.token_bytes.index(b'"}') not in mask
+
+
 def test_items_are_unique_in_whatever_order_their_members_come() -> None:
     properties = (ir.Property(b'"a"', NUMBER), ir.Property(b'"b"', NUMBER))
     item = ir.Object(properties, (ir.Extra(WORD, NUMBER),), ir.FIXED, free_order=True)
