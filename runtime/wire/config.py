@@ -150,7 +150,10 @@ class RuntimeConfig:
     max_logit_bias: int = option(1024, "entries of a logit bias", "limits", "entries", 0, 1_000_000)
 
     grammar_backend: Literal["branchwork", "outlines"] = option(
-        "branchwork", "who enforces constraints", "grammar"
+        "branchwork",
+        "who enforces constraints; outlines compiles in the runtime itself, not in a child that can be ended: "
+        "--grammar-timeout and --grammar-memory do not bound it",
+        "grammar",
     )
     max_schema_bytes: int = option(1 << 20, "one constraint", "grammar", "bytes", 16, 1 << 28)
     grammar_timeout: float = option(
