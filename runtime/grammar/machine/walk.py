@@ -197,12 +197,13 @@ def note_family(code: Code, w: Words, here: int) -> None:
             continue
         piece, state = int64(code[a + 3]), w[p + 1] & STATE_MASK
         span = span_of(code, piece, state)
-        if code[a] == CHARS and code[a + 5] != NONE:
-            # At most each character is counted. That the piece may be over within the span matters to no one here.
+        family = family_of(code, piece, state)
+        # That the piece may be over within the span matters to no one here.
+        if code[a] == CHARS and code[a + 5] != NONE and family & COUNTS_CHARS:
             left = code[a + 5] - (w[p + 1] >> COUNT_SHIFT) - need_of(code, piece, state)
             span = min(span, max(left, int64(0)))
         if span > w[here + 5]:
-            w[here + 4], w[here + 5] = family_of(code, piece, state), span
+            w[here + 4], w[here + 5] = family, span
 
 
 @compiled
