@@ -1,5 +1,6 @@
 """The Python side of the compiled network: tensors in, arrays of the compiled code's types, one call a step."""
 
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from threading import Thread as Worker
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from branchwork.kernels.cpu.attention import BLOCK, make_scratch, make_sums
+from branchwork.kernels.cpu.choice import TeamChoice
 from branchwork.kernels.cpu.matrix import Matrix, make_product_scratch, num_bytes, pack_matrix
 from branchwork.kernels.cpu.memory import zeros
 from branchwork.kernels.cpu.network import (
@@ -41,7 +43,7 @@ Ints = npt.NDArray[np.int32]
 _BYTES_PER_US, _FLOP_PER_US = 40_000, 200_000
 """What one core of a server reads and multiplies, roughly."""
 _TEAM_FROM_US = 1000
-"""Work of one thread, from which on a team shares it."""
+"""Work of one thread, from which on a team shares it always."""
 
 
 def array_of(tensor: Tensor) -> npt.NDArray[Any]:
@@ -121,6 +123,7 @@ class Network:
             return Thread(part, team, tiles, *scratch)
 
         self._alone = self._first = thread(0, make_team(1))
+        self._choice = TeamChoice()
         if threads > 1 and SUPPORTED:
             team = make_team(threads)
             self._first = thread(0, team)
@@ -181,11 +184,20 @@ class Network:
         return self._work.logits[:num_rows, : self._vocab_size]
 
     def _work_on(self, num_rows: int, weight_bytes: int, num_weights: int) -> None:
-        """Do the job; with the team where it takes one thread so long that waiting for others is nothing to it."""
+        """Do the job; with the team where it takes one thread so long that waiting for others is nothing to it.
+
+        Of smaller jobs it is found out, by kind and by number of rows to a power of two.
+        """
         weights_us = weight_bytes / _BYTES_PER_US
         products_us = 2 * num_weights * num_rows / _FLOP_PER_US
-        large = max(weights_us, products_us) > _TEAM_FROM_US
-        work_on(*self._state, self._first if large else self._alone)
+        if self._first is self._alone or max(weights_us, products_us) > _TEAM_FROM_US:
+            work_on(*self._state, self._first)
+            return
+        size = 2 * num_rows.bit_length() + int(self._job.kind[0] == HEAD)
+        by_team = self._choice.next_is_team(size)
+        began = time.perf_counter()
+        work_on(*self._state, self._first if by_team else self._alone)
+        self._choice.took(size, by_team, time.perf_counter() - began)
 
     def sample(self, rows: SamplingRows, num_ids: int) -> Ints:
         """Choose a token for each row of the last `logits` among its first `num_ids`: `api.sample`."""

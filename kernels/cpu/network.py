@@ -334,8 +334,10 @@ def _attend(
         slots = cache.slot_table[tokens.rows[i]]
         seen = shared.blocks_of[i] if window == 0 else 0
         at_once = min(max(QUERY_ROWS // group, 1), last - first)
-        # All heads of a few tokens together: their keys lie side by side in memory.
-        heads_at_once = min(max(QUERY_ROWS // (at_once * group), 1), -(-num_kv // size))
+        # All heads of a few tokens together, as their keys lie side by side in memory: unless requests are so few that
+        # threads would wait.
+        parts = size if len(tokens.rows) < 4 * size else 1
+        heads_at_once = min(max(QUERY_ROWS // (at_once * group), 1), -(-num_kv // parts))
         for head in range(0, num_kv, heads_at_once):
             heads = Heads(head, min(heads_at_once, num_kv - head), group, shape.head_dim, scale)
             for token in range(first, last, at_once):
