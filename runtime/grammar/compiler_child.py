@@ -137,13 +137,14 @@ def main() -> None:
     # Work that comes does not push aside whoever runs: streams go on first.
     os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     sys.setrecursionlimit(RECURSION_LIMIT)
-    allowance, at_first = Allowance(cpu_s), _address_space()
-    most = at_first + (int(memory_mib) << 20)
-    resource.setrlimit(resource.RLIMIT_AS, (most, most))
     write_frame(sys.stdout.buffer, msgspec.msgpack.encode(Reply()))
     for _ in prepare():
         if select.select([sys.stdin], [], [], 0)[0]:
             break
+    # What was prepared is ours, and no constraint's memory.
+    allowance, at_first = Allowance(cpu_s), _address_space()
+    most = at_first + (int(memory_mib) << 20)
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
     is_last = False
     while not is_last and (frame := read_frame(sys.stdin.buffer)) is not None:
         # The parent kills us when we take too long; should it be gone itself, the alarm does.

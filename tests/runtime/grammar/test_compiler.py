@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from tests.runtime.grammar.vocabularies import allowed, letters
 from branchwork.bench.hostile import CASES, nested
 from branchwork.runtime.grammar import machine_code
 from branchwork.runtime.grammar.compiler import GrammarCompiler
+from branchwork.runtime.grammar.compiler_child import read_frame
 from branchwork.runtime.grammar.stops import StopHit, StopScanner
 from branchwork.runtime.wire.config import RuntimeConfig
 from branchwork.runtime.wire.errors import ConstraintError, InternalError
@@ -185,6 +187,21 @@ def test_a_constraint_that_needs_too_much_memory_is_refused() -> None:
         compiler.submit(JsonSchema(values)).result(60)
     assert compiler.submit(Regex("a+")).result(60).start().accept_bytes(b"aa")
     compiler.close()
+
+
+def test_what_a_child_prepares_before_it_is_asked_is_not_counted_as_a_constraints_memory() -> None:
+    """With 16 MiB a child that nobody asked for a while ran out of them by itself, and failed the next constraint."""
+    arguments = [sys.executable, "-m", "branchwork.runtime.grammar.compiler_child", "1", "60", "60"]
+    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        assert read_frame(child.stdout)
+        state = Path(f"/proc/{child.pid}/stat")
+        while child.poll() is None and ") S " not in state.read_text():  # it waits for a frame
+            time.sleep(0.01)
+        assert resource.prlimit(child.pid, resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
+        child.stdin.close()
+        assert child.wait(60) == 0
 
 
 def test_a_constraint_over_the_size_limit_is_refused_at_once() -> None:
