@@ -134,6 +134,15 @@ def _multiply(_: Any, sums: Any, rows: Any, columns: Any) -> Any:
 
 
 @inlined
+def begin_sums() -> Any:
+    """Four tiles of sums, nothing yet."""
+    _zero(0)
+    _zero(1)
+    _zero(2)
+    _zero(3)
+
+
+@inlined
 def _two_by_two(
     x: Any, x_stride: Any, w: Any, w_stride: Any, first: Any, last: Any,
     out: Any, out_stride: Any, goes_on: Any,
@@ -141,10 +150,7 @@ def _two_by_two(
     """32 rows × 32 columns over some tiles of k; goes on from `out` where these are not the first."""
     x_below, out_below = x + TILE_ROWS * x_stride, out + TILE_ROWS * out_stride
     if first == 0 and goes_on == 0:
-        _zero(0)
-        _zero(1)
-        _zero(2)
-        _zero(3)
+        begin_sums()
     else:
         _load(0, out, out_stride)
         _load(1, out + 64, out_stride)
@@ -171,10 +177,7 @@ def _one_by_four(
 ) -> Any:
     """16 rows × 64 columns over all tiles of k."""
     if goes_on == 0:
-        _zero(0)
-        _zero(1)
-        _zero(2)
-        _zero(3)
+        begin_sums()
     else:
         _load(0, out, out_stride)
         _load(1, out + 64, out_stride)
@@ -250,15 +253,6 @@ def product(rows, x, x_stride, w, w_stride, steps, out, out_stride, columns, goe
             x_last, x_stride, w + column // 16 * w_stride, w_stride, tiles,
             out_last + column * 4, out_stride, goes_on,
         )  # fmt: skip
-
-
-@inlined
-def begin_scores() -> Any:
-    """Sums of 64 keys × 16 columns, nothing yet."""
-    _zero(0)
-    _zero(1)
-    _zero(2)
-    _zero(3)
 
 
 @inlined

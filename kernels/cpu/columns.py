@@ -17,7 +17,7 @@ from branchwork.kernels.cpu.amx import (
     TILE_ROWS,
     add_product,
     add_scores,
-    begin_scores,
+    begin_sums,
     end_scores,
 )
 from branchwork.kernels.cpu.layout import copy_rows, transpose, zip_rows
@@ -164,7 +164,7 @@ def see_block_in_columns(
             )
             halves = (min(max(highest + 1, 0), PANEL) + _HALF - 1) // _HALF
             if halves > 0:
-                begin_scores()
+                begin_sums()
             for h in range(head, last_head):
                 offset = (heads.first + h) * heads.dim * 2
                 if tile == 0:

@@ -35,6 +35,22 @@ class Replaced:
     slots: Ints
 
 
+class Guard:
+    """`with` it around a change: what fails goes on as it is, after the account has been made whole."""
+
+    __slots__ = ("_cache",)
+
+    def __init__(self, cache: "PrefixCache") -> None:
+        self._cache = cache
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and issubclass(kind, Exception):
+            self._cache.mend()
+
+
 class PrefixCache:
     """All slots of the pool: those that are free, those in the tree, and those lent to requests.
 
@@ -49,6 +65,7 @@ class PrefixCache:
         self.num_evicted = 0
         self.on_evict: Callable[[Node, int], None] | None = None
         self.leases: set[Lease] = set()  # the open ones
+        self.guard = Guard(self)
         self._kept: Counter[Node] = Counter()
 
     @property
@@ -84,7 +101,7 @@ class PrefixCache:
         """`count` slots, from what is free and then by eviction; None, and nothing changes, if there are fewer."""
         if count > self.num_available:
             return None
-        try:
+        with self.guard:
             missing = count - self.num_free
             if missing > 0:
                 count_evicted = max(missing, min(EVICTED_AT_ONCE, self.num_cached // 16))
@@ -92,9 +109,6 @@ class PrefixCache:
                 self.num_evicted += len(slots)
                 self.pool.free(slots)
             return self.pool.allocate(count)
-        except Exception:
-            self.mend()
-            raise
 
     def keep(self, node: Node) -> None:
         """Evict the node's prefix after all that nobody keeps. Never raises."""
@@ -118,12 +132,9 @@ class PrefixCache:
 
     def flush(self, namespace: Namespace | None = None) -> int:
         """Forget every prefix that is not in use; returns how many slots became free."""
-        try:
+        with self.guard:
             slots = self.tree.flush(namespace)
             self.pool.free(slots)
-        except Exception:
-            self.mend()
-            raise
         return len(slots)
 
     def mend(self) -> None:
@@ -178,11 +189,8 @@ class Lease:
         self._cache = cache
         self.slots = IntBuffer(slots[: found.length])
         self.shared = found.length
-        try:
+        with cache.guard:
             self.node = tree.hold(namespace, found)
-        except Exception:
-            cache.mend()
-            raise
         cache.leases.add(self)
 
     @property
@@ -211,11 +219,8 @@ class Lease:
         """Give back own slots of positions from `length` on; returns how many."""
         length = max(length, self.shared)
         surplus = self.slots.view(length, len(self.slots)).copy()
-        try:
+        with self._cache.guard:
             self._cache.pool.free(surplus)
-        except Exception:
-            self._cache.mend()
-            raise
         self.slots.truncate(length)
         return len(surplus)
 

@@ -418,9 +418,8 @@ class Scheduler:
         if rows != self._shared_rows:
             try:
                 self._shared = shared_prefixes(reqs)
-            except (
-                Exception
-            ):  # the boundary: nobody has asked for this, so nobody may be hurt by it
+            except Exception:
+                # The boundary: nobody has asked for this, so nobody may be hurt by it.
                 log.exception("shared prefixes are read by each request for itself")
                 self._shared = ()
             self._shared_rows = rows

@@ -96,9 +96,8 @@ class Tier:
             try:
                 if tree.namespace_of(node) == SHARED:
                     self.num_skipped += not self._save(node, tree.tokens_of(node), first)
-            except (
-                Exception
-            ):  # the boundary: nobody has asked for this, so nobody may be hurt by it
+            except Exception:
+                # The boundary: nobody has asked for this, so nobody may be hurt by it.
                 self.num_skipped += 1
                 self._could_not_save()
 

@@ -22,8 +22,8 @@ from branchwork.runtime.wire.errors import ConstraintError
 _LIBRARY = frozenset((("common",), ("lark",), ("python",), ("unicode",)))
 """Grammars that come with Lark."""
 
-_IGNORED, _BEGIN = "%ignore", "%begin"
-"""Rules of ours, by names that no grammar can have."""
+_IGNORED = "%ignore"
+"""A rule of ours, by a name that no grammar can have."""
 
 WARNING = (
     "the grammar is read without Lark's lexer: where one terminal may go on as the next, "
@@ -47,12 +47,12 @@ def lark_rules(text: str, root: str = "start") -> ir.Rules:
     nodes = _terminals(terminals) | _rules(rules, bool(ignored))
     if root not in nodes:
         raise ConstraintError(f"the grammar has no rule {root!r}", root)
-    nodes[_IGNORED] = ir.Repeat(ir.Alternation(tuple(ir.Reference(name) for name in ignored)))
-    nodes[_BEGIN] = ir.Concat((ir.Reference(_IGNORED), ir.Reference(root)))
-    if not ignored:
-        nodes[_BEGIN] = nodes[_IGNORED] = ir.Reference(root)
+    begin: ir.Node = ir.Reference(root)
+    if ignored:
+        nodes[_IGNORED] = ir.Repeat(ir.Alternation(tuple(ir.Reference(name) for name in ignored)))
+        begin = ir.Concat((ir.Reference(_IGNORED), begin))
     nodes = {name: without_left_recursion(name, node) for name, node in nodes.items()}
-    return ir.Rules(ir.Reference(_BEGIN), join_regular(nodes), (WARNING,))
+    return ir.Rules(begin, join_regular(nodes), (WARNING,))
 
 
 class _Builder(GrammarBuilder):

@@ -25,7 +25,7 @@ from branchwork.runtime.models.decode_program import DecodeProgram, Workspaces
 from branchwork.runtime.models.device import STEPS_IN_FLIGHT, Device, Uploads
 from branchwork.runtime.models.device_state import DeviceState
 from branchwork.runtime.models.loader import LoadedModel
-from branchwork.runtime.models.model_runner import MAX_LOGIT_BYTES, as_scored
+from branchwork.runtime.models.model_runner import as_scored, logit_rows_at_once
 from branchwork.runtime.models.rope import Rotation
 from branchwork.runtime.models.sampling import sampling_rows
 from branchwork.runtime.plan import (
@@ -87,9 +87,7 @@ class DeviceRunner:
         self.num_machines = min(num_machines, max_rows)
         self._decoder = decoder
         self._num_ids = num_token_ids or config.vocab_size
-        self._max_logit_rows = max(
-            max_rows + MAX_GUESSED, MAX_LOGIT_BYTES // (4 * config.vocab_size)
-        )
+        self._max_logit_rows = logit_rows_at_once(max_rows, config.vocab_size)
         mask_bytes = max_rows * self._num_ids // 8
         self._uploads = Uploads(device, mask_bytes + 64 * (max_rows + max_tokens) + (1 << 16))
         self._state = DeviceState(

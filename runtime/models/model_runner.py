@@ -31,6 +31,11 @@ MAX_LOGIT_BYTES = 64 << 20
 """Logits of prompt tokens are made this many bytes at a time: 2,048 rows of a large vocabulary would be a gigabyte."""
 
 
+def logit_rows_at_once(max_rows: int, vocab_size: int) -> int:
+    """Rows of logits there is room for: at least those of a step in which all rows choose, and one of them guesses."""
+    return max(max_rows + MAX_GUESSED, MAX_LOGIT_BYTES // (4 * vocab_size))
+
+
 class ModelRunner:
     """The CPU, one model, one pool. `run` is the only line of the engine that touches the device.
 
@@ -54,15 +59,11 @@ class ModelRunner:
         compiled: bool | None = None,
     ) -> None:
         config, decoder = model.config, model.decoder
-        self.num_slots = num_slots
-        self.max_len = max_len
         shape = (config.num_layers, num_slots, config.num_kv_heads, config.head_dim)
         self.num_slots, self.max_len = num_slots, max_len
         self._num_token_ids = num_token_ids or config.vocab_size
         self._rows = SampleRows(self._num_token_ids)
-        self._max_logit_rows = max(
-            max_rows + MAX_GUESSED, MAX_LOGIT_BYTES // (4 * config.vocab_size)
-        )
+        self._max_logit_rows = logit_rows_at_once(max_rows, config.vocab_size)
         self._table = np.zeros((max_rows, max_len), dtype=np.int32)
         self._cache = cache = KvCache(
             k=torch.empty(shape, dtype=decoder.dtype),

@@ -22,7 +22,7 @@ from branchwork.runtime.server.fields import ChatRequest
 from branchwork.runtime.server.gateway import Attached, Gateway
 from branchwork.runtime.server.generation import Generation, Limits
 from branchwork.runtime.server.jobs import Answer, total_usage
-from branchwork.runtime.server.reasoning import AnswerReader, count_thought
+from branchwork.runtime.server.reasoning import AnswerReader
 from branchwork.runtime.server.stream import DONE, Events, data, error_data, stream
 from branchwork.runtime.server.tools import Piece
 from branchwork.runtime.server.validate import decode
@@ -199,14 +199,8 @@ class Shape:
         return body | answers.warned(*(answer.done for answer in found if answer.done))
 
     def _thought(self, found: list[Answer]) -> int:
-        if not self._conversation.thinks(self._attached.model):
-            return 0
-        readers = [self.reader() for _ in found]
-        return sum(
-            count_thought(answer.steps, reader)
-            for answer, reader in zip(found, readers, strict=True)
-            if reader
-        )
+        model = self._attached.model
+        return sum(self._conversation.thought_tokens(model, answer.steps) for answer in found)
 
     def _whole_choice(self, index: int, answer: Answer) -> dict[str, Any]:
         message = read_message(answer.text, self.reader())

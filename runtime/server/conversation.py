@@ -5,7 +5,7 @@ is one way to the runtime, and one reader of what comes back.
 """
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from branchwork.runtime.server.fields import ChatTurn, Generating, Part, Tool, T
 from branchwork.runtime.server.gateway import Attached
 from branchwork.runtime.server.generation import Generation, Prompt, cache_salt
 from branchwork.runtime.server.model import Model
-from branchwork.runtime.server.reasoning import AnswerReader, after_thinking
+from branchwork.runtime.server.reasoning import AnswerReader, after_thinking, count_thought
 from branchwork.runtime.server.schemas import closed
 from branchwork.runtime.server.tools import ToolFormat, ToolReader, ToolSpec
 from branchwork.runtime.server.validate import parse
@@ -141,6 +141,11 @@ class Conversation:
         if form is None and not thinks:
             return None
         return AnswerReader(ToolReader(form) if form else None, thinks, model.thought_begun)
+
+    def thought_tokens(self, model: Model, steps: Iterable[tuple[bytes, int]]) -> int:
+        """Tokens of the thought of a whole answer, by its steps."""
+        reader = self.reader(model) if self.thinks(model) else None
+        return 0 if reader is None else count_thought(steps, reader)
 
     def _form(self, model: Model) -> ToolFormat | None:
         return model.tool_format if self.tools.mode != "none" else None

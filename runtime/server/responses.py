@@ -30,7 +30,7 @@ from branchwork.runtime.server.gateway import Attached, Gateway
 from branchwork.runtime.server.generation import Generation
 from branchwork.runtime.server.items import Event, OutputItems
 from branchwork.runtime.server.jobs import Answer
-from branchwork.runtime.server.reasoning import AnswerReader, count_thought
+from branchwork.runtime.server.reasoning import AnswerReader
 from branchwork.runtime.server.stream import Events, stream
 from branchwork.runtime.server.tools import Piece
 from branchwork.runtime.server.validate import convert, decode
@@ -270,8 +270,7 @@ class Shape:
             list(self.items.add(piece))
         list(self.items.close())
         assert answer.done is not None
-        counted = self._conversation.thinks(self._model) and self.reader()
-        thought = count_thought(answer.steps, counted) if counted else 0
+        thought = self._conversation.thought_tokens(self._model, answer.steps)
         return self.complete(answer.done, thought)
 
     def complete(self, done: Done, thought: int) -> dict[str, Any]:

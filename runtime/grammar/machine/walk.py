@@ -250,6 +250,34 @@ def subtree(
 
 
 @compiled
+def groups_of(bits: Words) -> int:
+    """The groups of characters that some bytes begin, or are in the midst of."""
+    groups = int64(0)
+    for value in range(256):
+        if (bits[value >> 5] >> (value & 31)) & 1:
+            groups |= int64(1) << GROUPS[value] if value & 0xC0 != 0x80 else OTHER_CHARS
+    return groups
+
+
+@compiled
+def require(
+    trie: Trie,
+    first: int,
+    last: int,
+    base: int,
+    each: int,
+    begun: int,
+    need: npt.NDArray[np.uint16],
+) -> None:
+    """Say how many counts the tokens at some places need: `base`, and `each` for every character after `begun`."""
+    for place in range(first, last):
+        due = base
+        if each:
+            due += each * (chars_at(trie, place) - begun)
+        need[token_at(trie, place)] = min(due, int64(65535))
+
+
+@compiled
 def base_walk(
     code: Code,
     trie: Trie,
@@ -280,18 +308,14 @@ def base_walk(
     span = np.zeros(MAX_DEPTH, np.int64)
     begun = np.zeros(MAX_DEPTH, np.int64)
     classes = np.zeros(256, np.int64)
-    leaving_groups = int64(0)
     for value in range(256):
         classes[value] = class_of(code, piece, value)
-        if limited and (bits[value >> 5] >> (value & 31)) & 1:
-            leaving_groups |= int64(1) << GROUPS[value] if value & 0xC0 != 0x80 else OTHER_CHARS
+    leaving_groups = groups_of(bits) if limited else int64(0)
     table, width = piece + PIECE_HEAD + STATE_WORDS * int64(code[piece]), int64(code[piece + 1])
     states[0] = state
     leaves[0] = flags_of(code, piece, state) & ACCEPTING
-    family[0], span[0] = (
-        safe_family(code, piece, state, leaving_groups),
-        span_of(code, piece, state),
-    )
+    family[0] = safe_family(code, piece, state, leaving_groups)
+    span[0] = span_of(code, piece, state)
     node, listed, usual = int64(1), 0, need_of(code, piece, state)
     while node < num:
         byte, depth = byte_of(trie, node), depth_of(trie, node)
@@ -306,9 +330,7 @@ def base_walk(
                 each = 1 if family[depth - 1] & COUNTS_CHARS else 0
                 base = counts[depth - 1] + need_of(code, piece, above)
                 if each or base != usual:
-                    for place in range(first, last):
-                        due = base + each * (chars_at(trie, place) - begun[depth - 1])
-                        need[token_at(trie, place)] = min(due, int64(65535))
+                    require(trie, first, last, base, each, begun[depth - 1], need)
             node = end
             continue
         if leaves[depth - 1] and (bits[byte >> 5] >> (byte & 31)) & 1:
@@ -333,8 +355,7 @@ def base_walk(
         if len(need):
             due = counts[depth] + need_of(code, piece, found)
             if due != usual:
-                for place in range(first, last):
-                    need[token_at(trie, place)] = min(due, int64(65535))
+                require(trie, first, last, due, 0, 0, need)
         node += 1
     return listed
 
