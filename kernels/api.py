@@ -23,7 +23,7 @@ from branchwork.kernels.attention import (
     num_lines,
 )
 from branchwork.kernels.automaton import DONE, FORCED, Automata, Places
-from branchwork.kernels.configs import HEAD_DIMS, MAX_QUANTIZED_ROWS
+from branchwork.kernels.configs import HEAD_DIMS, MAX_QUANTIZED_ROWS, WIDE_BYTES
 from branchwork.kernels.cpu.compiling import is_compiled, start_compiling
 from branchwork.kernels.cpu.host import Network, runs_compiled
 from branchwork.kernels.cpu.identity import code_identity
@@ -38,6 +38,10 @@ from branchwork.kernels.lanes import Lanes, RowState, make_lanes
 from branchwork.kernels.linear import PackedLinear
 from branchwork.kernels.linear import pack as pack_linear
 from branchwork.kernels.quantized import (
+    BITS_OF_HEAD,
+    BITS_OF_LAYERS,
+    INT4_GROUP,
+    Bits,
     Quantize,
     QuantizedLinear,
     largest_stored,
@@ -48,12 +52,16 @@ from branchwork.kernels.sampling import NO_TOKEN, SamplingRows
 from branchwork.kernels.weights import DecoderWeights, LayerWeights
 
 __all__ = [
+    "BITS_OF_HEAD",
+    "BITS_OF_LAYERS",
     "DONE",
     "FORCED",
     "HEAD_DIMS",
+    "INT4_GROUP",
     "NO_TOKEN",
     "AttentionWorkspace",
     "Automata",
+    "Bits",
     "DecoderWeights",
     "DeviceRows",
     "KernelError",
@@ -80,6 +88,7 @@ __all__ = [
     "is_compiled",
     "linear",
     "make_lanes",
+    "make_room",
     "make_sampling_workspace",
     "make_workspace",
     "pack_linear",
@@ -96,6 +105,7 @@ __all__ = [
     "start_compiling",
     "target_logprobs",
     "top_logprobs",
+    "widen",
 ]
 
 
@@ -181,14 +191,60 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float, out: T
     _form(x, "pointwise").add_rms_norm(x, residual, weight, eps, out)
 
 
-def linear(x: Tensor, weight: PackedLinear) -> Tensor:
+def linear(x: Tensor, weight: PackedLinear | QuantizedLinear, room: Tensor | None = None) -> Tensor:
     """x Wᵀ + b, [T, out_features]; the library behind it makes the output.
 
-    x  [T, in_features], contiguous, of the dtype the weight was packed in.
+    x     [T, in_features], contiguous, of the dtype the weight was packed in; float32 | bfloat16 if it is quantised
+    room  of `make_room`: where a quantised weight is widened, some outputs at a time, for more tokens than
+          `quantized_linear` takes
     """
     if x.dim() != 2 or x.shape[1] != weight.in_features:
         raise KernelError("x", f"shape [-1, {weight.in_features}]", f"shape {list(x.shape)}")
-    return _linear.apply(x, weight)
+    if isinstance(weight, PackedLinear):
+        return _linear.apply(x, weight)
+    out = x.new_empty(len(x), weight.out_features)
+    if len(x) <= MAX_QUANTIZED_ROWS:
+        quantized_linear(x, weight, out)
+    else:
+        _widened_linear(x, weight, out, room)
+    return out
+
+
+def make_room(
+    dtype: torch.dtype, device: torch.device | str, num_bytes: int = WIDE_BYTES
+) -> Tensor:
+    """A workspace of `linear`: made once, used by every product. Nothing in it outlives a call."""
+    return torch.empty(num_bytes // dtype.itemsize, dtype=dtype, device=device)
+
+
+def _widened_linear(x: Tensor, weight: QuantizedLinear, out: Tensor, room: Tensor | None) -> None:
+    """As `quantized_linear`, with as many outputs at a time as there is room for their weights."""
+    width, multiple = weight.in_features, 64  # outputs of a part: its first scale lies on 16 bytes
+    if room is None or room.numel() < multiple * width:
+        found = "none" if room is None else str(room.numel())
+        raise KernelError("room", f"at least {multiple * width} elements", found)
+    _require("room", room, x, -1)
+    at_once = room.numel() // width // multiple * multiple
+    for first in range(0, weight.out_features, at_once):
+        last = min(first + at_once, weight.out_features)
+        some = room[: (last - first) * width].view(last - first, width)
+        widen(weight, first, some)
+        bias = None if weight.bias is None else weight.bias[first:last]
+        _linear.product(x, some, bias, out[:, first:last])
+
+
+def widen(weight: QuantizedLinear, first: int, out: Tensor) -> None:
+    """out[i] = the weights of output first + i as numbers.
+
+    out  [n, in_features]  float32 | bfloat16; `first` is a multiple of 16
+    """
+    last = first + len(out)
+    if first % 16 or not 0 <= first <= last <= weight.out_features:
+        raise KernelError(
+            "first", f"a multiple of 16 within {weight.out_features} outputs", f"{first}"
+        )
+    _require("out", out, out, -1, weight.in_features)
+    _form(out, "linear").widen(weight, first, out)
 
 
 def rope_store_kv(
@@ -344,7 +400,7 @@ def check_slots(slot_table: Tensor, rows: Tensor, kv_len: Tensor, num_slots: int
 
 
 def quantized_linear(x: Tensor, weight: QuantizedLinear, out: Tensor) -> None:
-    """out = x Wᵀ + b with W in 8 or 4 bits, for up to 64 tokens: beyond, the weights are better widened once.
+    """out = x Wᵀ + b with W in 8 or 4 bits, for up to 64 tokens: beyond, weights are better widened once (`linear`).
 
     x    [T, in]   float32 | bfloat16
     out  [T, out]  as x

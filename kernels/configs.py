@@ -127,13 +127,26 @@ class GemmConfig:
 
 
 QUANTIZED_LINEAR = {
-    8: GemmConfig(block_rows=16, block_columns=32, warps=4, stages=5),
-    4: GemmConfig(block_rows=16, block_columns=32, warps=4, stages=5),
+    16: GemmConfig(block_rows=16, block_columns=32, warps=4, stages=5),
+    32: GemmConfig(block_rows=32, block_columns=64, warps=4, stages=4),
+    64: GemmConfig(block_rows=64, block_columns=64, warps=4, stages=3),
 }
-"""By bits of a weight."""
+"""By tokens, at most: one tile holds all of them, so that weights are read once, and more outputs share their loads."""
 
-MAX_QUANTIZED_ROWS = 64
+MAX_QUANTIZED_ROWS = max(QUANTIZED_LINEAR)
 """Beyond this many tokens the weights are no longer what a product waits for."""
+
+
+def quantized_linear_config(num_rows: int) -> GemmConfig:
+    """How so many tokens meet weights of 8 or 4 bits."""
+    return next(config for most, config in QUANTIZED_LINEAR.items() if num_rows <= most)
+
+
+WIDEN_COLUMNS = 32
+"""Outputs whose weights, a group of inputs at a time, a block of threads makes numbers of."""
+
+WIDE_BYTES = 32 << 20
+"""Weights as numbers that wait for a product: so few that an H200's second-level cache still holds them then."""
 
 ROPE_HEADS = 8
 """Heads of one token that a block of threads rotates together."""

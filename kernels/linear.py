@@ -48,3 +48,11 @@ def apply(x: Tensor, linear: PackedLinear) -> Tensor:
         )
         return out
     return F.linear(x, linear.weight, linear.bias)
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
+    """out = x Wᵀ + b, where `out` may be some columns of a wider tensor."""
+    if bias is None:
+        torch.mm(x, weight.T, out=out)
+    else:
+        torch.addmm(bias, x, weight.T, out=out)

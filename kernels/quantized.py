@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from branchwork.kernels.errors import KernelError
 
@@ -55,7 +56,8 @@ class QuantizedLinear:
     """y = x Wᵀ + b with W in 8 or 4 bits.
 
     weight  8 bits: int8 [out, in];  4 bits: uint8 [out, in / 2], of each group of inputs the first half in the low
-            nibbles and the second half in the high ones, each 8 more than its value
+            nibbles and the second half in the high ones, each 8 more than its value. `in` is a whole number of groups
+            here: behind `in_features` the levels are 0
     scale   8 bits: float32 [out, 1];  4 bits: float32 [out, in / group]
     """
 
@@ -67,43 +69,56 @@ class QuantizedLinear:
     in_features: int
     out_features: int
 
+    @property
+    def num_bytes(self) -> int:
+        """What is read of it for a row."""
+        return self.weight.nbytes + self.scale.nbytes
+
+
+_OUTPUTS_AT_ONCE = 4096
+"""Rounding takes twelve bytes a weight meanwhile, which a large head has no room for."""
+
 
 def quantize_linear(
     weight: Tensor, bits: Bits, group: int = 128, bias: Tensor | None = None
 ) -> QuantizedLinear:
     """Round `weight` [out, in] to the nearest of 2 · 127 + 1 or 2 · 7 + 1 levels, alike on both sides of zero.
 
-    `group` (64 or 128) inputs share a scale in 4 bits; it has to divide `in`. In 8 bits it is only the step in which
-    a kernel reads.
+    `group` (64 or 128) inputs share a scale in 4 bits; in 8 bits it is only the step in which a kernel reads.
     """
     out_features, in_features = weight.shape
-    if group not in (64, 128) or in_features % group:
-        raise KernelError("group", f"64 or 128, dividing {in_features}", str(group))
-    wide = weight.float()
+    if group not in (64, 128):
+        raise KernelError("group", "64 or 128", str(group))
+    firsts = range(0, out_features, _OUTPUTS_AT_ONCE)
+    parts = [_rounded(weight[at : at + _OUTPUTS_AT_ONCE], bits, group) for at in firsts]
+    stored, scale = (torch.cat(part) for part in zip(*parts, strict=True))
+    return QuantizedLinear(stored, scale, bias, bits, group, in_features, out_features)
+
+
+def _rounded(weight: Tensor, bits: Bits, group: int) -> tuple[Tensor, Tensor]:
+    """Levels and scales of some outputs, as they are stored."""
+    wide = pad(weight.float(), (0, -weight.shape[1] % group))
     if bits == 8:
         scale = (wide.abs().amax(1, keepdim=True) / 127).clamp_min(1e-12)
-        stored = (wide / scale).round().to(torch.int8)
-    else:
-        groups = wide.view(out_features, -1, group)
-        scale = (groups.abs().amax(2) / 7).clamp_min(1e-12)
-        levels = (groups / scale.unsqueeze(2)).round().to(torch.int16) + 8
-        low, high = levels.chunk(2, dim=2)
-        stored = (low | (high << 4)).to(torch.uint8).view(out_features, -1)
-    return QuantizedLinear(
-        stored.contiguous(), scale.contiguous(), bias, bits, group, in_features, out_features
-    )
+        return (wide / scale).round().to(torch.int8), scale
+    groups = wide.view(len(wide), -1, group)
+    scale = (groups.abs().amax(2) / 7).clamp_min(1e-12)
+    levels = (groups / scale.unsqueeze(2)).round().to(torch.int16) + 8
+    low, high = levels.chunk(2, dim=2)
+    return (low | (high << 4)).to(torch.uint8).view(len(wide), -1), scale
 
 
 def stored_levels(linear: QuantizedLinear) -> Tensor:
-    """What the scales multiply: whole numbers from -127 to 127, int8 [out, in]."""
+    """What the scales multiply: whole numbers from -127 to 127, int8 [out, in], a whole number of groups."""
     if linear.bits == 8:
         return linear.weight
     bytes_ = linear.weight.view(linear.out_features, -1, linear.group // 2)
     levels = torch.cat((bytes_ & 15, bytes_ >> 4), dim=2).to(torch.int8) - 8
-    return levels.view(linear.out_features, linear.in_features)
+    return levels.view(linear.out_features, -1)
 
 
 def dequantize(linear: QuantizedLinear) -> Tensor:
-    """The weights as float32 [out, in]."""
+    """The weights as float32 [out, in_features]."""
     groups = stored_levels(linear).float().view(linear.out_features, linear.scale.shape[1], -1)
-    return (groups * linear.scale.unsqueeze(2)).view(linear.out_features, linear.in_features)
+    wide = (groups * linear.scale.unsqueeze(2)).view(linear.out_features, -1)
+    return wide[:, : linear.in_features]

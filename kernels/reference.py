@@ -141,6 +141,11 @@ def quantized_linear(x: Tensor, weight: QuantizedLinear, out: Tensor) -> None:
     out.copy_(F.linear(x.to(wide), dequantize(weight).to(wide), bias))
 
 
+def widen(weight: QuantizedLinear, first: int, out: Tensor) -> None:
+    """See `api.widen`."""
+    out.copy_(dequantize(weight)[first : first + len(out)])
+
+
 def fsm_advance(tokens: Tensor, automata: Automata, places: Places) -> None:
     """See `api.fsm_advance`; one request after another."""
     for i, grammar in enumerate(places.grammar.tolist()):

@@ -13,40 +13,80 @@ from branchwork.kernels import api as kernels
 from branchwork.runtime.models.batch import BatchTensors, KvCache
 from branchwork.runtime.models.config import ModelConfig
 
+Linear = kernels.PackedLinear | kernels.QuantizedLinear
+
 
 @dataclass(frozen=True, slots=True)
-class _Linears:
-    """The packed matrices of one layer."""
+class Linears:
+    """The matrices of one layer as they are applied."""
 
-    qkv: kernels.PackedLinear
-    out: kernels.PackedLinear
-    gate_up: kernels.PackedLinear
-    down: kernels.PackedLinear
+    qkv: Linear
+    out: Linear
+    gate_up: Linear
+    down: Linear
+
+
+@dataclass(frozen=True, slots=True)
+class RoundedMatrices:
+    """The matrices of a decoder in levels, and where they are widened for steps of many tokens (`kernels.linear`)."""
+
+    layers: tuple[Linears, ...]
+    head: kernels.QuantizedLinear
+    room: Tensor
+
+    @property
+    def num_bytes(self) -> int:
+        """What is read of them for one token."""
+        linears = (
+            w for layer in self.layers for w in (layer.qkv, layer.out, layer.gate_up, layer.down)
+        )
+        levels = (w for w in linears if isinstance(w, kernels.QuantizedLinear))
+        return self.head.num_bytes + sum(w.num_bytes for w in levels)
 
 
 class Decoder:
-    """The network: weights, and how they are applied."""
+    """The network: weights, and how they are applied. With `rounded`, the matrices of `weights` are not looked at."""
 
-    def __init__(self, config: ModelConfig, weights: kernels.DecoderWeights) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        weights: kernels.DecoderWeights,
+        rounded: RoundedMatrices | None = None,
+    ) -> None:
         self.config = config
         self.weights = weights
+        self._rounded = rounded
+        self._room = None if rounded is None else rounded.room
 
     @cached_property
-    def _linears(self) -> tuple[_Linears, ...]:
+    def _linears(self) -> tuple[Linears, ...]:
         """Laid out on first use: a compiled network may make it unnecessary."""
+        if self._rounded is not None:
+            return self._rounded.layers
         return tuple(
-            _Linears(
-                kernels.pack_linear(_joined(layer.qkv), layer.qkv_bias),
+            Linears(
+                kernels.pack_linear(joined(layer.qkv), layer.qkv_bias),
                 kernels.pack_linear(layer.out, layer.out_bias),
-                kernels.pack_linear(_joined(layer.gate_up), layer.gate_up_bias),
+                kernels.pack_linear(joined(layer.gate_up), layer.gate_up_bias),
                 kernels.pack_linear(layer.down, layer.down_bias),
             )
             for layer in self.weights.layers
         )
 
     @cached_property
-    def _head(self) -> kernels.PackedLinear:
-        return kernels.pack_linear(self.weights.head)
+    def _head(self) -> Linear:
+        return (
+            kernels.pack_linear(self.weights.head) if self._rounded is None else self._rounded.head
+        )
+
+    @property
+    def matrix_bytes(self) -> int:
+        """What a step of one token reads of layers and head."""
+        if self._rounded is not None:
+            return self._rounded.num_bytes
+        layers = self.weights.layers
+        matrices = (w for one in layers for w in (*one.qkv, one.out, *one.gate_up, one.down))
+        return self.weights.head.nbytes + sum(w.nbytes for w in matrices)
 
     def without_layers(self) -> "Decoder":
         """What is left of it where another form has taken over the layers and the head: `normed`."""
@@ -79,11 +119,10 @@ class Decoder:
 
         kernels.embed(batch.token_ids, self.weights.embedding, out=hidden)
         delta: Tensor | None = None
-        for layer, linears, k_pool, v_pool in zip(
-            self.weights.layers, self._linears, cache.k, cache.v, strict=True
-        ):
+        layers = zip(self.weights.layers, self._linears, cache.k, cache.v, strict=True)
+        for layer, linears, k_pool, v_pool in layers:
             self._add_norm(delta, hidden, layer.attention_norm, normed)
-            qkv = kernels.linear(normed, linears.qkv)
+            qkv = self._linear(normed, linears.qkv)
             kernels.rope_store_kv(
                 qkv, cache.rotation.cos, cache.rotation.sin, batch.positions, batch.slots, k_pool, v_pool, q,
                 layer.q_norm, layer.k_norm, config.rms_norm_eps,
@@ -92,10 +131,10 @@ class Decoder:
                 q, k_pool, v_pool, cache.slot_table, batch.rows, batch.query_start, batch.kv_len, attended, scale,
                 layer.window, workspace=batch.workspace, max_new_tokens=batch.max_new_tokens, shared=batch.shared,
             )  # fmt: skip
-            delta = kernels.linear(attended.view(num_tokens, -1), linears.out)
+            delta = self._linear(attended.view(num_tokens, -1), linears.out)
             self._add_norm(delta, hidden, layer.mlp_norm, normed)
-            kernels.silu_mul(kernels.linear(normed, linears.gate_up), out=activated)
-            delta = kernels.linear(activated, linears.down)
+            kernels.silu_mul(self._linear(normed, linears.gate_up), out=activated)
+            delta = self._linear(activated, linears.down)
         return hidden if delta is None else hidden.add_(delta)
 
     def normed(self, hidden: Tensor) -> Tensor:
@@ -106,7 +145,10 @@ class Decoder:
 
     def logits(self, normed: Tensor) -> Tensor:
         """Scores of the next token, [rows, vocab_size], of rows of `normed`."""
-        return kernels.linear(normed, self._head)
+        return self._linear(normed, self._head)
+
+    def _linear(self, x: Tensor, weight: Linear) -> Tensor:
+        return kernels.linear(x, weight, self._room)
 
     def _add_norm(self, delta: Tensor | None, hidden: Tensor, weight: Tensor, out: Tensor) -> None:
         if delta is None:
@@ -115,38 +157,6 @@ class Decoder:
             kernels.add_rms_norm(delta, hidden, weight, self.config.rms_norm_eps, out)
 
 
-def _joined(parts: tuple[Tensor, ...]) -> Tensor:
+def joined(parts: tuple[Tensor, ...]) -> Tensor:
+    """Matrices that are applied together, as one."""
     return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-
-def placed(weights: kernels.DecoderWeights, device: torch.device) -> kernels.DecoderWeights:
-    """The weights on a device, with those joined that are applied together: one copy, layer by layer."""
-
-    def there(tensor: Tensor | None) -> Tensor | None:
-        return None if tensor is None else tensor.to(device)
-
-    def layer_there(layer: kernels.LayerWeights) -> kernels.LayerWeights:
-        return kernels.LayerWeights(
-            attention_norm=layer.attention_norm.to(device),
-            qkv=(_joined(layer.qkv).to(device),),
-            qkv_bias=there(layer.qkv_bias),
-            q_norm=there(layer.q_norm),
-            k_norm=there(layer.k_norm),
-            out=layer.out.to(device),
-            out_bias=there(layer.out_bias),
-            mlp_norm=layer.mlp_norm.to(device),
-            gate_up=(_joined(layer.gate_up).to(device),),
-            gate_up_bias=there(layer.gate_up_bias),
-            down=layer.down.to(device),
-            down_bias=there(layer.down_bias),
-            window=layer.window,
-        )
-
-    embedding = weights.embedding.to(device)
-    return replace(
-        weights,
-        embedding=embedding,
-        head=embedding if weights.head is weights.embedding else weights.head.to(device),
-        final_norm=weights.final_norm.to(device),
-        layers=tuple(layer_there(layer) for layer in weights.layers),
-    )

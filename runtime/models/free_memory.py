@@ -36,7 +36,7 @@ def check_fits(
             kind = quantize
         elif dtype is torch.float32:
             smaller = ", --dtype bfloat16 (half of it)"
-        elif device.type == "cpu":
+        else:
             smaller = ", --quantize int8 (about half of it) or int4"
         raise ConfigError(
             f"--model {name}: its weights take {gib(num_bytes)} as {kind} "

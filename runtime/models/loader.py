@@ -9,9 +9,10 @@ from torch import Tensor
 
 from branchwork.kernels import api as kernels
 from branchwork.runtime.models.config import ModelConfig, read_config
-from branchwork.runtime.models.decoder import Decoder, placed
+from branchwork.runtime.models.decoder import Decoder
 from branchwork.runtime.models.free_memory import check_fits, weight_bytes
 from branchwork.runtime.models.placement import device_for
+from branchwork.runtime.models.placing import placed
 from branchwork.runtime.models.weights import Weights, checksum, read_json, weight_files
 from branchwork.runtime.wire.config import RuntimeConfig
 from branchwork.runtime.wire.errors import ConfigError, ModelError
@@ -24,7 +25,8 @@ EMBEDDED = "sprout"
 class LoadedModel:
     """A model ready to run. `checksum` tells it apart from others; `folder` also holds its tokenizer.
 
-    The decoder has the weights as they were stored; `quantize` is what whoever runs it has to round them to.
+    `quantize` is what its matrices are rounded to: on a device they are, on the CPU the decoder has them as they were
+    stored, and whoever runs it rounds them.
     """
 
     name: str
@@ -41,16 +43,19 @@ def load_model(options: RuntimeConfig) -> LoadedModel:
     config = load_config(folder)
     device = device_for(options.device, config)
     dtype = compute_dtype(options.dtype, config, device)
-    check_quantize(options.quantize, dtype, device)
+    check_quantize(options.quantize, dtype)
     num_bytes = weight_bytes(config, stored_bytes(folder), dtype, options.quantize)
     check_fits(options.model, num_bytes, dtype, device, options.quantize)
     with Weights(folder) as weights, torch.inference_mode():
         plain = _weights(config, weights, dtype)
-        decoder = Decoder(config, plain if device.type == "cpu" else placed(plain, device))
+        decoder = Decoder(config, plain)
+        if device.type != "cpu":
+            decoder = placed(decoder, device, options.quantize)
         unknown = [name for name in weights.left_over() if not name.endswith("rotary_emb.inv_freq")]
     if unknown:
         raise ModelError(f"{folder}: {config.architecture} has no place for tensor {unknown[0]}")
-    if options.quantize != "none" and not kernels.runs_compiled(plain, options.quantize):
+    on_cpu = options.quantize != "none" and device.type == "cpu"
+    if on_cpu and not kernels.runs_compiled(plain, options.quantize):
         raise ConfigError(
             f"--quantize {options.quantize}: {options.model} has layers of odd widths; --quantize none runs it"
         )
@@ -58,20 +63,13 @@ def load_model(options: RuntimeConfig) -> LoadedModel:
 
 
 def on_device(model: LoadedModel, name: str) -> LoadedModel:
-    """The model with its weights laid out on a device."""
-    weights = placed(model.decoder.weights, torch.device(name))
-    return replace(model, decoder=Decoder(model.config, weights))
+    """The model with its weights laid out on a device, and rounded as `model.quantize` says."""
+    return replace(model, decoder=placed(model.decoder, torch.device(name), model.quantize))
 
 
-def check_quantize(quantize: kernels.Quantize, dtype: torch.dtype, device: torch.device) -> None:
+def check_quantize(quantize: kernels.Quantize, dtype: torch.dtype) -> None:
     """Raises ConfigError, with what is possible instead, where --quantize cannot be had."""
-    if quantize == "none":
-        return
-    if device.type != "cpu":
-        raise ConfigError(
-            f"--quantize {quantize}: on the CPU only (--device cpu); a GPU takes weights as they are (--quantize none)"
-        )
-    if dtype is not torch.bfloat16:
+    if quantize != "none" and dtype is not torch.bfloat16:
         raise ConfigError(
             f"--quantize {quantize}: computes in bfloat16, and the model would run in float32: "
             "--dtype bfloat16, or --quantize none"

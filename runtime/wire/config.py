@@ -35,7 +35,7 @@ class RuntimeConfig:
     quantize: Literal["none", "int8", "int4"] = option(
         "none",
         "round the weights of layers and head to fewer bits when they are loaded: int8 (a scale for each output), "
-        "or int4 (one for each 128 inputs of it; the head stays int8); on the CPU, in bfloat16",
+        "or int4 (one for each 128 inputs of it; the head stays int8); computes in bfloat16",
         "model",
     )
     device: Literal["auto", "cpu", "cuda"] = option(

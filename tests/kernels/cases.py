@@ -395,15 +395,24 @@ def automata() -> dict[str, Any]:
 
 
 def quantized(
-    num_rows: int, bits: Any, group: int, dtype: torch.dtype, bias: bool = False
+    num_rows: int, bits: Any, group: int, dtype: torch.dtype, bias: bool = False, width: int = 256
 ) -> dict[str, Any]:
-    """37 outputs of 256 inputs: not a whole number of tiles."""
+    """37 outputs: not a whole number of tiles. Behind the last row stands poison, which no product may meet."""
     generator = torch.Generator().manual_seed(num_rows)
-    weight = torch.randn(37, 256, generator=generator)
+    weight = torch.randn(37, width, generator=generator)
     added = torch.randn(37, generator=generator).to(dtype) if bias else None
-    x = (torch.randn(num_rows, 256, generator=generator) / 16).to(dtype)
-    out = poisoned(num_rows, 37, dtype=dtype)
-    return {"x": x, "weight": quantize_linear(weight, bits, group, added), "out": out}
+    x = poisoned(num_rows + 1, width, dtype=dtype)
+    x[:-1] = torch.randn(num_rows, width, generator=generator) / 16
+    out = poisoned(num_rows + 1, 37, dtype=dtype)[:num_rows]
+    linear = quantize_linear(weight, bits, group, added)
+    return {"x": x[:num_rows], "weight": linear, "out": out}
+
+
+def widening(bits: Any, group: int, width: int, dtype: torch.dtype) -> dict[str, Any]:
+    """Some of 75 outputs, from one that is not the first to the last."""
+    weight = torch.randn(75, width, generator=torch.Generator().manual_seed(width))
+    out = poisoned(27 + 1, width, dtype=dtype)[:27]
+    return {"weight": quantize_linear(weight, bits, group), "first": 48, "out": out}
 
 
 def lanes(**found: Tensor) -> Lanes:
@@ -449,7 +458,16 @@ TABLES = [
     *(
         Case("quantized_linear", f"{b} bits, group {g}, {m} rows, {d}",
              lambda m=m, b=b, g=g, d=d: quantized(m, b, g, d, m == 17))
-        for m, b, g, d in [(1, 8, 64, BF16), (17, 8, 128, F32), (1, 4, 64, F32), (17, 4, 128, BF16), (16, 4, 128, F32)]
+        for m, b, g, d in [(1, 8, 64, BF16), (17, 8, 128, F32), (1, 4, 64, F32), (17, 4, 128, BF16), (16, 4, 128, F32),
+                           (64, 8, 128, BF16), (33, 4, 64, F32)]
+    ),
+    *(
+        Case("quantized_linear", f"{b} bits, {w} inputs, {d}", lambda w=w, b=b, d=d: quantized(3, b, 128, d, width=w))
+        for w, b, d in [(200, 8, F32), (150, 4, F32), (96, 4, BF16)]
+    ),
+    *(
+        Case("widen", f"{b} bits, group {g}, {w} inputs, {d}", lambda w=w, b=b, g=g, d=d: widening(b, g, w, d))
+        for b, g, w, d in [(8, 128, 256, BF16), (4, 128, 256, BF16), (4, 64, 100, F32), (8, 64, 100, F32)]
     ),
 ]  # fmt: skip
 

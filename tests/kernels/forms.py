@@ -137,6 +137,7 @@ REFERENCE: dict[str, Call] = {
     "fill_lanes": fill(reference.fill_lanes),
     "advance_rows": end(reference.advance_rows),
     "quantized_linear": reference.quantized_linear,
+    "widen": reference.widen,
 }
 
 TRITON: dict[str, Call] = {
@@ -154,4 +155,5 @@ TRITON: dict[str, Call] = {
     "fill_lanes": fill(lanes.fill_lanes),
     "advance_rows": end(lanes.advance_rows),
     "quantized_linear": linear.quantized_linear,
+    "widen": linear.widen,
 }

@@ -1,6 +1,7 @@
 """The launches that are compiled ahead of time: those of Llama-3-8B (32 query heads, 8 key heads, D 128)."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -111,15 +112,23 @@ def lanes_of_a_step() -> None:
     lanes.advance_rows(ints(64), filled, rows)
 
 
-def quantized(bits: int) -> None:
+def levels(bits: Any, columns: int, inputs: int) -> QuantizedLinear:
+    padded = -(-inputs // 128) * 128
     stored = (
-        empty(HIDDEN, WIDTH // 2, dtype=torch.uint8)
+        empty(columns, padded // 2, dtype=torch.uint8)
         if bits == 4
-        else empty(HIDDEN, WIDTH, dtype=torch.int8)
+        else empty(columns, padded, dtype=torch.int8)
     )
-    scale = floats(HIDDEN, WIDTH // 128 if bits == 4 else 1)
-    weight = QuantizedLinear(stored, scale, None, bits, 128, WIDTH, HIDDEN)
-    linear.quantized_linear(empty(16, WIDTH), weight, empty(16, HIDDEN))
+    scale = floats(columns, padded // 128 if bits == 4 else 1)
+    return QuantizedLinear(stored, scale, None, bits, 128, inputs, columns)
+
+
+def quantized(bits: int, rows: int, inputs: int = WIDTH) -> None:
+    linear.quantized_linear(empty(rows, inputs), levels(bits, HIDDEN, inputs), empty(rows, HIDDEN))
+
+
+def widen(bits: int) -> None:
+    linear.widen(levels(bits, HIDDEN, WIDTH), 1024, empty(1024, WIDTH))
 
 
 LAUNCHES: dict[str, Callable[[int], None]] = {
@@ -143,7 +152,15 @@ LAUNCHES: dict[str, Callable[[int], None]] = {
     "sample, no edits": lambda arch: sample(arch, edits=False),
     "fsm_advance": lambda arch: advance(),
     "lanes": lambda arch: lanes_of_a_step(),
-    "int4 linear": lambda arch: quantized(4),
-    "int8 linear": lambda arch: quantized(8),
+    "int4 linear": lambda arch: quantized(4, 16),
+    "int8 linear": lambda arch: quantized(8, 16),
+    "int4 linear, 32 tokens": lambda arch: quantized(4, 32),
+    "int8 linear, 32 tokens": lambda arch: quantized(8, 32),
+    "int4 linear, 64 tokens": lambda arch: quantized(4, 64),
+    "int8 linear, 64 tokens": lambda arch: quantized(8, 64),
+    "int4 linear, 960 inputs": lambda arch: quantized(4, 16, 960),
+    "int8 linear, 960 inputs": lambda arch: quantized(8, 16, 960),
+    "widen int4": lambda arch: widen(4),
+    "widen int8": lambda arch: widen(8),
 }
 """What is launched, given the compute capability of the device."""

@@ -26,7 +26,7 @@ PROCESSES = [
     ["attend: extend"],
     ["sample"],
     ["rope_store_kv", "rms_norm", "add_rms_norm", "silu_mul", "embed", "fsm_advance", "fill_lanes", "advance_rows",
-     "quantized_linear"],
+     "quantized_linear", "widen"],
 ]  # fmt: skip
 """The cases that share a process of the interpreter, by the beginning of their names."""
 

@@ -115,8 +115,16 @@ def test_the_other_operations_refuse() -> None:
         api.quantized_linear(torch.zeros(65, 256), weight["weight"], torch.zeros(65, 37))
     with pytest.raises(KernelError, match=r"out: expected shape \[1, 37\]"):
         api.quantized_linear(weight["x"], weight["weight"], torch.zeros(1, 36))
-    with pytest.raises(KernelError, match="group: expected 64 or 128, dividing 200, found 64"):
-        quantize_linear(torch.zeros(4, 200), 4, 64)
+    with pytest.raises(KernelError, match="group: expected 64 or 128, found 32"):
+        quantize_linear(torch.zeros(4, 200), 4, 32)
+    for room in (None, torch.empty(64 * 256 - 1)):
+        with pytest.raises(KernelError, match="room: expected at least 16384 elements, found"):
+            api.linear(torch.zeros(65, 256), weight["weight"], room)
+    with pytest.raises(KernelError, match=r"room: expected .*float32 on cpu, found .*bfloat16"):
+        api.linear(torch.zeros(65, 256), weight["weight"], torch.empty(16384, dtype=BF16))
+    for first in (8, 32):
+        with pytest.raises(KernelError, match="first: expected a multiple of 16 within 37 out"):
+            api.widen(weight["weight"], first, torch.empty(6, 256))
     machines = automata()
     with pytest.raises(KernelError, match=r"tokens: expected shape \[12\]"):
         api.fsm_advance(ints(1, 2), machines["automata"], machines["places"])

@@ -313,17 +313,17 @@ def _rows(num_rows: int, words: int, temperature: float, top_k: int, top_p: floa
 
 
 def linear() -> Iterator[Item]:
-    """Products of few tokens with quantised weights [14,336 → 4,096]; bf16 as the peer."""
-    weight = _normal(HIDDEN, WIDTH)
+    """Products with quantised weights [14,336 → 4,096], of few tokens and of a prompt's; bf16 as the peer."""
+    weight, room = _normal(HIDDEN, WIDTH), api.make_room(BF16, DEVICE)
     for bits in (4, 8):
         packed = api.quantize_linear(weight, 4 if bits == 4 else 8, 128)
-        for num_rows in (1, 16):
-            x, out = _normal(num_rows, WIDTH), _normal(num_rows, HIDDEN)
-            num_bytes = float(packed.weight.nbytes + packed.scale.nbytes)
+        for num_rows in (1, 16, 32, 64, 128, 2048):
+            x = _normal(num_rows, WIDTH)
+            flop = 2.0 * num_rows * WIDTH * HIDDEN if num_rows > 64 else 0.0
             yield Item(
-                f"int{bits} linear, {num_rows} rows",
-                partial(api.quantized_linear, x, packed, out),
-                num_bytes, peer="bf16 product", peer_work=partial(torch.mm, x, weight.T),
+                f"int{bits} linear, {num_rows:,} rows", partial(api.linear, x, packed, room),
+                0.0 if flop else float(packed.num_bytes), flop,
+                peer="bf16 product", peer_work=partial(torch.mm, x, weight.T),
             )  # fmt: skip
 
 

@@ -9,11 +9,12 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from tests.make_engine import NaiveGrammar, choose, closed, embed, generate, opened, text
+from tests.runtime.models.rounded import rounded_model
 
 from branchwork.bench.random_model import model_config, random_model
 from branchwork.runtime.engine import machines
@@ -122,6 +123,10 @@ PROGRAMS = [
         3: [closed(1, abort=True)], 4: free(3, "Hello")}, meets=("ahead",)),
     Program("a pool that is too small", {0: [op for b in range(1, 6) for op in free(b, LONG[: 40 + b], max_tokens=20)]},
         {"growth_reserve": 0, "kv": 170}, meets=("decode 8",)),
+    Program("weights in int8", {0: [*free(1, "Hello", max_tokens=9), *free(2, "the ", **warm(1))], 2: free(3, LONG),
+        4: free(4, "n: ", grammar=NUMBER, ignore_eos=False, max_tokens=8)}, meets=("decode 4", "eager"), model="int8"),
+    Program("weights in int4", {0: [*free(1, "Hello", max_tokens=9), *free(2, "the ", **warm(1))], 2: free(3, LONG),
+        4: free(4, "d", options={"logprobs": 2})}, meets=("decode 4", "eager"), model="int4"),
 ]  # fmt: skip
 
 
@@ -158,18 +163,22 @@ class Watched:
 
 
 def make_models() -> dict[str, LoadedModel]:
-    """Two tiny ones in float32, made on the CPU so that they are the same anywhere."""
+    """Tiny ones in float32, made on the CPU so that they are the same anywhere."""
     sizes = (2, 32, 48, 4, 2, 16, VOCABULARY.size, 512)
+    plain = random_model(model_config(*sizes, qk_norm=True), torch.float32, "cpu", std=0.15)
     return {
-        "plain": random_model(model_config(*sizes, qk_norm=True), torch.float32, "cpu", std=0.15),
+        "plain": plain,
         "windows": random_model(model_config(*sizes, window=24), torch.float32, "cpu", std=0.15),
+        "int8": replace(plain, quantize="int8"),
+        "int4": replace(plain, quantize="int4"),
     }
 
 
 def on_the_cpu(model: LoadedModel, compiled: bool = True) -> Callable[[int], Runner]:
-    """Given the slots of the pool: the compiled network, or operation by operation."""
+    """Given the slots of the pool: the compiled network, or operation by operation. Rounded weights are written out."""
+    written_out = rounded_model(model)
     return lambda slots: ModelRunner(
-        model, slots, MAX_ROWS, MAX_LEN, 256, threads=1, compiled=compiled
+        written_out, slots, MAX_ROWS, MAX_LEN, 256, threads=1, compiled=compiled
     )
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from tests.make_model import make_model
 
 from branchwork.bench.random_model import model_config
-from branchwork.runtime.models.loader import LoadedModel, check_quantize, load_model, model_folder
+from branchwork.runtime.models.loader import LoadedModel, load_model, model_folder
 from branchwork.runtime.models.placement import device_for, gpu_obstacle
 from branchwork.runtime.models.weights import checksum
 from branchwork.runtime.wire.config import RuntimeConfig
@@ -178,8 +178,6 @@ def test_quantize_is_refused_where_it_cannot_be_had_and_says_what_can(
         load(made, quantize="int8", dtype="float32")
     with pytest.raises(ConfigError, match=r"--quantize int3: must be one of none, int8, int4"):
         load(made, quantize="int3")
-    with pytest.raises(ConfigError, match=r"--quantize int4: on the CPU only \(--device cpu\)"):
-        check_quantize("int4", torch.bfloat16, torch.device("cuda"))
     make_model(tmp_path, intermediate_size=49)
     with pytest.raises(ConfigError, match=r"--quantize int4: .* odd widths; --quantize none"):
         load(tmp_path, quantize="int4", dtype="bfloat16")

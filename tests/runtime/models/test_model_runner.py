@@ -7,19 +7,11 @@ import numpy as np
 import pytest
 import torch
 from tests.make_model import make_model
+from tests.runtime.models.rounded import rounded_model
 
 from branchwork.kernels.cpu import host
-from branchwork.kernels.quantized import (
-    BITS_OF_HEAD,
-    BITS_OF_LAYERS,
-    INT4_GROUP,
-    Bits,
-    Quantize,
-    dequantize,
-    quantize_linear,
-)
-from branchwork.runtime.models.decoder import Decoder
-from branchwork.runtime.models.loader import LoadedModel, load_model
+from branchwork.kernels.quantized import Quantize
+from branchwork.runtime.models.loader import load_model
 from branchwork.runtime.models.model_runner import ModelRunner
 from branchwork.runtime.plan import (
     Plan,
@@ -239,29 +231,3 @@ def test_a_quantised_model_computes_what_its_rounded_weights_do(
     assert distance(found, expected) < 0.05
     if quantize == "int4":
         assert distance(found, other) > 4 * distance(found, expected)
-
-
-def rounded_model(model: LoadedModel) -> LoadedModel:
-    """The same model with its weights rounded as --quantize rounds them, in bfloat16."""
-
-    def rounded(weight: torch.Tensor, bits: Bits | None) -> torch.Tensor:
-        if bits is None:
-            return weight
-        k = weight.shape[1]
-        padded = torch.nn.functional.pad(weight, (0, -k % INT4_GROUP))
-        return dequantize(quantize_linear(padded, bits, INT4_GROUP))[:, :k].to(weight.dtype)
-
-    weights, bits = model.decoder.weights, BITS_OF_LAYERS[model.quantize]
-    layers = tuple(
-        replace(
-            layer,
-            qkv=tuple(rounded(part, bits) for part in layer.qkv),
-            out=rounded(layer.out, bits),
-            gate_up=tuple(rounded(part, bits) for part in layer.gate_up),
-            down=rounded(layer.down, bits),
-        )
-        for layer in weights.layers
-    )
-    head = rounded(weights.head, BITS_OF_HEAD[model.quantize])
-    decoder = Decoder(model.config, replace(weights, layers=layers, head=head))
-    return replace(model, decoder=decoder, quantize="none")
