@@ -86,6 +86,7 @@ __all__ = [
     "fill_lanes",
     "fsm_advance",
     "is_compiled",
+    "largest_stored",
     "linear",
     "make_lanes",
     "make_room",

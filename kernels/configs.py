@@ -72,27 +72,31 @@ CASCADE = {
 }
 
 
-def extend_config(head_dim: int, capability: int) -> AttentionConfig:
-    """How new tokens are computed on a device of a compute capability (80, 90, …)."""
-    return _fitting(EXTEND[head_dim], capability)
+def extend_config(head_dim: int, capability: int, quantized: bool = False) -> AttentionConfig:
+    """How new tokens are computed on a device of a compute capability (80, 90, …); K/V may be quantised."""
+    return _fitting(EXTEND[head_dim], capability, quantized)
 
 
-def cascade_config(head_dim: int, capability: int) -> AttentionConfig:
+def cascade_config(head_dim: int, capability: int, quantized: bool = False) -> AttentionConfig:
     """How a shared prefix is read on a device of a compute capability."""
-    config = _fitting(CASCADE[head_dim], capability)
+    config = _fitting(CASCADE[head_dim], capability, quantized)
     # Half as many threads have twice the registers: with 8 warps this one spills there.
     return replace(config, warps=4) if head_dim == 64 and capability >= 100 else config
 
 
-def _fitting(config: AttentionConfig, capability: int) -> AttentionConfig:
+def _fitting(config: AttentionConfig, capability: int, quantized: bool) -> AttentionConfig:
     """What the budget's gate found: without it these spill.
 
     Before sm_90 a product's operands lie in registers too, which 64 keys at a time are too many for; from sm_100 on its
     sums lie in a memory of their own, which has 128 rows, and with 64 of them the compiler halves the registers.
+    On both, keys that become bfloat16 on their way lie in registers twice.
     """
     if capability < 90:
-        return replace(config, block_keys=min(32, config.block_keys))
-    return config if capability < 100 else replace(config, block_rows=max(128, config.block_rows))
+        config = replace(config, block_keys=min(32, config.block_keys))
+    elif capability >= 100:
+        config = replace(config, block_rows=max(128, config.block_rows))
+    halved = quantized and (capability < 90 or capability >= 100)
+    return replace(config, block_keys=config.block_keys // 2) if halved else config
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from branchwork.runtime.io.reception import welcome
 from branchwork.runtime.io.router import bind
 from branchwork.runtime.models.config import ModelConfig
 from branchwork.runtime.models.loader import LoadedModel, load_config, load_model, model_folder
-from branchwork.runtime.models.memory import kv_slots_for
+from branchwork.runtime.models.memory import KV_DTYPES, kv_slots_for
 from branchwork.runtime.models.model_runner import ModelRunner
 from branchwork.runtime.models.tiers import make_store
 from branchwork.runtime.models.weights import content_digest
@@ -67,7 +67,8 @@ def _runner(
     from branchwork.runtime.models.device_runner import DeviceRunner  # noqa: PLC0415
 
     report("capturing decode steps")
-    return DeviceRunner(model, *sizes, max_tokens, num_token_ids)
+    kv_dtype = KV_DTYPES[options.kv_cache_dtype]
+    return DeviceRunner(model, *sizes, max_tokens, num_token_ids, kv_dtype=kv_dtype)
 
 
 def _context_len(options: RuntimeConfig, config: ModelConfig) -> int:

@@ -376,17 +376,17 @@ def attend(
 ) -> None:
     """See `api.attend`. With one new token a request it is decode, and q[i] is request i's."""
     pool = (k_pool, v_pool, k_scale, v_scale, slot_table, rows)
-    capability, head_dim = capability_of(q.device), q.shape[2]
+    device = q.shape[2], capability_of(q.device), k_scale is not None
     if max_new_tokens == 1:
         # Beyond a window the shared keys are not looked at: then each request reads its own few.
         decode(
             q, pool, kv_len, out, scale, window, workspace, None if window else shared,
-            DECODE[head_dim], cascade_config(head_dim, capability),
+            DECODE[q.shape[2]], cascade_config(*device),
         )  # fmt: skip
     else:
         extend(
             q, pool, query_start, kv_len, out, scale, window, workspace, max_new_tokens,
-            extend_config(head_dim, capability),
+            extend_config(*device),
         )  # fmt: skip
 
 

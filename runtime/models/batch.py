@@ -1,5 +1,6 @@
 """One step's work as arrays: what a decoder reads. Made from a `Plan` by the model runner."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 
@@ -8,8 +9,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from branchwork.kernels.api import AttentionWorkspace, SharedPrefixes
+from branchwork.kernels.api import AttentionWorkspace, SharedPrefixes, largest_stored
 from branchwork.runtime.kv import KvArrays, KvShapes
+from branchwork.runtime.models.config import ModelConfig
 from branchwork.runtime.models.rope import Rotation
 from branchwork.runtime.plan import Plan
 
@@ -120,34 +122,68 @@ def _ints(values: list[int]) -> Ints:
 class KvCache:
     """What is kept from step to step: the pool of K and V, and which slots each request's tokens have.
 
-    k, v        [layers, num_slots, kv_heads, head_dim]
-    slot_table  [max_rows, max_len] int32
-    rotation    of all positions
+    k, v              [layers, num_slots, kv_heads, head_dim]
+    slot_table        [max_rows, max_len] int32
+    rotation          of all positions
+    k_scale, v_scale  [layers, num_slots, kv_heads] float32, where K and V are quantised
     """
 
     k: Tensor
     v: Tensor
     slot_table: Tensor
     rotation: Rotation
+    k_scale: Tensor | None = None
+    v_scale: Tensor | None = None
+
+    @property
+    def layers(self) -> Iterator[tuple[Tensor, Tensor, Tensor | None, Tensor | None]]:
+        """K, V and their scales, layer by layer."""
+        none = [None] * len(self.k)
+        k_scales = none if self.k_scale is None else self.k_scale
+        v_scales = none if self.v_scale is None else self.v_scale
+        return zip(self.k, self.v, k_scales, v_scales, strict=True)
 
     def read(self, slots: Ints) -> KvArrays:
-        """As `KvMemory.read_kv`: 16-bit floats go as int16, which numpy has."""
+        """As `KvMemory.read_kv`: floats go as whole numbers of their bits, which numpy has for all."""
         index = torch.from_numpy(slots).to(self.k.device, torch.int64)
         return {
-            name: pool.index_select(1, index).cpu().view(_BITS[pool.dtype.itemsize]).numpy()
-            for name, pool in (("k", self.k), ("v", self.v))
+            name: bits.index_select(1, index).cpu().numpy() for name, bits in self._bits.items()
         }
 
     def write(self, slots: Ints, kv: KvArrays) -> None:
         """As `KvMemory.write_kv`."""
         index = torch.from_numpy(slots).to(self.k.device, torch.int64)
-        for name, pool in (("k", self.k), ("v", self.v)):
+        for name, bits in self._bits.items():
             # A copy: what a store has read may not be written to, which torch warns of.
-            values = torch.from_numpy(kv[name].copy()).view(pool.dtype)
-            pool.index_copy_(1, index, values.to(pool.device))
+            values = torch.from_numpy(kv[name].copy())
+            bits.index_copy_(1, index, values.to(bits.device))
 
     def shapes(self, num_tokens: int) -> KvShapes:
         """As `KvMemory.kv_shapes`."""
-        layers, _, *rest = self.k.shape
-        about = f"i{self.k.dtype.itemsize}", (layers, num_tokens, *rest)
-        return {"k": about, "v": about}
+        return {
+            name: (f"i{bits.dtype.itemsize}", (len(bits), num_tokens, *bits.shape[2:]))
+            for name, bits in self._bits.items()
+        }
+
+    @property
+    def _bits(self) -> dict[str, Tensor]:
+        """All that a slot has, as whole numbers: float8 cannot be indexed."""
+        parts = {"k": self.k, "v": self.v, "k_scale": self.k_scale, "v_scale": self.v_scale}
+        return {n: t.view(_BITS[t.dtype.itemsize]) for n, t in parts.items() if t is not None}
+
+
+def make_cache(
+    config: ModelConfig,
+    num_slots: int,
+    dtype: torch.dtype,
+    slot_table: Tensor,
+    rotation: Rotation,
+) -> KvCache:
+    """A pool beside its slot table; untouched memory. `dtype` int8 or float8_e4m3fn: with scales."""
+    place = slot_table.device
+    shape = (config.num_layers, num_slots, config.num_kv_heads, config.head_dim)
+    k, v = (torch.empty(shape, dtype=dtype, device=place) for _ in "kv")
+    if not largest_stored(dtype):
+        return KvCache(k, v, slot_table, rotation)
+    scales = (torch.empty(shape[:-1], dtype=torch.float32, device=place) for _ in "kv")
+    return KvCache(k, v, slot_table, rotation, *scales)

@@ -57,9 +57,9 @@ class ModelConfig:
         """Of the embedding; of the head as many again."""
         return self.vocab_size * self.hidden_size
 
-    def kv_bytes_per_slot(self, itemsize: int) -> int:
-        """Memory of one token's K and V in every layer."""
-        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * itemsize
+    def kv_bytes_per_slot(self, itemsize: int, scale_bytes: int = 0) -> int:
+        """Memory of one token's K and V in every layer, with a scale for each head where they are quantised."""
+        return 2 * self.num_layers * self.num_kv_heads * (self.head_dim * itemsize + scale_bytes)
 
 
 def read_config(raw: Mapping[str, Any], generation: Mapping[str, Any]) -> ModelConfig:

@@ -119,17 +119,17 @@ class Decoder:
 
         kernels.embed(batch.token_ids, self.weights.embedding, out=hidden)
         delta: Tensor | None = None
-        layers = zip(self.weights.layers, self._linears, cache.k, cache.v, strict=True)
-        for layer, linears, k_pool, v_pool in layers:
+        layers = zip(self.weights.layers, self._linears, cache.layers, strict=True)
+        for layer, linears, (k_pool, v_pool, k_scale, v_scale) in layers:
             self._add_norm(delta, hidden, layer.attention_norm, normed)
             qkv = self._linear(normed, linears.qkv)
             kernels.rope_store_kv(
                 qkv, cache.rotation.cos, cache.rotation.sin, batch.positions, batch.slots, k_pool, v_pool, q,
-                layer.q_norm, layer.k_norm, config.rms_norm_eps,
+                layer.q_norm, layer.k_norm, config.rms_norm_eps, k_scale, v_scale,
             )  # fmt: skip
             kernels.attend(
                 q, k_pool, v_pool, cache.slot_table, batch.rows, batch.query_start, batch.kv_len, attended, scale,
-                layer.window, workspace=batch.workspace, max_new_tokens=batch.max_new_tokens, shared=batch.shared,
+                layer.window, k_scale, v_scale, batch.workspace, batch.max_new_tokens, batch.shared,
             )  # fmt: skip
             delta = self._linear(attended.view(num_tokens, -1), linears.out)
             self._add_norm(delta, hidden, layer.mlp_norm, normed)

@@ -17,8 +17,8 @@ from branchwork.runtime.models.batch import (
     Batch,
     BatchTensors,
     Ints,
-    KvCache,
     make_batch,
+    make_cache,
     shared_prefixes,
 )
 from branchwork.runtime.models.decode_program import DecodeProgram, Workspaces
@@ -63,6 +63,7 @@ Parts = list[SegmentResult]
 class DeviceRunner:
     """One device, one model, one pool; `runtime.runner.Runner`. Arguments as those of `ModelRunner`.
 
+    `kv_dtype`: of the pool; None: the model's. int8 and float8_e4m3fn are stored with a scale for each slot and head.
     `cascade` False: shared prefixes are read by each request. `graphs` False: decode steps are not captured, which only
     a measurement wants. Graphs are captured here, for 1, 2, 4, … requests.
     """
@@ -78,6 +79,7 @@ class DeviceRunner:
         max_tokens: int = 2048,
         num_token_ids: int | None = None,
         num_machines: int = MAX_MACHINES,
+        kv_dtype: torch.dtype | None = None,
         cascade: bool = True,
         graphs: bool = True,
     ) -> None:
@@ -93,14 +95,10 @@ class DeviceRunner:
         self._state = DeviceState(
             device, self._uploads, max_rows, max_len, self._num_ids, self.num_machines
         )
-        shape = (config.num_layers, num_slots, config.num_kv_heads, config.head_dim)
         rotation = Rotation(config.rope, max_len, device.where)
         rotation.fill(max_len)
-        self._cache = KvCache(
-            k=torch.empty(shape, dtype=decoder.dtype, device=device.where),
-            v=torch.empty(shape, dtype=decoder.dtype, device=device.where),
-            slot_table=self._state.table.tensor,
-            rotation=rotation,
+        self._cache = make_cache(
+            config, num_slots, kv_dtype or decoder.dtype, self._state.table.tensor, rotation
         )
         most = max_rows + MAX_GUESSED
         buckets = _buckets(max_rows)

@@ -11,7 +11,7 @@ from branchwork.kernels import api as kernels
 from branchwork.runtime.models.config import ModelConfig, read_config
 from branchwork.runtime.models.decoder import Decoder
 from branchwork.runtime.models.free_memory import check_fits, weight_bytes
-from branchwork.runtime.models.placement import device_for
+from branchwork.runtime.models.placement import check_kv_cache_dtype, device_for
 from branchwork.runtime.models.placing import placed
 from branchwork.runtime.models.weights import Weights, checksum, read_json, weight_files
 from branchwork.runtime.wire.config import RuntimeConfig
@@ -44,6 +44,7 @@ def load_model(options: RuntimeConfig) -> LoadedModel:
     device = device_for(options.device, config)
     dtype = compute_dtype(options.dtype, config, device)
     check_quantize(options.quantize, dtype)
+    check_kv_cache_dtype(options.kv_cache_dtype, device)
     num_bytes = weight_bytes(config, stored_bytes(folder), dtype, options.quantize)
     check_fits(options.model, num_bytes, dtype, device, options.quantize)
     with Weights(folder) as weights, torch.inference_mode():

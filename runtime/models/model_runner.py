@@ -11,7 +11,7 @@ from torch import Tensor
 
 from branchwork.kernels import api as kernels
 from branchwork.runtime.kv import KvArrays, KvShapes
-from branchwork.runtime.models.batch import Ints, KvCache, make_batch
+from branchwork.runtime.models.batch import Ints, make_batch, make_cache
 from branchwork.runtime.models.forward import CompiledForward, Forward, PlainForward, compiled_later
 from branchwork.runtime.models.loader import LoadedModel
 from branchwork.runtime.models.rope import Rotation
@@ -44,7 +44,8 @@ class ModelRunner:
     The pool's memory is reserved here and touched when it is first written. `threads` 0: one for each core.
 
     `compiled` None: use the compiled network as soon as it is ready; True: wait for it; False: never. For a model that
-    is quantised it is always waited for: it alone can run one.
+    is quantised it is always waited for: it alone can run one. `kv_dtype` as for `DeviceRunner`: with K/V
+    quantised it is never used; a device's answers are compared with that.
     """
 
     def __init__(
@@ -57,25 +58,28 @@ class ModelRunner:
         num_token_ids: int | None = None,
         threads: int = 0,
         compiled: bool | None = None,
+        kv_dtype: torch.dtype | None = None,
     ) -> None:
         config, decoder = model.config, model.decoder
-        shape = (config.num_layers, num_slots, config.num_kv_heads, config.head_dim)
         self.num_slots, self.max_len = num_slots, max_len
         self._num_token_ids = num_token_ids or config.vocab_size
         self._rows = SampleRows(self._num_token_ids)
         self._max_logit_rows = logit_rows_at_once(max_rows, config.vocab_size)
         self._table = np.zeros((max_rows, max_len), dtype=np.int32)
-        self._cache = cache = KvCache(
-            k=torch.empty(shape, dtype=decoder.dtype),
-            v=torch.empty(shape, dtype=decoder.dtype),
-            slot_table=torch.from_numpy(self._table),
-            rotation=Rotation(config.rope, max_len),
+        self._cache = cache = make_cache(
+            config,
+            num_slots,
+            kv_dtype or decoder.dtype,
+            torch.from_numpy(self._table),
+            Rotation(config.rope, max_len),
         )
         sizes = max_tokens, self._max_logit_rows, threads or os.cpu_count() or 1
         self._forward: Forward = PlainForward(decoder, cache)
         self._faster: Future[CompiledForward] | None = None
         if model.quantize != "none":
             compiled = True
+        if cache.k_scale is not None:
+            compiled = False
         if compiled is False or not kernels.runs_compiled(decoder.weights):
             return
         if compiled and not kernels.is_compiled(decoder.dtype):

@@ -13,6 +13,10 @@ MIN_CAPABILITY = (8, 0)
 """What the kernels are compiled for: sm_80 and later."""
 
 
+FP8_CAPABILITY = (8, 9)
+"""The first with products of float8 e4m3, and with its conversions."""
+
+
 def device_for(choice: Literal["auto", "cpu", "cuda"], config: ModelConfig) -> torch.device:
     """The device that `--device` means for a model. Raises ConfigError where it asks for a GPU in vain.
 
@@ -24,6 +28,22 @@ def device_for(choice: Literal["auto", "cpu", "cuda"], config: ModelConfig) -> t
     if obstacle is not None:
         raise ConfigError(f"--device cuda: {obstacle}")
     return torch.device("cuda")
+
+
+def check_kv_cache_dtype(choice: str, device: torch.device) -> None:
+    """Raises ConfigError, with what is possible instead, where --kv-cache-dtype cannot be had on a device."""
+    if choice == "auto":
+        return
+    if device.type == "cpu":
+        raise ConfigError(
+            f"--kv-cache-dtype {choice}: on a GPU only (--device cuda); a CPU keeps K/V as it computes them "
+            "(--kv-cache-dtype auto)"
+        )
+    if choice == "fp8_e4m3" and (found := torch.cuda.get_device_capability()) < FP8_CAPABILITY:
+        raise ConfigError(
+            f"--kv-cache-dtype fp8_e4m3: needs compute capability 8.9, this GPU has {found[0]}.{found[1]}; "
+            "--kv-cache-dtype int8 takes as many bytes"
+        )
 
 
 def gpu_obstacle(config: ModelConfig) -> str | None:

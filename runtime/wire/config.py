@@ -30,7 +30,13 @@ class RuntimeConfig:
 
     model: str = option("sprout", "model folder, hub name, or sprout (the embedded model)", "model")
     dtype: Literal["auto", "float32", "bfloat16"] = option(
-        "auto", "type of weights and cache", "model"
+        "auto", "type of weights, and of the cache unless --kv-cache-dtype says otherwise", "model"
+    )
+    kv_cache_dtype: Literal["auto", "int8", "fp8_e4m3"] = option(
+        "auto",
+        "type of the cache; auto: that of the weights; int8, fp8_e4m3 (sm_89 and later): half the bytes, "
+        "with a scale for each token and head; on a GPU only",
+        "model",
     )
     quantize: Literal["none", "int8", "int4"] = option(
         "none",

@@ -196,8 +196,8 @@ ATTENTION = [
         [1] * 8, _SHARED_LENGTHS, (7, 1, 32), BF16, groups=_SHARED)),
     Case("attend", "shared prefixes, window", lambda: attention(
         [1] * 8, _SHARED_LENGTHS, (4, 2, 16), F32, groups=_SHARED, window=20)),
-    Case("attend", "shared prefixes, int8", lambda: attention(
-        [1] * 8, _SHARED_LENGTHS, (4, 2, 16), BF16, groups=_SHARED, stored=INT8)),
+    *(Case("attend", f"shared prefixes, {d}", lambda d=d: attention(
+        [1] * 8, _SHARED_LENGTHS, (4, 2, 16), BF16, groups=_SHARED, stored=d)) for d in (INT8, FP8)),
     *(
         Case("attend", f"extend {heads} {dtype}", lambda h=heads, d=dtype: attention(
             [3, 0, 20, 1, 5, 17, 2], [100, 7, 20, 129, 32, 50, 0], h, d))
@@ -207,6 +207,8 @@ ATTENTION = [
     Case("attend", "extend, a split that only the last token sees", lambda: attention([3], [98], (4, 2, 16), F32)),
     Case("attend", "extend, window", lambda: attention([3, 20, 1], [100, 40, 61], (4, 2, 16), F32, window=20)),
     Case("attend", "extend, fp8", lambda: attention([3, 20], [70, 40], (4, 2, 16), BF16, stored=FP8)),
+    Case("attend", "extend, int8, window", lambda: attention(
+        [3, 20], [70, 40], (4, 2, 16), BF16, stored=INT8, window=20)),
 ]  # fmt: skip
 
 

@@ -42,7 +42,7 @@ def decode(
     groups = SharedPrefixes(ints(33), ints(64), ints(32), ints(64)) if shared else None
     q = empty(64, HEADS, dim)
     work = make_workspace(64, 2048, HEADS, dim, "meta")
-    configs = DECODE[dim], cascade_config(dim, arch)
+    configs = DECODE[dim], cascade_config(dim, arch, dtype is not BF16)
     attention.decode(
         q, pool(dtype, dim=dim), ints(64), q, dim**-0.5, window, work, groups, *configs
     )
@@ -51,7 +51,7 @@ def decode(
 def extend(arch: int, dtype: torch.dtype = BF16, window: int = 0, dim: int = D) -> None:
     q = empty(2048, HEADS, dim)
     work = make_workspace(64, 2048, HEADS, dim, "meta")
-    config = extend_config(dim, arch)
+    config = extend_config(dim, arch, dtype is not BF16)
     attention.extend(
         q, pool(dtype, dim=dim), ints(65), ints(64), q, dim**-0.5, window, work, 2048, config
     )
@@ -134,15 +134,24 @@ def widen(bits: int) -> None:
 LAUNCHES: dict[str, Callable[[int], None]] = {
     "decode": lambda arch: decode(arch, shared=True),
     "decode, window": lambda arch: decode(arch, window=4096),
-    "decode, fp8 kv": lambda arch: decode(arch, torch.float8_e4m3fn),
-    "decode, int8 kv": lambda arch: decode(arch, torch.int8),
+    "decode, fp8 kv": lambda arch: decode(arch, torch.float8_e4m3fn, shared=True),
+    "decode, int8 kv": lambda arch: decode(arch, torch.int8, shared=True),
     "extend": extend,
     "extend, window": lambda arch: extend(arch, window=4096),
     "extend, fp8 kv": lambda arch: extend(arch, torch.float8_e4m3fn),
+    "extend, int8 kv": lambda arch: extend(arch, torch.int8),
     "decode, D 64": lambda arch: decode(arch, shared=True, dim=64),
     "decode, D 256": lambda arch: decode(arch, shared=True, dim=256),
     "extend, D 64": lambda arch: extend(arch, dim=64),
     "extend, D 256": lambda arch: extend(arch, dim=256),
+    "decode, int8 kv, D 64": lambda arch: decode(arch, torch.int8, shared=True, dim=64),
+    "decode, int8 kv, D 256": lambda arch: decode(arch, torch.int8, shared=True, dim=256),
+    "extend, int8 kv, D 64": lambda arch: extend(arch, torch.int8, dim=64),
+    "extend, int8 kv, D 256": lambda arch: extend(arch, torch.int8, dim=256),
+    "decode, fp8 kv, D 64": lambda arch: decode(arch, torch.float8_e4m3fn, shared=True, dim=64),
+    "decode, fp8 kv, D 256": lambda arch: decode(arch, torch.float8_e4m3fn, shared=True, dim=256),
+    "extend, fp8 kv, D 64": lambda arch: extend(arch, torch.float8_e4m3fn, dim=64),
+    "extend, fp8 kv, D 256": lambda arch: extend(arch, torch.float8_e4m3fn, dim=256),
     "rope": lambda arch: rope(),
     "rope, head norm": lambda arch: rope(norm=True),
     "rope, fp8 kv": lambda arch: rope(torch.float8_e4m3fn),

@@ -34,12 +34,14 @@ def test_every_line_of_the_bench_can_be_called(monkeypatch: pytest.MonkeyPatch) 
         )
 
     names = [row[0] for row in report.rows]
-    assert names[:4] == [
+    assert names[:5] == [
         "decode 32 x 2,048",
+        "decode 32 x 2,048, int8 K/V",
+        "decode 32 x 2,048, fp8 K/V",
         "decode 1 x 32,768",
-        "decode 128 x 1,024",
-        "cascade 64 x (4,096 + 256)",
+        "decode 1 x 32,768, int8 K/V",
     ]
+    assert {"cascade 64 x (4,096 + 256)", "int4 linear, 2,048 rows"} < set(names)
     assert len(called) == sum(2 if row[5] else 1 for row in report.rows)
     kernels_run = {launch.name for launch in launches}
     assert {
@@ -52,6 +54,8 @@ def test_every_line_of_the_bench_can_be_called(monkeypatch: pytest.MonkeyPatch) 
     } <= kernels_run
     # 32 requests of 2,048 tokens: 268 MB of K and V, 67 µs at 4 TB/s.
     assert report.rows[0][3] == pytest.approx(67.1, abs=0.1)
+    # Half of it in int8, and a scale for each 128 bytes.
+    assert report.rows[1][3] == pytest.approx(67.1 / 2 * 132 / 128, abs=0.1)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -94,6 +98,12 @@ def test_the_bench_of_the_engine_measures_a_tiny_model_where_there_is_no_gpu() -
         "first token of 70",
         "constrained, batch 3",
         "masks from the host, batch 3",
+        "weights in int8, batch 1",
+        "weights in int8, batch 3",
+        "weights in int4, batch 1",
+        "weights in int4, batch 3",
+        "K/V in int8, batch 3 of 20",
+        "K/V in fp8_e4m3, batch 3 of 20",
         "3 × (70 + 4), shared prefix read once",
         "transformers, static cache, batch 1",
         "transformers, static cache, batch 3",

@@ -10,7 +10,7 @@ import itertools
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ from branchwork.runtime.mock import MockInbox, MockOutbox, MockTokenizer
 from branchwork.runtime.models.config import ModelConfig
 from branchwork.runtime.models.device_runner import DeviceRunner
 from branchwork.runtime.models.loader import LoadedModel, on_device
+from branchwork.runtime.models.memory import KV_DTYPES
 from branchwork.runtime.wire.config import RuntimeConfig
 from branchwork.runtime.wire.messages import Gen, Regex, Sampling
 
@@ -70,24 +71,21 @@ def measure(name: str, ceilings: Ceilings, setup: Setup, peer: bool = True) -> R
         ("what", "found", "unit", "beside", "over it", "to reach"),
     )
     bench = _Bench(setup)
-    weights = bench.model.decoder.weights
-    read = sum(
-        t.nbytes
-        for layer in weights.layers
-        for t in (*layer.qkv, layer.out, *layer.gate_up, layer.down)
-    )
+    read = bench.model.decoder.matrix_bytes
     # A copy reads and writes; a step only reads.
-    floor_us = (read + weights.head.nbytes) / ceilings.bytes_per_us
+    floor_us = read / ceilings.bytes_per_us
     for part in (
         _decode(bench, floor_us),
         _first_tokens(bench),
         _constrained(bench),
+        _rounded_weights(bench, ceilings),
+        _quantized_kv(bench),
         _cascade(bench),
     ):
         for row in part:
             report.add(*row)
             print(*row, flush=True)
-    del bench, weights
+    del bench
     _free(setup)
     if peer:
         for row in _transformers(setup):
@@ -117,12 +115,13 @@ class _Bench:
             self.model = on_device(made, setup.device)
         self.vocabulary = made_up_vocabulary(setup.config.vocab_size)
 
-    def engine(self, **options: Any) -> Engine:
-        """A fresh engine; `options` are those of the runner."""
+    def engine(self, model: LoadedModel | None = None, **options: Any) -> Engine:
+        """A fresh engine, of the bench's model or another; `options` are those of the runner."""
         _free(self.setup)
         setup, config = self.setup, RuntimeConfig(max_rows=max(setup_rows(self.setup)))
         runner = DeviceRunner(
-            self.model, setup.slots, config.max_rows, setup.config.max_position, config.max_tokens_per_step, **options
+            model or self.model, setup.slots, config.max_rows, setup.config.max_position, config.max_tokens_per_step,
+            **options,
         )  # fmt: skip
         return Engine(
             config,
@@ -260,6 +259,35 @@ def _constrained(bench: _Bench) -> Iterator[Row]:
         free / by_host,
         "",
     )
+
+
+def _rounded_weights(bench: _Bench, ceilings: Ceilings) -> Iterator[Row]:
+    """Decoding with weights of 8 and 4 bits, beside the time of reading those."""
+    setup = bench.setup
+    for quantize in ("int8", "int4"):
+        with torch.inference_mode():
+            model = on_device(replace(bench.model, quantize=quantize), setup.device)
+        floor_s = model.decoder.matrix_bytes / ceilings.bytes_per_us / 1e6
+        engine = bench.engine(model)
+        for batch in setup.batches:
+            prompts = [bench.prompt(seed, setup.prompt) for seed in range(batch)]
+            seconds = _step_s(bench, engine, prompts)
+            what = f"weights in {quantize}, batch {batch}"
+            yield what, batch / seconds, "tokens/s", "weight floor", floor_s / seconds, ""
+        del engine, model
+
+
+def _quantized_kv(bench: _Bench) -> Iterator[Row]:
+    """Decoding long requests with K/V of 8 bits, beside the same over the model's type."""
+    setup = bench.setup
+    batch, length = setup.batches[1], setup.prompts[0]
+    prompts = [bench.prompt(200 + i, length) for i in range(batch)]
+    plain = _step_s(bench, bench.engine(), prompts)
+    for name, kind in KV_DTYPES.items():
+        if kind is not None:
+            seconds = _step_s(bench, bench.engine(kv_dtype=kind), prompts)
+            what = f"K/V in {name}, batch {batch} of {length:,}"
+            yield what, batch / seconds, "tokens/s", "its own type", plain / seconds, ""
 
 
 def _cascade(bench: _Bench) -> Iterator[Row]:

@@ -7,7 +7,7 @@ bytes it must move at the measured copy rate, or of its products at the measured
 import argparse
 import importlib.util
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch import Tensor
 from branchwork.bench.gpu import Ceilings, Work, measure_ceilings, require_gpu, time_us
 from branchwork.bench.report import Report
 from branchwork.kernels import api
+from branchwork.kernels.quantized import quantize_heads
 from branchwork.kernels.sampling import SamplingRows
 
 HEADS, KV_HEADS, D, HIDDEN, WIDTH, VOCAB = 32, 8, 128, 4096, 14336, 128_256
@@ -95,11 +96,20 @@ class _Context:
     rows: Tensor
     kv_len: Tensor
     length: int
+    k_scale: Tensor | None = None
+    v_scale: Tensor | None = None
 
     @property
     def num_bytes(self) -> float:
-        """Of K and V, read once."""
-        return 2.0 * self.rows.shape[0] * self.length * KV_HEADS * D * self.k_pool.element_size()
+        """Of K and V, read once, and their scales."""
+        per_head = D * self.k_pool.element_size() + (0 if self.k_scale is None else 4)
+        return 2.0 * self.rows.shape[0] * self.length * KV_HEADS * per_head
+
+    def stored(self, dtype: torch.dtype) -> "_Context":
+        """The same with K and V quantised."""
+        k, k_scale = quantize_heads(self.k_pool, dtype)
+        v, v_scale = quantize_heads(self.v_pool, dtype)
+        return replace(self, k_pool=k, v_pool=v, k_scale=k_scale, v_scale=v_scale)
 
     def in_a_row(self) -> tuple[Tensor, Tensor]:
         """K and V as [requests, kv_heads, length, D]."""
@@ -143,7 +153,7 @@ def _attend(context: _Context, new: int, shared: int = 0) -> tuple[Work, Tensor]
     def work() -> None:
         api.attend(
             q, context.k_pool, context.v_pool, context.table, context.rows, starts, context.kv_len, out, D**-0.5,
-            workspace=workspace, max_new_tokens=new, shared=groups,
+            k_scale=context.k_scale, v_scale=context.v_scale, workspace=workspace, max_new_tokens=new, shared=groups,
         )  # fmt: skip
 
     return work, q
@@ -169,6 +179,15 @@ def decode() -> Iterator[Item]:
         if importlib.util.find_spec("flashinfer"):
             yield Item(name + " beside flashinfer", work, context.num_bytes, peer="flashinfer, page 1",
                        peer_work=_flashinfer_decode(context, q))  # fmt: skip
+        yield from _quantized(name, context, 1, work)
+
+
+def _quantized(name: str, context: _Context, new: int, plain: Work) -> Iterator[Item]:
+    """The same over K/V in 8 bits; the peer is ourselves over bf16."""
+    for kind, dtype in (("int8", torch.int8), ("fp8", torch.float8_e4m3fn)):
+        over = context.stored(dtype)
+        work, _ = _attend(over, new)
+        yield Item(f"{name}, {kind} K/V", work, over.num_bytes, peer="bf16 K/V", peer_work=plain)
 
 
 def _flashinfer_decode(context: _Context, q: Tensor) -> Work:
@@ -210,6 +229,7 @@ def extend() -> Iterator[Item]:
     context = _context(8, 8192)
     work, _ = _attend(context, 8)
     yield Item("extend 8 x 8 new over 8,192", work, context.num_bytes)
+    yield from _quantized("extend 8 x 8 new over 8,192", context, 8, work)
 
 
 def pointwise() -> Iterator[Item]:

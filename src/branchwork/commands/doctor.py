@@ -128,7 +128,7 @@ def check_memory(config: RuntimeConfig) -> Iterator[Finding]:
         load_model,
         model_folder,
     )
-    from branchwork.runtime.models.memory import kv_slots_for  # noqa: PLC0415
+    from branchwork.runtime.models.memory import kv_slots_for, slot_bytes  # noqa: PLC0415
     from branchwork.runtime.models.placement import device_for  # noqa: PLC0415
 
     try:
@@ -141,7 +141,7 @@ def check_memory(config: RuntimeConfig) -> Iterator[Finding]:
     except BranchworkError as error:
         yield Finding("memory", "bad", str(error))
         return
-    per_slot = model.config.kv_bytes_per_slot(model.decoder.dtype.itemsize)
+    per_slot = slot_bytes(config, model)
     found = f"{model.name}, context {context_len:,} tokens, weights {weights(config)}"
     yield Finding("model", "ok", found)
     found = (

@@ -11,12 +11,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from tests.make_engine import NaiveGrammar, choose, closed, embed, generate, opened, text
 from tests.runtime.models.rounded import rounded_model
 
 from branchwork.bench.random_model import model_config, random_model
+from branchwork.kernels import api as kernels
 from branchwork.runtime.engine import machines
 from branchwork.runtime.grammar import token_machine
 from branchwork.runtime.inbox import Operation
@@ -50,6 +52,7 @@ class Program:
     config: dict[str, Any] = field(default_factory=dict)
     meets: tuple[str, ...] = ()
     model: str = "plain"
+    kv_dtype: torch.dtype | None = None
 
     def __str__(self) -> str:
         return self.name
@@ -127,6 +130,16 @@ PROGRAMS = [
         4: free(4, "n: ", grammar=NUMBER, ignore_eos=False, max_tokens=8)}, meets=("decode 4", "eager"), model="int8"),
     Program("weights in int4", {0: [*free(1, "Hello", max_tokens=9), *free(2, "the ", **warm(1))], 2: free(3, LONG),
         4: free(4, "d", options={"logprobs": 2})}, meets=("decode 4", "eager"), model="int4"),
+    Program("K/V in int8", {0: [*free(1, LONG, max_tokens=9), *free(2, "the ", **warm(1))], 2: free(3, LONG + "and "),
+        4: free(4, LONG[:50], options={"logprobs": 2}), 14: free(5, LONG + "and a")},
+        {"max_chunk": 32}, meets=("decode 4", "eager"), kv_dtype=torch.int8),
+    Program("K/V in int8, shared prefixes", cascade(), meets=("shared", "decode 4"), kv_dtype=torch.int8),
+    Program("K/V in float8, shared prefixes, windows", cascade(**warm(3)), meets=("shared",), model="windows",
+        kv_dtype=torch.float8_e4m3fn),
+    Program("K/V in float8, guesses", {0: [*free(1, "ab" * 8 + "a", max_tokens=10), *free(2, LONG, **warm(2))]},
+        {"speculate": 3}, meets=("guess",), kv_dtype=torch.float8_e4m3fn),
+    Program("K/V in float8, a pool that is too small", {0: [op for b in range(1, 6) for op in free(b, LONG[: 40 + b],
+        max_tokens=20)]}, {"growth_reserve": 0, "kv": 170}, meets=("decode 8",), kv_dtype=torch.float8_e4m3fn),
 ]  # fmt: skip
 
 
@@ -174,18 +187,32 @@ def make_models() -> dict[str, LoadedModel]:
     }
 
 
-def on_the_cpu(model: LoadedModel, compiled: bool = True) -> Callable[[int], Runner]:
+Models = dict[str, LoadedModel]
+
+
+def on_the_cpu(program: Program, models: Models, compiled: bool = True) -> Callable[[int], Runner]:
     """Given the slots of the pool: the compiled network, or operation by operation. Rounded weights are written out."""
-    written_out = rounded_model(model)
+    model = rounded_model(models[program.model])
     return lambda slots: ModelRunner(
-        written_out, slots, MAX_ROWS, MAX_LEN, 256, threads=1, compiled=compiled
+        model,
+        slots,
+        MAX_ROWS,
+        MAX_LEN,
+        256,
+        threads=1,
+        compiled=compiled,
+        kv_dtype=program.kv_dtype,
     )
 
 
-def on_a_device(model: LoadedModel, name: str, **options: bool) -> Callable[[int], Runner]:
+def on_a_device(
+    program: Program, models: Models, name: str, graphs: bool = True
+) -> Callable[[int], Runner]:
     """Given the slots of the pool: a device's runner."""
-    there = on_device(model, name)
-    return lambda slots: DeviceRunner(there, slots, MAX_ROWS, MAX_LEN, 256, **options)
+    there = on_device(models[program.model], name)
+    return lambda slots: DeviceRunner(
+        there, slots, MAX_ROWS, MAX_LEN, 256, kv_dtype=program.kv_dtype, graphs=graphs
+    )
 
 
 def answers(program: Program, make_runner: Callable[[int], Runner]) -> tuple[list[Any], set[str]]:
@@ -236,8 +263,10 @@ def main(names: list[str], compiled: bool) -> None:
             continue
         began = time.process_time()
         print(json.dumps({"starts": str(program)}), flush=True)
-        expected, _ = answers(program, on_the_cpu(models[program.model], compiled))
-        found, met = answers(program, on_a_device(models[program.model], "cpu"))
+        # In the interpreter any tensor is Triton's; what is expected is the reference's.
+        with patch.object(kernels, "runs_triton", lambda tensor: tensor.device.type == "cuda"):
+            expected, _ = answers(program, on_the_cpu(program, models, compiled))
+        found, met = answers(program, on_a_device(program, models, "cpu"))
         line = {
             "program": str(program),
             "wrong": None if found == expected else str((found, expected)),

@@ -20,19 +20,22 @@ from tests.runtime.models.device_programs import (
 ROOT = Path(__file__).parents[3]
 MODELS = make_models()
 
-IN_THE_INTERPRETER = ("one joins, one leaves", "shared prefixes", "constraints on the device")
+IN_THE_INTERPRETER = (
+    "one joins, one leaves", "shared prefixes", "constraints on the device", "weights in int4",
+    "K/V in int8, shared prefixes",
+)  # fmt: skip
 """Some of the programs, since a step takes half a second there; `make test-all` runs all of them."""
 
 
 def check(program: Program, found: list[str], met: set[str]) -> None:
-    expected, _ = answers(program, on_the_cpu(MODELS[program.model]))
+    expected, _ = answers(program, on_the_cpu(program, MODELS))
     assert found == expected
     assert set(program.meets) <= met
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=str)
 def test_over_the_reference_every_program_gets_the_cpu_s_answers(program: Program) -> None:
-    check(program, *answers(program, on_a_device(MODELS[program.model], "cpu")))
+    check(program, *answers(program, on_a_device(program, MODELS, "cpu")))
 
 
 @pytest.mark.parametrize(
@@ -64,4 +67,4 @@ def test_over_triton_in_the_interpreter_every_program_gets_the_cpu_s_answers(
 @pytest.mark.parametrize("program", PROGRAMS, ids=str)
 def test_on_a_gpu_every_program_gets_the_cpu_s_answers(program: Program, graphs: bool) -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
-    check(program, *answers(program, on_a_device(MODELS[program.model], "cuda", graphs=graphs)))
+    check(program, *answers(program, on_a_device(program, MODELS, "cuda", graphs)))

@@ -12,7 +12,7 @@ from tests.make_model import make_model
 
 from branchwork.bench.random_model import model_config
 from branchwork.runtime.models.loader import LoadedModel, load_model, model_folder
-from branchwork.runtime.models.placement import device_for, gpu_obstacle
+from branchwork.runtime.models.placement import check_kv_cache_dtype, device_for, gpu_obstacle
 from branchwork.runtime.models.weights import checksum
 from branchwork.runtime.wire.config import RuntimeConfig
 from branchwork.runtime.wire.errors import ConfigError, ModelError
@@ -167,6 +167,26 @@ def test_the_checksum_follows_the_weights_and_not_the_place(made: Path, folder: 
     assert checksum(folder) == checksum(made)
     rewrite(folder, **{"model.norm.weight": torch.zeros(32)})
     assert checksum(folder) != checksum(made)
+
+
+def test_a_cache_in_fewer_bits_is_refused_where_it_cannot_be_had_and_says_what_can(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(
+        ConfigError, match=r"--kv-cache-dtype int8: on a GPU only .* \(--kv-cache-dtype auto\)"
+    ):
+        load(made, kv_cache_dtype="int8")
+    with pytest.raises(ConfigError, match=r"--kv-cache-dtype fp8: must be one of auto, int8, fp8_"):
+        load(made, kv_cache_dtype="fp8")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 6))
+    gpu = torch.device("cuda")
+    with pytest.raises(
+        ConfigError, match=r"needs compute capability 8.9, this GPU has 8.6; .* int8"
+    ):
+        check_kv_cache_dtype("fp8_e4m3", gpu)
+    check_kv_cache_dtype("int8", gpu)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 9))
+    check_kv_cache_dtype("fp8_e4m3", gpu)
 
 
 def test_quantize_is_refused_where_it_cannot_be_had_and_says_what_can(
