@@ -24,8 +24,9 @@ from branchwork.kernels.attention import (
 )
 from branchwork.kernels.automaton import DONE, FORCED, Automata, Places
 from branchwork.kernels.configs import HEAD_DIMS, MAX_QUANTIZED_ROWS, WIDE_BYTES
+from branchwork.kernels.cpu import host
 from branchwork.kernels.cpu.compiling import is_compiled, start_compiling
-from branchwork.kernels.cpu.host import Network, runs_compiled
+from branchwork.kernels.cpu.host import Network
 from branchwork.kernels.cpu.identity import code_identity
 from branchwork.kernels.device_rows import (
     DeviceRows,
@@ -49,7 +50,7 @@ from branchwork.kernels.quantized import (
     quantized_bytes,
 )
 from branchwork.kernels.sampling import NO_TOKEN, SamplingRows
-from branchwork.kernels.weights import DecoderWeights, LayerWeights
+from branchwork.kernels.weights import DecoderWeights, ExpertWeights, LayerWeights
 
 __all__ = [
     "BITS_OF_HEAD",
@@ -64,6 +65,7 @@ __all__ = [
     "Bits",
     "DecoderWeights",
     "DeviceRows",
+    "ExpertWeights",
     "KernelError",
     "Lanes",
     "LayerWeights",
@@ -81,8 +83,10 @@ __all__ = [
     "attend",
     "check_slots",
     "code_identity",
+    "combine",
     "device_rows",
     "embed",
+    "expert_linear",
     "fill_lanes",
     "fsm_advance",
     "is_compiled",
@@ -98,6 +102,7 @@ __all__ = [
     "quantized_linear",
     "rms_norm",
     "rope_store_kv",
+    "route",
     "runs_compiled",
     "runs_triton",
     "sample",
@@ -148,6 +153,12 @@ _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 def runs_triton(tensor: Tensor) -> bool:
     """Whether the operations on such a tensor are Triton's: on a GPU, and in Triton's interpreter."""
     return tensor.device.type == "cuda" or _INTERPRETED
+
+
+def runs_compiled(weights: DecoderWeights, quantize: Quantize = "none") -> bool:
+    """Whether `Network` can run these weights: see there. Experts it cannot."""
+    dense = all(layer.experts is None for layer in weights.layers)
+    return dense and host.runs_compiled(weights, quantize)
 
 
 def _form(tensor: Tensor, module: str) -> Any:
@@ -411,6 +422,62 @@ def quantized_linear(x: Tensor, weight: QuantizedLinear, out: Tensor) -> None:
     _require("x", x, x, -1, weight.in_features)
     _require("out", out, x, x.shape[0], weight.out_features)
     _form(x, "linear").quantized_linear(x, weight, out)
+
+
+def route(
+    scores: Tensor, normalised: bool, weight: Tensor, expert: Tensor, count: Tensor, pairs: Tensor
+) -> None:
+    """Send each token to the experts of its highest scores; of equal ones the lower number first, NaN last.
+
+    A token and one of its experts are a *pair*: number token · choices + choice.
+
+    scores  [T, E]        float32 | bfloat16
+    weight  [T, choices]  float32: softmax(scores) of the chosen; `normalised`: they sum to 1
+    expert  [T, choices]  int32: the chosen, best first
+    count   [E]           int32: pairs of each expert
+    pairs   [E, T]        int32: their numbers, in any order; past `count` whatever was there
+    """
+    num_tokens, num_experts = scores.shape
+    _require("scores", scores, scores, num_tokens, num_experts)
+    _require("weight", weight, weight, num_tokens, -1)
+    if weight.dtype is not torch.float32 or not 1 <= weight.shape[1] <= num_experts:
+        found = f"{weight.dtype} {list(weight.shape)}"
+        raise KernelError("weight", f"float32 [{num_tokens}, 1 to {num_experts}]", found)
+    _require_ints("expert", expert, *weight.shape, device=scores.device)
+    _require_ints("count", count, num_experts, device=scores.device)
+    _require_ints("pairs", pairs, num_experts, num_tokens, device=scores.device)
+    _form(scores, "experts").route(scores, normalised, weight, expert, count, pairs)
+
+
+def expert_linear(x: Tensor, weight: Tensor, count: Tensor, pairs: Tensor, out: Tensor) -> None:
+    """out[p] = x[token or p] Wᵀ of the expert of pair p; sums in float32.
+
+    x             [T, in], a row for each token, or [T · choices, in], one for each pair; float32 | bfloat16
+    weight        [E, out, in]        as x
+    count, pairs  of `route`
+    out           [T · choices, out]  as x
+    """
+    num_experts, num_columns, num_inputs = weight.shape
+    _require("x", x, weight, -1, num_inputs)
+    _require("weight", weight, x, num_experts, num_columns, num_inputs)
+    _require("out", out, x, -1, num_columns)
+    if len(out) % len(x):
+        raise KernelError("out", f"a multiple of {len(x)} rows", str(len(out)))
+    _require_ints("count", count, num_experts, device=x.device)
+    _require_ints("pairs", pairs, num_experts, -1, device=x.device)
+    _form(x, "experts").expert_linear(x, weight, count, pairs, out)
+
+
+def combine(values: Tensor, weight: Tensor, out: Tensor) -> None:
+    """out[t] = the sum of a token's pairs, each by its weight.
+
+    values  [T · choices, hidden]  float32 | bfloat16
+    weight  [T, choices]           float32
+    out     [T, hidden]            as values
+    """
+    _require("values", values, values, weight.numel(), -1)
+    _require("out", out, values, weight.shape[0], values.shape[1])
+    _form(values, "experts").combine(values, weight, out)
 
 
 def fsm_advance(tokens: Tensor, automata: Automata, places: Places) -> None:

@@ -152,6 +152,32 @@ WIDEN_COLUMNS = 32
 WIDE_BYTES = 32 << 20
 """Weights as numbers that wait for a product: so few that an H200's second-level cache still holds them then."""
 
+
+@dataclass(frozen=True, slots=True)
+class ExpertsConfig:
+    """A tile of `block_rows` pairs of one expert × `block_columns` outputs, over `block_inputs` inputs at a time."""
+
+    block_rows: int
+    block_columns: int
+    block_inputs: int
+    warps: int
+    stages: int
+
+
+EXPERTS = {
+    16: ExpertsConfig(block_rows=16, block_columns=64, block_inputs=128, warps=4, stages=4),
+    64: ExpertsConfig(block_rows=64, block_columns=128, block_inputs=64, warps=4, stages=4),
+    128: ExpertsConfig(block_rows=128, block_columns=128, block_inputs=64, warps=8, stages=3),
+}
+"""By pairs of an expert, on average and at most; the last also beyond. Few pairs: weights are what is waited for."""
+
+
+def experts_config(num_pairs: int, num_experts: int) -> ExpertsConfig:
+    """How so many pairs meet the weights of their experts; their spread is the device's business."""
+    fitting = (config for most, config in EXPERTS.items() if num_pairs <= most * num_experts)
+    return next(fitting, EXPERTS[max(EXPERTS)])
+
+
 ROPE_HEADS = 8
 """Heads of one token that a block of threads rotates together."""
 

@@ -146,6 +146,45 @@ def widen(weight: QuantizedLinear, first: int, out: Tensor) -> None:
     out.copy_(dequantize(weight)[first : first + len(out)])
 
 
+def route(
+    scores: Tensor, normalised: bool, weight: Tensor, expert: Tensor, count: Tensor, pairs: Tensor
+) -> None:
+    """See `api.route`; one expert after another."""
+    wide = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    wide = torch.where(wide.isnan(), -math.inf, wide)
+    # Rows in which nothing is finite have no distribution.
+    shares = wide.softmax(-1).nan_to_num()
+    ordered = shares.sort(descending=True, stable=True)
+    choices = weight.shape[1]
+    chosen = ordered.values[:, :choices]
+    if normalised:
+        total = chosen.sum(-1, keepdim=True)
+        chosen = chosen / torch.where(total > 0, total, 1.0)
+    weight.copy_(chosen)
+    expert.copy_(ordered.indices[:, :choices])
+    for number in range(scores.shape[1]):
+        mine = (expert.view(-1) == number).nonzero().view(-1)
+        count[number] = len(mine)
+        pairs[number, : len(mine)] = mine.to(pairs.dtype)
+
+
+def expert_linear(x: Tensor, weight: Tensor, count: Tensor, pairs: Tensor, out: Tensor) -> None:
+    """See `api.expert_linear`; one expert after another."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    choices = len(out) // len(x)
+    for number, size in enumerate(count.tolist()):
+        mine = pairs[number, :size].long()
+        product = F.linear(x[mine // choices].to(wide), weight[number].to(wide))
+        out[mine] = product.to(out.dtype)
+
+
+def combine(values: Tensor, weight: Tensor, out: Tensor) -> None:
+    """See `api.combine`."""
+    wide = torch.promote_types(values.dtype, torch.float32)
+    shaped = values.to(wide).view(*weight.shape, -1)
+    out.copy_((shaped * weight.to(wide).unsqueeze(-1)).sum(1))
+
+
 def fsm_advance(tokens: Tensor, automata: Automata, places: Places) -> None:
     """See `api.fsm_advance`; one request after another."""
     for i, grammar in enumerate(places.grammar.tolist()):

@@ -6,12 +6,29 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
+class ExpertWeights:
+    """The experts of a layer, of which each token goes to `choices`; `normalised`: their weights sum to 1.
+
+    router   [E, hidden]
+    gate_up  [E, 2 · width, hidden]
+    down     [E, hidden, width]
+    """
+
+    router: Tensor
+    gate_up: Tensor
+    down: Tensor
+    choices: int
+    normalised: bool
+
+
+@dataclass(frozen=True, slots=True)
 class LayerWeights:
     """One layer; each weight is [out, in].
 
     q, k and v are applied together, and so are gate and up. They are given in parts, which may be views of a
     file, or joined already (one part): only who lays them out for its device joins them.
-    `window` is how many positions the layer looks back over, its own included; 0: all.
+    `window` is how many positions the layer looks back over, its own included; 0: all. With `experts` there is no
+    gate_up, and nothing is in `down`.
     """
 
     attention_norm: Tensor
@@ -27,6 +44,7 @@ class LayerWeights:
     down: Tensor
     down_bias: Tensor | None
     window: int
+    experts: ExpertWeights | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ import torch
 from tests.kernels.sampling_rows import VOCAB, Row, make_rows
 from torch import Tensor
 
+from branchwork.kernels import reference
 from branchwork.kernels.automaton import Automata, Places
 from branchwork.kernels.lanes import Lanes, RowState
 from branchwork.kernels.quantized import quantize_heads, quantize_linear
@@ -417,6 +418,76 @@ def widening(bits: Any, group: int, width: int, dtype: torch.dtype) -> dict[str,
     return {"weight": quantize_linear(weight, bits, group), "first": 48, "out": out}
 
 
+def routing(
+    scores: Tensor, choices: int, normalised: bool = True, poison: int = 77
+) -> dict[str, Any]:
+    num_tokens, num_experts = scores.shape
+    return {
+        "scores": scores, "normalised": normalised, "weight": poisoned(num_tokens, choices, dtype=F32),
+        "expert": torch.full((num_tokens, choices), poison, dtype=torch.int32),
+        "count": torch.full((num_experts,), poison, dtype=torch.int32),
+        "pairs": torch.full((num_experts, num_tokens), poison, dtype=torch.int32),
+    }  # fmt: skip
+
+
+def scored(num_tokens: int, num_experts: int, dtype: torch.dtype = F32) -> Tensor:
+    """Scores of which some are equal; expert 1 has none of the tokens, expert 0 nearly all."""
+    generator = torch.Generator().manual_seed(num_tokens + num_experts)
+    scores = (torch.randn(num_tokens, num_experts, generator=generator) * 2).round() / 2
+    scores[:, 1], scores[: num_tokens - num_tokens // 4, 0] = -50.0, 9.0
+    return scores.to(dtype)
+
+
+def odd_scores() -> dict[str, Any]:
+    """A row of equal ones, one with NaN, and one of NaN alone."""
+    scores = scored(5, 6)
+    scores[1], scores[2, 3], scores[3] = 1.0, math.nan, math.nan
+    return routing(scores, 3)
+
+
+def expert_product(
+    num_tokens: int, num_experts: int, choices: int, dtype: torch.dtype, by_pair: bool = False
+) -> dict[str, Any]:
+    """75 outputs of 90 inputs: not a whole number of tiles; behind an expert's pairs stands poison."""
+    made = routing(scored(num_tokens, num_experts), choices, poison=2**30)
+    reference.route(**made)
+    generator = torch.Generator().manual_seed(choices)
+    num_pairs = num_tokens * choices
+    x = torch.randn(num_pairs if by_pair else num_tokens, 90, generator=generator) / 8
+    weight = torch.randn(num_experts, 75, 90, generator=generator)
+    out = poisoned(num_pairs + 1, 75, dtype=dtype)[:num_pairs]
+    return {
+        "x": x.to(dtype),
+        "weight": weight.to(dtype),
+        "count": made["count"],
+        "pairs": made["pairs"],
+        "out": out,
+    }
+
+
+def combining(dtype: torch.dtype) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(3)
+    values = torch.randn(12, 1030, generator=generator).to(dtype)
+    return {
+        "values": values,
+        "weight": torch.rand(4, 3, generator=generator),
+        "out": poisoned(4, 1030, dtype=dtype),
+    }
+
+
+def experts(num_tokens: int, num_experts: int, choices: int, dtype: torch.dtype) -> dict[str, Any]:
+    """All of a layer's experts together."""
+    generator = torch.Generator().manual_seed(choices)
+    hidden, width = 48, 80
+    return {
+        "x": torch.randn(num_tokens, hidden, generator=generator).to(dtype),
+        "scores": scored(num_tokens, num_experts, dtype), "choices": choices,
+        "gate_up": (torch.randn(num_experts, 2 * width, hidden, generator=generator) / 7).to(dtype),
+        "down": (torch.randn(num_experts, hidden, width, generator=generator) / 9).to(dtype),
+        "out": poisoned(num_tokens, hidden, dtype=dtype),
+    }  # fmt: skip
+
+
 def lanes(**found: Tensor) -> Lanes:
     """Six lanes, two of them padding (five rows); whatever is not given is 77."""
     unset = {name: torch.full((6,), 77, dtype=torch.int32) for name in Lanes.__slots__}
@@ -453,6 +524,9 @@ def advancing() -> dict[str, Any]:
     return {"chosen": ints(5, 6, -1, 7, 8, 9), "lanes": after, "rows": rows, **written}
 
 
+_ROUTED = ("weight", "expert", "count")
+"""Not the order of an expert's pairs, which on a device is anyone's."""
+
 TABLES = [
     Case("fill_lanes", "padding", filling, tuple(n for n in Lanes.__slots__ if n != "row")),
     Case("advance_rows", "padding", advancing, tuple(f"rows_{n}" for n in RowState.__slots__)),
@@ -473,4 +547,20 @@ TABLES = [
     ),
 ]  # fmt: skip
 
-CASES = [*ATTENTION, *TUNED, *POINTWISE, *SAMPLING, *TABLES]
+EXPERTS = [
+    Case("route", "some", lambda: routing(scored(13, 8), 2), _ROUTED),
+    Case("route", "not normalised", lambda: routing(scored(5, 6, BF16), 4, normalised=False), _ROUTED),
+    Case("route", "all of them", lambda: routing(scored(3, 4), 4), _ROUTED),
+    Case("route", "NaN and equal scores", odd_scores, _ROUTED),
+    *(
+        Case("expert_linear", f"{t} tokens, {e} experts, {c} choices, {d}",
+             lambda t=t, e=e, c=c, d=d: expert_product(t, e, c, d))
+        for t, e, c, d in [(1, 8, 2, F32), (21, 4, 2, BF16), (40, 5, 1, F32)]
+    ),
+    Case("expert_linear", "a row for each pair", lambda: expert_product(21, 4, 2, F32, by_pair=True)),
+    *(Case("combine", f"{d}", lambda d=d: combining(d)) for d in (F32, BF16)),
+    Case("experts", "one token", lambda: experts(1, 8, 2, F32)),
+    Case("experts", "many tokens", lambda: experts(37, 4, 2, F32)),
+]  # fmt: skip
+
+CASES = [*ATTENTION, *TUNED, *POINTWISE, *SAMPLING, *TABLES, *EXPERTS]

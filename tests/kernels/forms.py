@@ -14,19 +14,29 @@ from branchwork.kernels.attention import AttentionWorkspace, SharedPrefixes
 from branchwork.kernels.configs import (
     DECODE,
     AttentionConfig,
+    ExpertsConfig,
     SampleConfig,
     cascade_config,
     extend_config,
 )
 from branchwork.kernels.device_rows import device_rows, make_sampling_workspace
 from branchwork.kernels.sampling import SamplingRows
-from branchwork.kernels.triton import attention, automaton, lanes, linear, pointwise, sampling
+from branchwork.kernels.triton import (
+    attention,
+    automaton,
+    experts,
+    lanes,
+    linear,
+    pointwise,
+    sampling,
+)
 
 Call = Callable[..., None]
 
 SMALL = AttentionConfig(
     block_rows=16, block_keys=16, split_keys=32, max_splits=4, few_tokens=4, warps=4, stages=1
 )
+FEW_PAIRS = ExpertsConfig(block_rows=16, block_columns=32, block_inputs=32, warps=4, stages=1)
 CHUNKS = SampleConfig(chunk=32, search_block=64, warps=4, choose_warps=4)
 
 
@@ -111,6 +121,29 @@ def triton_sample(logits: Tensor, rows: SamplingRows, out: Tensor, logprobs: Ten
     sampling.sample(logits, there, out, logprobs, work, CHUNKS)
 
 
+def experts_of(forms: Any, silu: Any, *tile: ExpertsConfig) -> Call:
+    """A layer's experts: routed, gated and summed by the operations of one module."""
+
+    def work(
+        x: Tensor, scores: Tensor, choices: int, gate_up: Tensor, down: Tensor, out: Tensor
+    ) -> None:
+        num_tokens, num_experts = scores.shape
+        weight = poisoned(num_tokens, choices, dtype=F32).to(x.device)
+        expert = torch.full((num_tokens, choices), 2**30, dtype=torch.int32, device=x.device)
+        count = torch.full((num_experts,), 2**30, dtype=torch.int32, device=x.device)
+        pairs = torch.full((num_experts, num_tokens), 2**30, dtype=torch.int32, device=x.device)
+        forms.route(scores, True, weight, expert, count, pairs)
+        both = x.new_full((num_tokens * choices, gate_up.shape[1]), math.nan)
+        forms.expert_linear(x, gate_up, count, pairs, both, *tile)
+        gated = x.new_full((len(both), down.shape[2]), math.nan)
+        silu.silu_mul(both, gated)
+        values = x.new_full((len(both), down.shape[1]), math.nan)
+        forms.expert_linear(gated, down, count, pairs, values, *tile)
+        forms.combine(values, weight, out)
+
+    return work
+
+
 def advance(form: Call) -> Call:
     """A case names the tensors of `places` too, as what is written."""
     return lambda tokens, automata, places, **_: form(tokens, automata, places)
@@ -136,6 +169,10 @@ REFERENCE: dict[str, Call] = {
     "fsm_advance": advance(reference.fsm_advance),
     "fill_lanes": fill(reference.fill_lanes),
     "advance_rows": end(reference.advance_rows),
+    "route": reference.route,
+    "expert_linear": reference.expert_linear,
+    "combine": reference.combine,
+    "experts": experts_of(reference, reference),
     "quantized_linear": reference.quantized_linear,
     "widen": reference.widen,
 }
@@ -154,6 +191,10 @@ TRITON: dict[str, Call] = {
     "fsm_advance": advance(automaton.fsm_advance),
     "fill_lanes": fill(lanes.fill_lanes),
     "advance_rows": end(lanes.advance_rows),
+    "route": experts.route,
+    "expert_linear": partial(experts.expert_linear, config=FEW_PAIRS),
+    "combine": experts.combine,
+    "experts": experts_of(experts, pointwise, FEW_PAIRS),
     "quantized_linear": linear.quantized_linear,
     "widen": linear.widen,
 }

@@ -12,7 +12,15 @@ from branchwork.kernels.configs import DECODE, cascade_config, extend_config, sa
 from branchwork.kernels.device_rows import DeviceRows, make_sampling_workspace
 from branchwork.kernels.lanes import Lanes, RowState
 from branchwork.kernels.quantized import QuantizedLinear
-from branchwork.kernels.triton import attention, automaton, lanes, linear, pointwise, sampling
+from branchwork.kernels.triton import (
+    attention,
+    automaton,
+    experts,
+    lanes,
+    linear,
+    pointwise,
+    sampling,
+)
 
 HEADS, KV_HEADS, D, HIDDEN, WIDTH, VOCAB = 32, 8, 128, 4096, 14336, 128_256
 BF16 = torch.bfloat16
@@ -131,6 +139,20 @@ def widen(bits: int) -> None:
     linear.widen(levels(bits, HIDDEN, WIDTH), 1024, empty(1024, WIDTH))
 
 
+def mixture(num_tokens: int, num_experts: int, choices: int, hidden: int, width: int) -> None:
+    """Routing and both products of a layer."""
+    pairs, count = ints(num_experts, num_tokens), ints(num_experts)
+    weight, num_pairs = floats(num_tokens, choices), num_tokens * choices
+    experts.route(
+        empty(num_tokens, num_experts), True, weight, ints(num_tokens, choices), count, pairs
+    )
+    x, values = empty(num_tokens, hidden), empty(num_pairs, hidden)
+    experts.expert_linear(
+        x, empty(num_experts, 2 * width, hidden), count, pairs, empty(num_pairs, 2 * width)
+    )
+    experts.combine(values, weight, x)
+
+
 LAUNCHES: dict[str, Callable[[int], None]] = {
     "decode": lambda arch: decode(arch, shared=True),
     "decode, window": lambda arch: decode(arch, window=4096),
@@ -169,6 +191,9 @@ LAUNCHES: dict[str, Callable[[int], None]] = {
     "int8 linear, 64 tokens": lambda arch: quantized(8, 64),
     "int4 linear, 960 inputs": lambda arch: quantized(4, 16, 960),
     "int8 linear, 960 inputs": lambda arch: quantized(8, 16, 960),
+    "experts, 16 tokens, 8 experts": lambda arch: mixture(16, 8, 2, HIDDEN, WIDTH),
+    "experts, 256 tokens, 8 experts": lambda arch: mixture(256, 8, 2, HIDDEN, WIDTH),
+    "experts, 2,048 tokens, 128 experts": lambda arch: mixture(2048, 128, 8, 2048, 768),
     "widen int4": lambda arch: widen(4),
     "widen int8": lambda arch: widen(8),
 }

@@ -25,6 +25,7 @@ PROCESSES = [
     ["attend: shared"],
     ["attend: extend"],
     ["sample"],
+    ["route", "expert_linear", "combine", "experts"],
     ["rope_store_kv", "rms_norm", "add_rms_norm", "silu_mul", "embed", "fsm_advance", "fill_lanes", "advance_rows",
      "quantized_linear", "widen"],
 ]  # fmt: skip

@@ -12,9 +12,11 @@ from tests.kernels.cases import (
     advancing,
     attention,
     automata,
+    expert_product,
     ints,
     quantized,
     rope,
+    routing,
     sampling,
 )
 from tests.kernels.sampling_rows import Row
@@ -135,6 +137,18 @@ def test_the_other_operations_refuse() -> None:
     work = api.make_sampling_workspace(2, 100, "cpu")
     with pytest.raises(KernelError, match="logits: expected rows without gaps"):
         api.sample_on_device(choice["logits"].T.contiguous().T, rows, choice["out"], work)
+    made = expert_product(3, 4, 2, F32)
+    with pytest.raises(KernelError, match="out: expected a multiple of 3 rows, found 5"):
+        api.expert_linear(**made | {"out": torch.empty(5, 75)})
+    with pytest.raises(KernelError, match=r"count: expected shape \[4\], found shape \[3\]"):
+        api.expert_linear(**made | {"count": made["count"][:3]})
+    routed = routing(torch.zeros(3, 4), 2)
+    with pytest.raises(KernelError, match=r"weight: expected float32 \[3, 1 to 4\]"):
+        api.route(**routed | {"weight": torch.empty(3, 5)})
+    with pytest.raises(KernelError, match=r"pairs: expected shape \[4, 3\]"):
+        api.route(**routed | {"pairs": routed["pairs"].T.contiguous()})
+    with pytest.raises(KernelError, match=r"values: expected shape \[6, -1\]"):
+        api.combine(torch.zeros(5, 8), torch.zeros(3, 2), torch.zeros(3, 8))
     lanes = advancing()
     with pytest.raises(KernelError, match=r"chosen: expected shape \[6\], found shape \[2\]"):
         api.advance_rows(ints(1, 2), lanes["lanes"], lanes["rows"])

@@ -6,6 +6,7 @@ bytes it must move at the measured copy rate, or of its products at the measured
 
 import argparse
 import importlib.util
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -347,4 +348,38 @@ def linear() -> Iterator[Item]:
             )  # fmt: skip
 
 
-PARTS = (decode, cascade, extend, pointwise, sample, linear)
+def experts() -> Iterator[Item]:
+    """A layer of Mixtral 8x7B and one of Qwen3-30B-A3B: routing and the first product; the peer is all experts."""
+    shapes = (8, 2, HIDDEN, WIDTH), (128, 8, 2048, 768)
+    for (num_experts, choices, hidden, width), num_tokens in itertools.product(
+        shapes, (1, 32, 2048)
+    ):
+        x, scores = _normal(num_tokens, hidden), _normal(num_tokens, num_experts)
+        weights = _normal(num_experts, 2 * width, hidden)
+        num_pairs = num_tokens * choices
+        out, shares = _normal(num_pairs, 2 * width), _normal(num_tokens, choices, dtype=F32)
+        chosen, count, pairs = (
+            torch.empty(shape, dtype=torch.int32, device=DEVICE)
+            for shape in ((num_tokens, choices), (num_experts,), (num_experts, num_tokens))
+        )
+
+        def work(
+            x: Tensor = x, scores: Tensor = scores, weights: Tensor = weights, out: Tensor = out,
+            shares: Tensor = shares, chosen: Tensor = chosen, count: Tensor = count, pairs: Tensor = pairs,
+        ) -> None:  # fmt: skip
+            api.route(scores, True, shares, chosen, count, pairs)
+            api.expert_linear(x, weights, count, pairs, out)
+
+        share_met = (
+            1 - (1 - choices / num_experts) ** num_tokens
+        )  # of the experts, by tokens spread evenly
+        read = weights.nbytes * share_met
+        flop = 4.0 * num_pairs * width * hidden
+        peer = partial(torch.matmul, x, weights.transpose(1, 2))
+        yield Item(
+            f"experts {choices} of {num_experts}, {num_tokens:,} rows", work,
+            read if num_tokens < 64 else 0.0, flop if num_tokens >= 64 else 0.0, peer="all experts", peer_work=peer,
+        )  # fmt: skip
+
+
+PARTS = (decode, cascade, extend, pointwise, sample, linear, experts)
