@@ -11,10 +11,30 @@ from branchwork.runtime.wire.errors import ModelError
 ARCHITECTURES = {
     "LlamaForCausalLM": "llama",
     "MistralForCausalLM": "mistral",
+    "MixtralForCausalLM": "mistral",
     "Qwen2ForCausalLM": "qwen2",
     "Qwen3ForCausalLM": "qwen3",
+    "Qwen3MoeForCausalLM": "qwen3",
 }
 """The architectures that `decoder` can run, and the family that decides their details."""
+
+
+MAX_EXPERTS = 1024
+"""A block of threads looks at all of a token's scores at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertsConfig:
+    """A mixture of experts: each token goes to `choices` of `number`, each of this `width`.
+
+    `normalised`: the weights of a token's experts sum to 1. `layers[i]`: whether layer i has them.
+    """
+
+    number: int
+    choices: int
+    width: int
+    normalised: bool
+    layers: tuple[bool, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +64,11 @@ class ModelConfig:
     windows: tuple[int, ...]
     eos_token_ids: tuple[int, ...]
     dtype: str
+    experts: ExpertsConfig | None = None
 
     @property
     def num_layer_weights(self) -> int:
-        """Of the linear layers, without the head."""
+        """Of the linear layers, without the head; of a model without experts."""
         heads = self.num_heads + self.num_kv_heads
         attention = 2 * heads * self.head_dim * self.hidden_size
         return self.num_layers * (attention + 3 * self.intermediate_size * self.hidden_size)
@@ -80,7 +101,9 @@ def read_config(raw: Mapping[str, Any], generation: Mapping[str, Any]) -> ModelC
         )
     hidden_size, num_heads = count(raw, "hidden_size"), count(raw, "num_attention_heads")
     num_kv_heads = count(raw, "num_key_value_heads", num_heads)
-    head_dim = count(raw, "head_dim", 128 if family == "qwen3" else hidden_size // num_heads)
+    head_dim = count(
+        raw, "head_dim", 128 if architecture == "Qwen3ForCausalLM" else hidden_size // num_heads
+    )
     if head_dim % 2 or head_dim < 4:
         raise ModelError(f"config.json: head_dim must be even and at least 4, found {head_dim}")
     if num_heads % num_kv_heads:
@@ -112,7 +135,33 @@ def read_config(raw: Mapping[str, Any], generation: Mapping[str, Any]) -> ModelC
         windows=_windows(raw, family, num_layers),
         eos_token_ids=_eos_ids(generation.get("eos_token_id", raw.get("eos_token_id"))),
         dtype=str(raw.get("dtype") or raw.get("torch_dtype") or "float32"),
+        experts=_experts(raw, architecture, num_layers),
     )
+
+
+def _experts(raw: Mapping[str, Any], architecture: str, num_layers: int) -> ExpertsConfig | None:
+    """The mixture of experts of the architectures that have one."""
+    if architecture == "MixtralForCausalLM":
+        width, normalised, layers = count(raw, "intermediate_size"), True, (True,) * num_layers
+    elif architecture == "Qwen3MoeForCausalLM":
+        if raw.get("use_sliding_window", False):
+            raise ModelError("config.json: use_sliding_window is not supported with experts")
+        width, normalised = count(raw, "moe_intermediate_size"), bool(raw.get("norm_topk_prob"))
+        step, dense = count(raw, "decoder_sparse_step", 1), raw.get("mlp_only_layers") or []
+        if not isinstance(dense, list) or not all(type(layer) is int for layer in dense):
+            raise ModelError(
+                f"config.json: mlp_only_layers must be numbers of layers, found {dense!r}"
+            )
+        layers = tuple(i not in dense and (i + 1) % step == 0 for i in range(num_layers))
+    else:
+        return None
+    name = "num_experts" if "num_experts" in raw else "num_local_experts"
+    number, choices = count(raw, name), count(raw, "num_experts_per_tok")
+    if choices > number or number > MAX_EXPERTS:
+        raise ModelError(
+            f"config.json: {choices} of {number} experts a token; at most {MAX_EXPERTS} are supported, and all of them"
+        )
+    return ExpertsConfig(number, choices, width, normalised, layers)
 
 
 def _architecture(raw: Mapping[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """A decoder of the Llama family (Touvron et al. 2023), in plain terms: the layers of the paper over `kernels.api`.
 
-Llama, Mistral, Qwen2 and Qwen3 differ only in what `ModelConfig` names: biases, norms on q and k, windows, rotation.
+Llama, Mistral, Qwen2 and Qwen3 differ only in what `ModelConfig` names: biases, norms on q and k, windows, rotation;
+Mixtral and Qwen3-MoE also in having experts.
 """
 
 from dataclasses import dataclass, replace
@@ -22,8 +23,23 @@ class Linears:
 
     qkv: Linear
     out: Linear
+    mlp: "Gated | Mixture"
+
+
+@dataclass(frozen=True, slots=True)
+class Gated:
+    """What a layer does after attention: down(silu(gate) · up)."""
+
     gate_up: Linear
     down: Linear
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """The same by the experts that the router chooses for each token (Fedus et al. 2022)."""
+
+    router: Linear
+    experts: kernels.ExpertWeights
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +49,6 @@ class RoundedMatrices:
     layers: tuple[Linears, ...]
     head: kernels.QuantizedLinear
     room: Tensor
-
-    @property
-    def num_bytes(self) -> int:
-        """What is read of them for one token."""
-        linears = (
-            w for layer in self.layers for w in (layer.qkv, layer.out, layer.gate_up, layer.down)
-        )
-        levels = (w for w in linears if isinstance(w, kernels.QuantizedLinear))
-        return self.head.num_bytes + sum(w.num_bytes for w in levels)
 
 
 class Decoder:
@@ -67,8 +74,7 @@ class Decoder:
             Linears(
                 kernels.pack_linear(joined(layer.qkv), layer.qkv_bias),
                 kernels.pack_linear(layer.out, layer.out_bias),
-                kernels.pack_linear(joined(layer.gate_up), layer.gate_up_bias),
-                kernels.pack_linear(layer.down, layer.down_bias),
+                _mlp(layer),
             )
             for layer in self.weights.layers
         )
@@ -82,11 +88,9 @@ class Decoder:
     @property
     def matrix_bytes(self) -> int:
         """What a step of one token reads of layers and head."""
-        if self._rounded is not None:
-            return self._rounded.num_bytes
-        layers = self.weights.layers
-        matrices = (w for one in layers for w in (*one.qkv, one.out, *one.gate_up, one.down))
-        return self.weights.head.nbytes + sum(w.nbytes for w in matrices)
+        return _bytes(self._head) + sum(
+            _bytes(one.qkv) + _bytes(one.out) + _mlp_bytes(one.mlp) for one in self._linears
+        )
 
     def without_layers(self) -> "Decoder":
         """What is left of it where another form has taken over the layers and the head: `normed`."""
@@ -114,7 +118,6 @@ class Decoder:
         normed = torch.empty_like(hidden)
         q = hidden.new_empty(num_tokens, config.num_heads, config.head_dim)
         attended = torch.empty_like(q)
-        activated = hidden.new_empty(num_tokens, config.intermediate_size)
         scale = config.head_dim**-0.5
 
         kernels.embed(batch.token_ids, self.weights.embedding, out=hidden)
@@ -133,9 +136,38 @@ class Decoder:
             )  # fmt: skip
             delta = self._linear(attended.view(num_tokens, -1), linears.out)
             self._add_norm(delta, hidden, layer.mlp_norm, normed)
-            kernels.silu_mul(self._linear(normed, linears.gate_up), out=activated)
-            delta = self._linear(activated, linears.down)
+            if isinstance(linears.mlp, Gated):
+                delta = self._gated(normed, linears.mlp)
+            else:
+                delta = self._mixed(normed, linears.mlp)
         return hidden if delta is None else hidden.add_(delta)
+
+    def _gated(self, x: Tensor, mlp: Gated) -> Tensor:
+        both = self._linear(x, mlp.gate_up)
+        activated = x.new_empty(len(x), both.shape[1] // 2)
+        kernels.silu_mul(both, out=activated)
+        return self._linear(activated, mlp.down)
+
+    def _mixed(self, x: Tensor, mlp: Mixture) -> Tensor:
+        experts, scores = mlp.experts, self._linear(x, mlp.router)
+        num_tokens, num_experts = scores.shape
+        num_pairs = num_tokens * experts.choices
+
+        def ints(*shape: int) -> Tensor:
+            return torch.empty(shape, dtype=torch.int32, device=x.device)
+
+        weight = torch.empty(num_tokens, experts.choices, dtype=torch.float32, device=x.device)
+        count, pairs = ints(num_experts), ints(num_experts, num_tokens)
+        kernels.route(scores, experts.normalised, weight, ints(*weight.shape), count, pairs)
+        both = x.new_empty(num_pairs, experts.gate_up.shape[1])
+        activated = x.new_empty(num_pairs, experts.down.shape[2])
+        values = x.new_empty(num_pairs, x.shape[1])
+        kernels.expert_linear(x, experts.gate_up, count, pairs, out=both)
+        kernels.silu_mul(both, out=activated)
+        kernels.expert_linear(activated, experts.down, count, pairs, out=values)
+        out = torch.empty_like(x)
+        kernels.combine(values, weight, out)
+        return out
 
     def normed(self, hidden: Tensor) -> Tensor:
         """Rows of `forward` through the final norm: what the head and poolers read."""
@@ -155,6 +187,29 @@ class Decoder:
             kernels.rms_norm(hidden, weight, self.config.rms_norm_eps, out)
         else:
             kernels.add_rms_norm(delta, hidden, weight, self.config.rms_norm_eps, out)
+
+
+def _mlp(layer: kernels.LayerWeights) -> Gated | Mixture:
+    if layer.experts is not None:
+        return Mixture(kernels.pack_linear(layer.experts.router), layer.experts)
+    return Gated(
+        kernels.pack_linear(joined(layer.gate_up), layer.gate_up_bias),
+        kernels.pack_linear(layer.down, layer.down_bias),
+    )
+
+
+def _bytes(linear: Linear) -> int:
+    if isinstance(linear, kernels.QuantizedLinear):
+        return linear.num_bytes
+    return linear.in_features * linear.out_features * linear.weight.dtype.itemsize
+
+
+def _mlp_bytes(mlp: Gated | Mixture) -> int:
+    if isinstance(mlp, Gated):
+        return _bytes(mlp.gate_up) + _bytes(mlp.down)
+    experts = mlp.experts
+    of_all = experts.gate_up.nbytes + experts.down.nbytes
+    return _bytes(mlp.router) + of_all * experts.choices // len(experts.gate_up)
 
 
 def joined(parts: tuple[Tensor, ...]) -> Tensor:

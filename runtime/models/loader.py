@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from branchwork.kernels import api as kernels
-from branchwork.runtime.models.config import ModelConfig, read_config
+from branchwork.runtime.models.config import ExpertsConfig, ModelConfig, read_config
 from branchwork.runtime.models.decoder import Decoder
 from branchwork.runtime.models.free_memory import check_fits, weight_bytes
 from branchwork.runtime.models.placement import check_kv_cache_dtype, device_for
@@ -43,7 +43,7 @@ def load_model(options: RuntimeConfig) -> LoadedModel:
     config = load_config(folder)
     device = device_for(options.device, config)
     dtype = compute_dtype(options.dtype, config, device)
-    check_quantize(options.quantize, dtype)
+    check_quantize(options.quantize, dtype, config)
     check_kv_cache_dtype(options.kv_cache_dtype, device)
     num_bytes = weight_bytes(config, stored_bytes(folder), dtype, options.quantize)
     check_fits(options.model, num_bytes, dtype, device, options.quantize)
@@ -68,8 +68,12 @@ def on_device(model: LoadedModel, name: str) -> LoadedModel:
     return replace(model, decoder=placed(model.decoder, torch.device(name), model.quantize))
 
 
-def check_quantize(quantize: kernels.Quantize, dtype: torch.dtype) -> None:
+def check_quantize(quantize: kernels.Quantize, dtype: torch.dtype, config: ModelConfig) -> None:
     """Raises ConfigError, with what is possible instead, where --quantize cannot be had."""
+    if quantize != "none" and config.experts is not None:
+        raise ConfigError(
+            f"--quantize {quantize}: the model is a mixture of experts, which are not rounded; --quantize none runs it"
+        )
     if quantize != "none" and dtype is not torch.bfloat16:
         raise ConfigError(
             f"--quantize {quantize}: computes in bfloat16, and the model would run in float32: "
@@ -161,6 +165,13 @@ def _layer(config: ModelConfig, take: Callable[..., Tensor], index: int) -> kern
             return None
         return torch.cat([take(f"{prefix}.{name}.bias", n) for name, n in rows.items()])
 
+    gate_up: tuple[Tensor, ...] = ()
+    down, experts = torch.empty(0), None
+    if config.experts is not None and config.experts.layers[index]:
+        experts = _experts(config, config.experts, take, prefix)
+    else:
+        gate_up = matrix("mlp.gate_proj", width, hidden), matrix("mlp.up_proj", width, hidden)
+        down = matrix("mlp.down_proj", hidden, width)
     qkv = {"self_attn.q_proj": q_width, "self_attn.k_proj": kv_width, "self_attn.v_proj": kv_width}
     q, k, v = (matrix(name, rows, hidden) for name, rows in qkv.items())
     return kernels.LayerWeights(
@@ -172,9 +183,29 @@ def _layer(config: ModelConfig, take: Callable[..., Tensor], index: int) -> kern
         out=matrix("self_attn.o_proj", hidden, q_width),
         out_bias=bias(config.out_bias, **{"self_attn.o_proj": hidden}),
         mlp_norm=take(f"{prefix}.post_attention_layernorm.weight", hidden),
-        gate_up=(matrix("mlp.gate_proj", width, hidden), matrix("mlp.up_proj", width, hidden)),
+        gate_up=gate_up,
         gate_up_bias=bias(config.mlp_bias, **{"mlp.gate_proj": width, "mlp.up_proj": width}),
-        down=matrix("mlp.down_proj", hidden, width),
+        down=down,
         down_bias=bias(config.mlp_bias, **{"mlp.down_proj": hidden}),
         window=config.windows[index],
+        experts=experts,
+    )
+
+
+def _experts(
+    config: ModelConfig, experts: ExpertsConfig, take: Callable[..., Tensor], prefix: str
+) -> kernels.ExpertWeights:
+    """A layer's experts, one behind the other, and so copied."""
+    mixtral = config.architecture == "MixtralForCausalLM"
+    block = "block_sparse_moe" if mixtral else "mlp"
+    names = ("w1", "w3", "w2") if mixtral else ("gate_proj", "up_proj", "down_proj")
+    hidden, width = config.hidden_size, experts.width
+    router = take(f"{prefix}.{block}.gate.weight", experts.number, hidden)
+    gate_up, down = [], []
+    for number in range(experts.number):
+        gate, up, back = (f"{prefix}.{block}.experts.{number}.{name}.weight" for name in names)
+        gate_up.append(torch.cat((take(gate, width, hidden), take(up, width, hidden))))
+        down.append(take(back, hidden, width))
+    return kernels.ExpertWeights(
+        router, torch.stack(gate_up), torch.stack(down), experts.choices, experts.normalised
     )

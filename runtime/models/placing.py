@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from branchwork.kernels import api as kernels
-from branchwork.runtime.models.decoder import Decoder, Linears, RoundedMatrices, joined
+from branchwork.runtime.models.decoder import Decoder, Gated, Linears, RoundedMatrices, joined
 
 
 def placed(decoder: Decoder, device: torch.device, quantize: kernels.Quantize = "none") -> Decoder:
@@ -60,13 +60,14 @@ def _vectors(layer: kernels.LayerWeights, device: torch.device) -> kernels.Layer
 
 
 def _copied(layer: kernels.LayerWeights, device: torch.device) -> kernels.LayerWeights:
-    return replace(
-        _vectors(layer, device),
-        qkv=(joined(layer.qkv).to(device),),
-        out=layer.out.to(device),
-        gate_up=(joined(layer.gate_up).to(device),),
-        down=layer.down.to(device),
+    copied = replace(
+        _vectors(layer, device), qkv=(joined(layer.qkv).to(device),), out=layer.out.to(device)
     )
+    if (experts := layer.experts) is None:
+        joint = joined(layer.gate_up).to(device)
+        return replace(copied, gate_up=(joint,), down=layer.down.to(device))
+    router, gate_up, down = (w.to(device) for w in (experts.router, experts.gate_up, experts.down))
+    return replace(copied, experts=replace(experts, router=router, gate_up=gate_up, down=down))
 
 
 def _rounded(layer: kernels.LayerWeights, device: torch.device, bits: kernels.Bits) -> Linears:
@@ -77,6 +78,8 @@ def _rounded(layer: kernels.LayerWeights, device: torch.device, bits: kernels.Bi
     return Linears(
         levels(joined(layer.qkv), layer.qkv_bias),
         levels(layer.out, layer.out_bias),
-        levels(joined(layer.gate_up), layer.gate_up_bias),
-        levels(layer.down, layer.down_bias),
+        Gated(
+            levels(joined(layer.gate_up), layer.gate_up_bias),
+            levels(layer.down, layer.down_bias),
+        ),
     )

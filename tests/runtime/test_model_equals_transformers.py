@@ -47,6 +47,30 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         "qwen2",
         {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
     ),
+    "mixtral": ("mixtral", {"num_local_experts": 8, "num_experts_per_tok": 2}),
+    "qwen3 with experts": (
+        "qwen3_moe",
+        {
+            "num_experts": 6,
+            "num_experts_per_tok": 3,
+            "moe_intermediate_size": 24,
+            "head_dim": 16,
+            "norm_topk_prob": True,
+        },
+    ),
+    "qwen3 with experts in every second layer, not normalised": (
+        "qwen3_moe",
+        {
+            "num_experts": 6,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 24,
+            "head_dim": 16,
+            "norm_topk_prob": False,
+            "decoder_sparse_step": 2,
+            "num_hidden_layers": 4,
+            "mlp_only_layers": [3],
+        },
+    ),
     "qwen3, 7:1 groups": (
         "qwen3",
         {"num_attention_heads": 7, "num_key_value_heads": 1, "head_dim": 8},

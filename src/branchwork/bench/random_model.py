@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from branchwork.kernels.api import DecoderWeights, LayerWeights
-from branchwork.runtime.models.config import ModelConfig
+from branchwork.kernels.api import DecoderWeights, ExpertWeights, LayerWeights
+from branchwork.runtime.models.config import ExpertsConfig, ModelConfig
 from branchwork.runtime.models.decoder import Decoder
 from branchwork.runtime.models.loader import LoadedModel
 from branchwork.runtime.models.rope import RopeConfig
@@ -23,8 +23,9 @@ def model_config(
     max_position: int,
     qk_norm: bool = False,
     window: int = 0,
+    experts: ExpertsConfig | None = None,
 ) -> ModelConfig:
-    """A Llama of these sizes, with norms on q and k or with windows if asked for."""
+    """A Llama of these sizes, with norms on q and k, windows or experts if asked for."""
     return ModelConfig(
         architecture="LlamaForCausalLM",
         vocab_size=vocab,
@@ -45,6 +46,7 @@ def model_config(
         windows=(window,) * layers,
         eos_token_ids=(),
         dtype="bfloat16",
+        experts=experts,
     )
 
 
@@ -65,7 +67,17 @@ def random_model(
     hidden, width, dim = config.hidden_size, config.intermediate_size, config.head_dim
     q_width, kv_width = config.num_heads * dim, config.num_kv_heads * dim
 
-    def layer(window: int) -> LayerWeights:
+    def drawn_experts(shape: ExpertsConfig) -> ExpertWeights:
+        return ExpertWeights(
+            draw(shape.number, hidden),
+            draw(shape.number, 2 * shape.width, hidden),
+            draw(shape.number, hidden, shape.width),
+            shape.choices,
+            shape.normalised,
+        )
+
+    def layer(index: int) -> LayerWeights:
+        mixed = config.experts is not None and config.experts.layers[index]
         return LayerWeights(
             attention_norm=draw(hidden, mean=1.0),
             qkv=(draw(q_width, hidden), draw(kv_width, hidden), draw(kv_width, hidden)),
@@ -75,16 +87,17 @@ def random_model(
             out=draw(hidden, q_width),
             out_bias=None,
             mlp_norm=draw(hidden, mean=1.0),
-            gate_up=(draw(width, hidden), draw(width, hidden)),
+            gate_up=() if mixed else (draw(width, hidden), draw(width, hidden)),
             gate_up_bias=None,
-            down=draw(hidden, width),
+            down=draw(0) if mixed else draw(hidden, width),
             down_bias=None,
-            window=window,
+            window=config.windows[index],
+            experts=drawn_experts(config.experts) if mixed and config.experts else None,
         )
 
     weights = DecoderWeights(
         embedding=draw(config.vocab_size, hidden),
-        layers=tuple(layer(window) for window in config.windows),
+        layers=tuple(layer(index) for index in range(config.num_layers)),
         final_norm=draw(hidden, mean=1.0),
         head=draw(config.vocab_size, hidden),
         num_heads=config.num_heads,

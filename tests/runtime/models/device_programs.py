@@ -23,6 +23,7 @@ from branchwork.runtime.engine import machines
 from branchwork.runtime.grammar import token_machine
 from branchwork.runtime.inbox import Operation
 from branchwork.runtime.mock import MockRuntime, mock_vocabulary
+from branchwork.runtime.models.config import ExpertsConfig
 from branchwork.runtime.models.device_runner import DeviceRunner
 from branchwork.runtime.models.loader import LoadedModel, on_device
 from branchwork.runtime.models.model_runner import ModelRunner
@@ -130,6 +131,8 @@ PROGRAMS = [
         4: free(4, "n: ", grammar=NUMBER, ignore_eos=False, max_tokens=8)}, meets=("decode 4", "eager"), model="int8"),
     Program("weights in int4", {0: [*free(1, "Hello", max_tokens=9), *free(2, "the ", **warm(1))], 2: free(3, LONG),
         4: free(4, "d", options={"logprobs": 2})}, meets=("decode 4", "eager"), model="int4"),
+    Program("a mixture of experts", {0: [*free(1, "Hello", max_tokens=9), *free(2, "the ", **warm(1))],
+        2: free(3, LONG), 4: free(4, "d", options={"logprobs": 2})}, meets=("decode 4", "eager"), model="experts"),
     Program("K/V in int8", {0: [*free(1, LONG, max_tokens=9), *free(2, "the ", **warm(1))], 2: free(3, LONG + "and "),
         4: free(4, LONG[:50], options={"logprobs": 2}), 14: free(5, LONG + "and a")},
         {"max_chunk": 32}, meets=("decode 4", "eager"), kv_dtype=torch.int8),
@@ -182,6 +185,12 @@ def make_models() -> dict[str, LoadedModel]:
     return {
         "plain": plain,
         "windows": random_model(model_config(*sizes, window=24), torch.float32, "cpu", std=0.15),
+        "experts": random_model(
+            model_config(*sizes, experts=ExpertsConfig(5, 2, 24, True, (False, True))),
+            torch.float32,
+            "cpu",
+            std=0.15,
+        ),
         "int8": replace(plain, quantize="int8"),
         "int4": replace(plain, quantize="int4"),
     }

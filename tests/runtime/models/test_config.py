@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from branchwork.runtime.models.config import ModelConfig, read_config
+from branchwork.runtime.models.config import ExpertsConfig, ModelConfig, read_config
 from branchwork.runtime.models.rope import frequencies
 from branchwork.runtime.wire.errors import ModelError
 
@@ -105,7 +105,47 @@ def test_layer_types_of_another_kind_are_refused() -> None:
         read("Mistral", sliding_window=8, layer_types=[[], [], []])
 
 
+EXPERTS = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+
+
+def test_experts_are_read_in_the_keys_of_each_family() -> None:
+    mixtral = read("Mixtral", num_local_experts=8, num_experts_per_tok=2)
+    assert mixtral.experts == ExpertsConfig(8, 2, mixtral.intermediate_size, True, (True,) * 3)
+    qwen = read("Qwen3Moe", **EXPERTS, decoder_sparse_step=2, mlp_only_layers=[0])
+    assert qwen.experts == ExpertsConfig(6, 2, 24, False, (False, True, False))
+    assert (qwen.qk_norm, qwen.head_dim, read("Qwen3").experts) == (True, 8, None)
+    written_by_transformers = {"num_local_experts": 6, **EXPERTS, "norm_topk_prob": True}
+    del written_by_transformers["num_experts"]
+    assert read("Qwen3Moe", **written_by_transformers).experts == ExpertsConfig(
+        6, 2, 24, True, (True,) * 3
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"num_experts_per_tok": 7}, "7 of 6 experts a token"),
+        ({"num_experts": 4096}, "at most 1024 are supported"),
+        ({"num_experts_per_tok": None}, "num_experts_per_tok must be a positive integer"),
+        ({"moe_intermediate_size": None}, "moe_intermediate_size"),
+        ({"mlp_only_layers": ["1"]}, "mlp_only_layers must be numbers of layers"),
+        ({"mlp_only_layers": 1}, "mlp_only_layers must be numbers of layers"),
+        ({"use_sliding_window": True}, "use_sliding_window is not supported with experts"),
+    ],
+)
+def test_experts_that_cannot_be_run_are_refused_by_name(
+    changes: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ModelError, match=words):
+        read("Qwen3Moe", **{**EXPERTS, **changes})
+
+
 KEYS = [
+    *EXPERTS,
+    "num_local_experts",
+    "mlp_only_layers",
+    "decoder_sparse_step",
+    "use_sliding_window",
     *LLAMA,
     "head_dim",
     "rms_norm_eps",
@@ -127,7 +167,7 @@ values = scalars | st.lists(scalars, max_size=3) | st.dictionaries(rope_keys, sc
 
 @settings(max_examples=300)
 @given(
-    st.sampled_from(["Llama", "Mistral", "Qwen2", "Qwen3"]),
+    st.sampled_from(["Llama", "Mistral", "Qwen2", "Qwen3", "Mixtral", "Qwen3Moe"]),
     st.dictionaries(st.sampled_from(KEYS), values, max_size=3),
 )
 def test_any_config_is_read_or_refused(family: str, changes: dict[str, Any]) -> None:
@@ -135,7 +175,8 @@ def test_any_config_is_read_or_refused(family: str, changes: dict[str, Any]) -> 
         config = read_config(
             {
                 **LLAMA,
-                "use_sliding_window": True,
+                **EXPERTS,
+                "use_sliding_window": family != "Qwen3Moe",
                 "architectures": [f"{family}ForCausalLM"],
                 **changes,
             },
@@ -144,6 +185,9 @@ def test_any_config_is_read_or_refused(family: str, changes: dict[str, Any]) -> 
     except ModelError:
         return
     assert len(config.windows) == config.num_layers
+    if config.experts is not None:
+        assert len(config.experts.layers) == config.num_layers
+        assert 1 <= config.experts.choices <= config.experts.number
     assert config.num_heads % config.num_kv_heads == 0
     angles, factor = frequencies(config.rope)
     assert len(angles) == config.head_dim // 2

@@ -81,6 +81,17 @@ def test_a_tensor_of_another_shape_is_named_with_both(folder: Path) -> None:
         load(folder)
 
 
+def test_an_expert_that_is_missing_or_of_another_shape_is_named(tmp_path: Path) -> None:
+    make_model(tmp_path, "mixtral", num_local_experts=4)
+    name = "model.layers.1.block_sparse_moe.experts.3.w2.weight"
+    rewrite(tmp_path, **{name: torch.ones(32, 40)})
+    with pytest.raises(ModelError, match=rf"{name} must have shape \[32, 48\], found \[32, 40\]"):
+        load(tmp_path)
+    rewrite(tmp_path, **{name: None})
+    with pytest.raises(ModelError, match=f"has no tensor {name}"):
+        load(tmp_path)
+
+
 def test_a_tensor_that_is_no_float_is_refused(folder: Path) -> None:
     rewrite(folder, **{"model.norm.weight": torch.ones(32, dtype=torch.int32)})
     with pytest.raises(ModelError, match="must be of a float type"):
@@ -198,6 +209,10 @@ def test_quantize_is_refused_where_it_cannot_be_had_and_says_what_can(
         load(made, quantize="int8", dtype="float32")
     with pytest.raises(ConfigError, match=r"--quantize int3: must be one of none, int8, int4"):
         load(made, quantize="int3")
+    mixture = tmp_path / "mixture"
+    make_model(mixture, "mixtral", num_local_experts=4)
+    with pytest.raises(ConfigError, match=r"--quantize int8: the model is a mixture of experts, "):
+        load(mixture, quantize="int8", dtype="bfloat16")
     make_model(tmp_path, intermediate_size=49)
     with pytest.raises(ConfigError, match=r"--quantize int4: .* odd widths; --quantize none"):
         load(tmp_path, quantize="int4", dtype="bfloat16")
