@@ -31,8 +31,9 @@ step() { # name, seconds at most, command …
 }
 
 nvidia-smi --query-gpu=name,driver_version,clocks.max.sm --format=csv | tee "$results/device.txt"
-step cases 400 "$python" -m pytest -q -m gpu tests/kernels
-step programs 300 "$python" -m pytest -q -m gpu tests/runtime
+# Four at once: most of their time is the compiler's.
+step cases 300 "$python" -m pytest -q -n 4 -m gpu tests/kernels
+step programs 300 "$python" -m pytest -q -n 4 -m gpu tests/runtime
 step kernels 500 "$python" -m branchwork bench kernels --json "$results/kernels.json"
-step engine 600 "$python" -m branchwork bench engine --json "$results/engine.json"
+step engine 700 "$python" -m branchwork bench engine --json "$results/engine.json"
 exit $status

@@ -11,7 +11,8 @@ from branchwork.kernels.configs import MAX_SHARED_BYTES
 
 BUDGET = json.loads(PATH.read_text())
 AT_EVERY_TEST = {"decode": ARCHS, "extend": ARCHS, "rope": (90,), "pointwise": (90,), "sample": (90,),
-                 "fsm_advance": (90,), "lanes": (90,), "int4 linear": (90,)}  # fmt: skip
+                 "fsm_advance": (90,), "lanes": (90,), "int4 linear": (90,),
+                 "extend, int8 kv": (80,), "experts, 256 tokens, 8 experts": (90,), "widen int4": (90,)}  # fmt: skip
 """Compiled by `make test`; the others, for all devices, by `make test-all`."""
 
 
