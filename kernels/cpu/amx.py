@@ -31,9 +31,9 @@ TILE_STEPS = 16
 _FEATURES = llvm.get_host_cpu_features()
 HAS_AMX = bool(_FEATURES.get("amx-tile") and _FEATURES.get("amx-bf16"))
 
-_TILE_BYTES = 1024
-_DEPTH = 14
-"""Tiles of k at a time: 32 columns of as many stay in the first-level cache while rows pass by."""
+TILE_BYTES = 1024
+_DEPTH = 28
+"""Tiles of k at a time: fewer, and sums are written and read again too often; more, and rows leave the caches."""
 _ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA = 158, 0x1023, 18
 
 _VOID, _I8, _I64 = ir.VoidType(), ir.IntType(8), ir.IntType(64)
@@ -144,11 +144,11 @@ def begin_sums() -> Any:
 
 @inlined
 def _two_by_two(
-    x: Any, x_stride: Any, w: Any, w_stride: Any, first: Any, last: Any,
+    x: Any, x_tile: Any, x_row: Any, x_line: Any, w: Any, w_stride: Any, first: Any, last: Any,
     out: Any, out_stride: Any, goes_on: Any,
 ) -> Any:  # fmt: skip
     """32 rows × 32 columns over some tiles of k; goes on from `out` where these are not the first."""
-    x_below, out_below = x + TILE_ROWS * x_stride, out + TILE_ROWS * out_stride
+    x_below, out_below = x + x_tile, out + TILE_ROWS * out_stride
     if first == 0 and goes_on == 0:
         begin_sums()
     else:
@@ -157,12 +157,12 @@ def _two_by_two(
         _load(2, out_below, out_stride)
         _load(3, out_below + 64, out_stride)
     for k in range(first, last):
-        _load(4, x + k * 64, x_stride)
-        _load(6, w + k * _TILE_BYTES, 64)
+        _load(4, x + k * x_line, x_row)
+        _load(6, w + k * TILE_BYTES, 64)
         _multiply(0, 4, 6)
-        _load(7, w + w_stride + k * _TILE_BYTES, 64)
+        _load(7, w + w_stride + k * TILE_BYTES, 64)
         _multiply(1, 4, 7)
-        _load(5, x_below + k * 64, x_stride)
+        _load(5, x_below + k * x_line, x_row)
         _multiply(2, 5, 6)
         _multiply(3, 5, 7)
     _store(0, out, out_stride)
@@ -173,8 +173,9 @@ def _two_by_two(
 
 @inlined
 def _one_by_four(
-    x: Any, x_stride: Any, w: Any, w_stride: Any, last: Any, out: Any, out_stride: Any, goes_on: Any
-) -> Any:
+    x: Any, x_row: Any, x_line: Any, w: Any, w_stride: Any, last: Any,
+    out: Any, out_stride: Any, goes_on: Any,
+) -> Any:  # fmt: skip
     """16 rows × 64 columns over all tiles of k."""
     if goes_on == 0:
         begin_sums()
@@ -184,8 +185,8 @@ def _one_by_four(
         _load(2, out + 128, out_stride)
         _load(3, out + 192, out_stride)
     for k in range(last):
-        column = w + k * _TILE_BYTES
-        _load(4, x + k * 64, x_stride)
+        column = w + k * TILE_BYTES
+        _load(4, x + k * x_line, x_row)
         _load(5, column, 64)
         _multiply(0, 4, 5)
         _load(6, column + w_stride, 64)
@@ -202,8 +203,9 @@ def _one_by_four(
 
 @inlined
 def _one_by_two(
-    x: Any, x_stride: Any, w: Any, w_stride: Any, last: Any, out: Any, out_stride: Any, goes_on: Any
-) -> Any:
+    x: Any, x_row: Any, x_line: Any, w: Any, w_stride: Any, last: Any,
+    out: Any, out_stride: Any, goes_on: Any,
+) -> Any:  # fmt: skip
     """16 rows × 32 columns over all tiles of k."""
     if goes_on == 0:
         _zero(0)
@@ -212,8 +214,8 @@ def _one_by_two(
         _load(0, out, out_stride)
         _load(1, out + 64, out_stride)
     for k in range(last):
-        column = w + k * _TILE_BYTES
-        _load(4, x + k * 64, x_stride)
+        column = w + k * TILE_BYTES
+        _load(4, x + k * x_line, x_row)
         _load(5, column, 64)
         _multiply(0, 4, 5)
         _load(6, column + w_stride, 64)
@@ -222,8 +224,8 @@ def _one_by_two(
     _store(1, out + 64, out_stride)
 
 
-def product(rows, x, x_stride, w, w_stride, steps, out, out_stride, columns, goes_on):  # type: ignore[no-untyped-def]
-    """As `tile.partial_product`, by addresses; rows of x and out exist up to a multiple of 16.
+def product(rows, x, x_tile, x_row, x_line, w, w_stride, steps, out, out_stride, columns, goes_on):  # type: ignore[no-untyped-def]
+    """As `tile.partial_product`, by addresses; rows of x (`rows.Rows`) and out exist up to a multiple of 16.
 
     Between `begin` and `end`.
     """
@@ -235,22 +237,23 @@ def product(rows, x, x_stride, w, w_stride, steps, out, out_stride, columns, goe
         for column in range(0, columns, 32):
             for row in range(0, many, 2 * TILE_ROWS):
                 _two_by_two(
-                    x + row * x_stride, x_stride, w + column // 16 * w_stride, w_stride,
-                    first, last, out + row * out_stride + column * 4, out_stride, goes_on,
+                    x + row // TILE_ROWS * x_tile, x_tile, x_row, x_line,
+                    w + column // 16 * w_stride, w_stride, first, last,
+                    out + row * out_stride + column * 4, out_stride, goes_on,
                 )  # fmt: skip
     if many >= rows:
         return
-    x_last, out_last = x + many * x_stride, out + many * out_stride
+    x_last, out_last = x + many // TILE_ROWS * x_tile, out + many * out_stride
     if rows - many == 1:  # sixteen times the same row leaves the first-level cache to the weights
-        x_stride = out_stride = 0
+        x_row = out_stride = 0
     for column in range(0, wide, 64):
         _one_by_four(
-            x_last, x_stride, w + column // 16 * w_stride, w_stride, tiles,
+            x_last, x_row, x_line, w + column // 16 * w_stride, w_stride, tiles,
             out_last + column * 4, out_stride, goes_on,
         )  # fmt: skip
     for column in range(wide, columns, 32):
         _one_by_two(
-            x_last, x_stride, w + column // 16 * w_stride, w_stride, tiles,
+            x_last, x_row, x_line, w + column // 16 * w_stride, w_stride, tiles,
             out_last + column * 4, out_stride, goes_on,
         )  # fmt: skip
 
@@ -264,7 +267,7 @@ def add_scores(rows: Any, strides: Any, columns: Any, depth: Any, halves: Any) -
     """
     row_0, row_1, row_2, row_3 = rows[0], rows[1], rows[2], rows[3]
     for k in range(depth):
-        _load(4, columns + k * _TILE_BYTES, 64)
+        _load(4, columns + k * TILE_BYTES, 64)
         _load(5, row_0 + k * 64, strides[0])
         _multiply(0, 5, 4)
         _load(6, row_1 + k * 64, strides[1])
@@ -280,10 +283,10 @@ def add_scores(rows: Any, strides: Any, columns: Any, depth: Any, halves: Any) -
 def end_scores(out: Any, halves: Any) -> Any:
     """Write them: a line of 16 for each row."""
     _store(0, out, 64)
-    _store(1, out + _TILE_BYTES, 64)
+    _store(1, out + TILE_BYTES, 64)
     if halves > 1:
-        _store(2, out + 2 * _TILE_BYTES, 64)
-        _store(3, out + 3 * _TILE_BYTES, 64)
+        _store(2, out + 2 * TILE_BYTES, 64)
+        _store(3, out + 3 * TILE_BYTES, 64)
 
 
 @inlined
@@ -298,17 +301,17 @@ def add_product(
     if depth > 1:
         _load(1, x + 64, x_stride)
     for pair in range(pairs):
-        at, to = w + 2 * pair * _TILE_BYTES, out + 2 * pair * 64
+        at, to = w + 2 * pair * TILE_BYTES, out + 2 * pair * 64
         _load(2, to, out_stride)
         _load(4, at, 64)
         _multiply(2, 0, 4)
         _load(3, to + 64, out_stride)
-        _load(5, at + _TILE_BYTES, 64)
+        _load(5, at + TILE_BYTES, 64)
         _multiply(3, 0, 5)
         if depth > 1:
             _load(6, at + w_stride, 64)
             _multiply(2, 1, 6)
-            _load(7, at + w_stride + _TILE_BYTES, 64)
+            _load(7, at + w_stride + TILE_BYTES, 64)
             _multiply(3, 1, 7)
         _store(2, to, out_stride)
         _store(3, to + 64, out_stride)

@@ -222,7 +222,7 @@ def see_keys(
 
 @kernel
 def give_rows(out: Any, num_tokens: Any, heads: Any, scratch: Any) -> None:
-    """Write what the rows have summed, divided by their weights' sums."""
+    """Write what the rows have summed, divided by their weights' sums, to Rows: in order, unless `in_columns`."""
     if scratch.in_columns:
         give_columns(out, num_tokens, heads, scratch)
         return
@@ -233,7 +233,7 @@ def give_rows(out: Any, num_tokens: Any, heads: Any, scratch: Any) -> None:
             row = first_row(h, rows) + r
             _divide(
                 scratch.sums[row], scratch.total[row],
-                out[scratch.tokens[r // heads.group], at : at + heads.dim],
+                out.memory[scratch.tokens[r // heads.group], at : at + heads.dim],
             )  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from branchwork.kernels.cpu.amx import (
 )
 from branchwork.kernels.cpu.layout import copy_rows, transpose, zip_rows
 from branchwork.kernels.cpu.memory import zeros
+from branchwork.kernels.cpu.rows import address
 from branchwork.kernels.cpu.softening import (
     LOG2_E,
     give_32,
@@ -241,13 +242,14 @@ def _lay_keys(k_rows: Any, offset: Any, count: Any, dim: Any, k_stride: Any, scr
 
 @kernel
 def give_columns(out: Any, num_tokens: Any, heads: Any, scratch: Any) -> None:
-    """Write what the rows have summed, divided by their weights' sums."""
+    """Write what the rows have summed, divided by their weights' sums, to Rows."""
     rows = num_tokens * heads.group
     for h in range(heads.count):
         first = first_row(h, rows)
         for r in range(rows):
             head, token = (heads.first + h) * heads.group + r % heads.group, r // heads.group
-            to = out[scratch.tokens[token], head * heads.dim :].ctypes.data
+            lines = heads.dim // _LINE_DIM
             sums, total = scratch.sums[first + r].ctypes.data, scratch.total[first + r]
-            for line in range(heads.dim // _LINE_DIM):
-                give_32(sums + 2 * line * _LINE, total, to + line * _LINE)
+            for line in range(lines):
+                to = address(out, scratch.tokens[token], head * lines + line)
+                give_32(sums + 2 * line * _LINE, total, to)

@@ -11,6 +11,12 @@ _F32, _I32 = ir.FloatType(), ir.IntType(32)
 FLOATS, WORDS = ir.VectorType(_F32, LANES), ir.VectorType(_I32, LANES)
 HALVES = ir.VectorType(ir.IntType(16), LANES)
 
+_LOG2_E = 1.4426950408889634
+# ln 2 in two parts, so that what is left after whole powers of two is exact.
+_LN2_HIGH, _LN2_LOW = 0.693145751953125, 1.428606765330187e-06
+_COEFFICIENTS = (1 / 120, 1 / 24, 1 / 6, 0.5, 1.0, 1.0)
+_LEAST = -87.0
+
 
 def everywhere(kind: Any, value: float) -> Any:
     """The constant vector of one number."""
@@ -37,6 +43,20 @@ def call(b: ir.IRBuilder, name: str, result: Any, *arguments: Any, flags: Any = 
 def fused(b: ir.IRBuilder, x: Any, y: Any, z: Any) -> Any:
     """x · y + z, rounded once."""
     return call(b, f"llvm.fma.v{LANES}f32", FLOATS, x, y, z)
+
+
+def exp_below_zero(b: ir.IRBuilder, x: Any) -> Any:
+    """`vector.exp` of what is not above zero."""
+    whole = call(b, f"llvm.rint.v{LANES}f32", FLOATS, b.fmul(x, everywhere(FLOATS, _LOG2_E)))
+    rest = fused(b, whole, everywhere(FLOATS, -_LN2_HIGH), x)
+    rest = fused(b, whole, everywhere(FLOATS, -_LN2_LOW), rest)
+    value = everywhere(FLOATS, 1 / 720)
+    for coefficient in _COEFFICIENTS:
+        value = fused(b, value, rest, everywhere(FLOATS, coefficient))
+    power = b.shl(b.fptosi(whole, WORDS), everywhere(WORDS, 23))
+    value = b.bitcast(b.add(b.bitcast(value, WORDS), power), FLOATS)
+    small = b.fcmp_ordered("<", x, everywhere(FLOATS, _LEAST))
+    return b.select(small, everywhere(FLOATS, 0.0), value)
 
 
 def narrowed(b: ir.IRBuilder, x: Any) -> Any:

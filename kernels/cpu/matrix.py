@@ -18,7 +18,7 @@ from branchwork.kernels.cpu.levels import (
     pack_levels,
 )
 from branchwork.kernels.cpu.memory import zeros
-from branchwork.kernels.cpu.tile import LANES, PANEL, pack_columns, partial_product, product
+from branchwork.kernels.cpu.tile import LANES, PANEL, pack_columns, partial_product
 from branchwork.kernels.cpu.vector import kernel
 from branchwork.kernels.quantized import Bits, quantize_linear, stored_levels
 
@@ -109,22 +109,28 @@ def _array_of(tensor: Tensor) -> npt.NDArray[Any]:
 
 @kernel
 def multiply(
-    tiles: Any, x: Any, rows: Any, matrix: Any, layer: Any, panel: Any, scratch: Any
-) -> None:
-    """scratch.sums[r, j] = sum over k of x[r, k] · W[64 panel + j, k], for rows 0 to `rows` ≤ PRODUCT_ROWS.
+    tiles: Any, x: Any, first: Any, rows: Any, matrix: Any, layer: Any, panel: Any, scratch: Any
+) -> None:  # fmt: skip
+    """scratch.sums[r, j] = sum over k of x[first + r, k] · W[64 panel + j, k], for rows 0 to `rows` ≤ PRODUCT_ROWS.
 
-    Between `begin_products` and `end_products`; x as for `product`.
+    Between `begin_products` and `end_products`; x are Rows, `first` is a multiple of 16.
     """
     if matrix.expansion == 0:
-        product(tiles, x, rows, matrix.panels[layer, panel], matrix.steps, scratch.sums, PANEL)
+        partial_product(
+            tiles, x, first, 0, rows, matrix.panels[layer, panel], matrix.steps * 4 * LANES, matrix.steps,
+            scratch.sums, PANEL, 0,
+        )  # fmt: skip
     else:
         levels, scales = matrix.panels[layer, panel], matrix.scales[layer, panel]
-        _multiply_levels(tiles, x, rows, levels, scales, matrix.steps, matrix.expansion, scratch)
+        _multiply_levels(
+            tiles, x, first, rows, levels, scales, matrix.steps, matrix.expansion, scratch
+        )
 
 
 @kernel
 def _multiply_levels(
-    tiles: Any, x: Any, rows: Any, levels: Any, scales: Any, steps: Any, expansion: Any, scratch: Any
+    tiles: Any, x: Any, first_row: Any, rows: Any,
+    levels: Any, scales: Any, steps: Any, expansion: Any, scratch: Any,
 ) -> None:  # fmt: skip
     """Chunk by chunk of k; a scale multiplies sums, of a chunk or of all."""
     num_chunks = -(-steps // CHUNK_STEPS)
@@ -135,12 +141,12 @@ def _multiply_levels(
         some = min(steps - first, CHUNK_STEPS)
         if len(scales) == 1:
             partial_product(
-                tiles, x[:, 2 * first :], rows, scratch.expanded, CHUNK_STEPS * 4 * LANES, some,
+                tiles, x, first_row, first, rows, scratch.expanded, CHUNK_STEPS * 4 * LANES, some,
                 scratch.sums, PANEL, chunk,
             )  # fmt: skip
         else:
             partial_product(
-                tiles, x[:, 2 * first :], rows, scratch.expanded, CHUNK_STEPS * 4 * LANES, some,
+                tiles, x, first_row, first, rows, scratch.expanded, CHUNK_STEPS * 4 * LANES, some,
                 scratch.part, PANEL, 0,
             )  # fmt: skip
             for r in range(rows):

@@ -22,11 +22,13 @@ from branchwork.kernels.cpu.attention import (
     take_rows,
 )
 from branchwork.kernels.cpu.cached import entry_point
+from branchwork.kernels.cpu.lines import norm_lines, silu_mul_line
 from branchwork.kernels.cpu.matrix import PRODUCT_ROWS, Matrix, ProductScratch, multiply
 from branchwork.kernels.cpu.rotation import rotate, store_heads
+from branchwork.kernels.cpu.rows import LINE_BYTES, address, rows_for
 from branchwork.kernels.cpu.team import Team, meet, sleep, take, wake
 from branchwork.kernels.cpu.tile import PANEL, Tiles, begin_products, end_products
-from branchwork.kernels.cpu.vector import copy, exp, inlined, kernel, narrow, widen
+from branchwork.kernels.cpu.vector import copy, inlined, kernel, narrow, widen
 
 ROWS_BYTES = 1 << 20
 """Half of the second-level cache of a server's core."""
@@ -165,19 +167,31 @@ def _embed(tokens: Any, embedding: Any, hidden: Any, thread: Any) -> None:
         first = take(thread.team, SOME_TOKENS)
 
 
+@inlined
+def _norm_to(x: Any, weight: Any, eps: Any, out: Any, t: Any) -> Any:
+    """Row t of what enters a product: x / rms(x) · weight."""
+    lines = len(x) * out.memory.itemsize // LINE_BYTES
+    if out.memory.itemsize == 2 and len(x) % 32 == 0:
+        norm_lines(
+            x.ctypes.data, weight.ctypes.data, lines, np.float32(eps), address(out, t, 0), out.line_bytes
+        )  # fmt: skip
+    else:
+        norm_row(x, weight, eps, out.memory[t])
+
+
 @kernel
 def _norms(x: Any, weight: Any, eps: Any, num_tokens: Any, out: Any, thread: Any) -> None:
     first = take(thread.team, SOME_TOKENS)
     while first < num_tokens:
         for t in range(first, min(first + SOME_TOKENS, num_tokens)):
-            norm_row(x[t], weight, eps, out[t])
+            _norm_to(x[t], weight, eps, out, t)
         first = take(thread.team, SOME_TOKENS)
 
 
 @inlined
 def _rows_at_once(x: Any) -> Any:
     """Rows of a product's first factor that stay in the second-level cache while columns pass by."""
-    return max(ROWS_BYTES // x.strides[0] // PRODUCT_ROWS, 1) * PRODUCT_ROWS
+    return max(ROWS_BYTES // x.memory.strides[0] // PRODUCT_ROWS, 1) * PRODUCT_ROWS
 
 
 @inlined
@@ -194,9 +208,9 @@ def _each_panel(
         start, panel = piece // panels * at_once, piece % panels
         for row in range(start, min(start + at_once, num_rows), PRODUCT_ROWS):
             n = min(num_rows - row, PRODUCT_ROWS)
-            multiply(thread.tiles, x[row:], n, matrix, layer, panel, thread.products)
+            multiply(thread.tiles, x, row, n, matrix, layer, panel, thread.products)
             for r in range(n):
-                finish(sums[r], bias, panel, out[row + r])
+                finish(sums[r], bias, panel, out, row + r)
         piece = take(thread.team, 1)
 
 
@@ -221,24 +235,23 @@ def _gate(x: Any, num_rows: Any, matrix: Any, layer: Any, bias: Any, out: Any, t
 
 
 @kernel
-def _keep(sums: Any, _bias: Any, panel: Any, out: Any) -> None:
-    copy(sums, out[panel * PANEL : (panel + 1) * PANEL])
+def _keep(sums: Any, _bias: Any, panel: Any, out: Any, row: Any) -> None:
+    copy(sums, out[row, panel * PANEL : (panel + 1) * PANEL])
 
 
 @kernel
-def _add(sums: Any, bias: Any, panel: Any, out: Any) -> None:
-    first = panel * PANEL
-    for j in range(min(len(out) - first, PANEL)):  # the last panel may reach beyond the row
-        out[first + j] += sums[j] + bias[first + j]
+def _add(sums: Any, bias: Any, panel: Any, out: Any, row: Any) -> None:
+    first, sum_of = panel * PANEL, out[row]
+    for j in range(min(len(sum_of) - first, PANEL)):  # the last panel may reach beyond the row
+        sum_of[first + j] += sums[j] + bias[first + j]
 
 
 @kernel
-def _silu_mul(sums: Any, bias: Any, panel: Any, out: Any) -> None:
-    half = PANEL // 2
-    for j in range(half):
-        gate = sums[j] + bias[panel * PANEL + j]
-        up = sums[half + j] + bias[panel * PANEL + half + j]
-        out[panel * half + j] = narrow(gate / (np.float32(1) + exp(-gate)) * up, out)
+def _silu_mul(sums: Any, bias: Any, panel: Any, out: Any, row: Any) -> None:
+    line = panel * (PANEL // 2) * out.memory.itemsize // LINE_BYTES
+    silu_mul_line(
+        sums.ctypes.data, bias[panel * PANEL :].ctypes.data, address(out, row, line), out.memory
+    )
 
 
 @kernel
@@ -321,9 +334,10 @@ def _attend(
     cache: Any,
     tokens: Any,
     shared: Any,
+    out: Any,
     thread: Any,
 ) -> None:
-    """Attention of every request. A piece of work is some key heads of some tokens."""
+    """Attention of every request, to Rows. A piece of work is some key heads of some tokens."""
     num_kv, scratch, size = shape.num_kv_heads, thread.attention, thread.team.size
     group = shape.num_heads // num_kv
     scale = np.float32(1.0 / np.sqrt(shape.head_dim))
@@ -357,7 +371,14 @@ def _attend(
                     num_tokens, heads, position, (oldest, -(-end // BLOCK)), end,
                     cache.k[layer], cache.v[layer], slots, window, scratch,
                 )  # fmt: skip
-                give_rows(work.attended, num_tokens, heads, scratch)
+                give_rows(out, num_tokens, heads, scratch)
+
+
+@inlined
+def attended_rows(memory: Any, steps: Any, num_tokens: Any, thread: Any) -> Any:
+    """Where `_attend` writes: heads that do not stand in columns are written in order."""
+    count = num_tokens if thread.attention.in_columns else 1
+    return rows_for(thread.tiles, steps, count, memory)
 
 
 @inlined
@@ -366,34 +387,36 @@ def _layers(
 ) -> None:
     """Compute the new tokens: their K and V go to their slots, their last hidden states to `work.hidden`."""
     num_tokens, hidden, team = len(tokens.ids), work.hidden, thread.team
+    normed = rows_for(thread.tiles, weights.qkv.steps, num_tokens, work.normed)
+    attended = attended_rows(work.attended, weights.out.steps, num_tokens, thread)
+    activated = rows_for(thread.tiles, weights.down.steps, num_tokens, work.activated)
     _embed(tokens, weights.embedding, hidden, thread)
     meet(team)
     for layer in range(weights.attention_norm.shape[0]):
-        _norms(hidden, weights.attention_norm[layer], shape.eps, num_tokens, work.normed, thread)
+        _norms(hidden, weights.attention_norm[layer], shape.eps, num_tokens, normed, thread)
         meet(team)
-        _project(work.normed, num_tokens, weights.qkv, layer, work.qkv, thread)
+        _project(normed, num_tokens, weights.qkv, layer, work.qkv, thread)
         meet(team)
         _rope_store(shape, weights, layer, work, cache, tokens, thread)
         meet(team)
         if len(shared.length) > 0 and weights.windows[layer] == 0:
             _attend_shared(shape, layer, work, cache, tokens, shared, thread)
             meet(team)
-        _attend(shape, layer, weights.windows[layer], work, cache, tokens, shared, thread)
+        _attend(shape, layer, weights.windows[layer], work, cache, tokens, shared, attended, thread)
         meet(team)
         _project_add(
-            work.attended, num_tokens, weights.out, layer, weights.out_bias[layer], hidden, thread
+            attended, num_tokens, weights.out, layer, weights.out_bias[layer], hidden, thread
         )  # fmt: skip
         meet(team)
-        _norms(hidden, weights.mlp_norm[layer], shape.eps, num_tokens, work.normed, thread)
+        _norms(hidden, weights.mlp_norm[layer], shape.eps, num_tokens, normed, thread)
         meet(team)
         _gate(
-            work.normed, num_tokens, weights.gate_up, layer, weights.gate_up_bias[layer],
-            work.activated, thread,
+            normed, num_tokens, weights.gate_up, layer, weights.gate_up_bias[layer],
+            activated, thread,
         )  # fmt: skip
         meet(team)
         _project_add(
-            work.activated, num_tokens, weights.down, layer, weights.down_bias[layer],
-            hidden, thread,
+            activated, num_tokens, weights.down, layer, weights.down_bias[layer], hidden, thread
         )  # fmt: skip
         meet(team)
 
@@ -402,12 +425,13 @@ def _layers(
 def _head(shape: Any, weights: Any, work: Any, of_tokens: Any, thread: Any) -> None:
     """Logits of what follows some tokens, from `work.hidden`."""
     num_rows = len(of_tokens)
+    normed = rows_for(thread.tiles, weights.head.steps, num_rows, work.normed)
     row = take(thread.team, 1)
     while row < num_rows:
-        norm_row(work.hidden[of_tokens[row]], weights.final_norm, shape.eps, work.normed[row])
+        _norm_to(work.hidden[of_tokens[row]], weights.final_norm, shape.eps, normed, row)
         row = take(thread.team, 1)
     meet(thread.team)
-    _project(work.normed, num_rows, weights.head, 0, work.logits, thread)
+    _project(normed, num_rows, weights.head, 0, work.logits, thread)
     meet(thread.team)
 
 

@@ -21,6 +21,7 @@ from branchwork.kernels.cpu.emitting import (
     WORDS,
     call,
     everywhere,
+    exp_below_zero,
     fused,
     narrowed,
     splat,
@@ -31,26 +32,7 @@ from branchwork.kernels.cpu.tile import BFLOATS, LANES, PANEL
 _F32, _I32, _I64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 _VECTORS = 4
 
-_LOG2_E = 1.4426950408889634
-# ln 2 in two parts, so that what is left after whole powers of two is exact.
-_LN2_HIGH, _LN2_LOW = 0.693145751953125, 1.428606765330187e-06
-_COEFFICIENTS = (1 / 120, 1 / 24, 1 / 6, 0.5, 1.0, 1.0)
-_LEAST = -87.0
 _RULED_OUT = -1e30
-
-
-def _exp(b: ir.IRBuilder, x: Any) -> Any:
-    """`vector.exp` of what is not above zero."""
-    whole = call(b, f"llvm.rint.v{LANES}f32", FLOATS, b.fmul(x, everywhere(FLOATS, _LOG2_E)))
-    rest = fused(b, whole, everywhere(FLOATS, -_LN2_HIGH), x)
-    rest = fused(b, whole, everywhere(FLOATS, -_LN2_LOW), rest)
-    value = everywhere(FLOATS, 1 / 720)
-    for coefficient in _COEFFICIENTS:
-        value = fused(b, value, rest, everywhere(FLOATS, coefficient))
-    power = b.shl(b.fptosi(whole, WORDS), everywhere(WORDS, 23))
-    value = b.bitcast(b.add(b.bitcast(value, WORDS), power), FLOATS)
-    small = b.fcmp_ordered("<", x, everywhere(FLOATS, _LEAST))
-    return b.select(small, everywhere(FLOATS, 0.0), value)
 
 
 def _at(b: ir.IRBuilder, address: Any, index: int, kind: Any, size: int) -> Any:
@@ -93,7 +75,7 @@ def soften(
         top = b.select(b.fcmp_ordered(">", highest, top), highest, top)
         tops, total = splat(b, top), everywhere(FLOATS, 0.0)
         for v, scaled in enumerate(vectors):
-            weight = _exp(b, b.fsub(scaled, tops))
+            weight = exp_below_zero(b, b.fsub(scaled, tops))
             total = b.fadd(total, weight)
             kind, size, value = (HALVES, 2, narrowed(b, weight)) if is_half else (FLOATS, 4, weight)
             b.store(value, _at(b, out, v, kind, size), align=size)
@@ -118,7 +100,7 @@ def shrink_add(_: Any, sums: Any, shrink: Any, partial: Any) -> Any:
     return types.void(types.int64, types.float32, types.int64), generate
 
 
-LOG2_E = np.float32(_LOG2_E)
+LOG2_E = np.float32(1.4426950408889634)
 _HIDDEN = -1e38
 _HALF = PANEL // 2
 # 2**x on [0, 1), the minimax polynomial of degree 5 that is exact at 0: off by 1e-7.

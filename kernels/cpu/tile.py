@@ -26,6 +26,7 @@ from numba.extending import intrinsic
 from branchwork.kernels.cpu import amx
 from branchwork.kernels.cpu.cached import c_function_address
 from branchwork.kernels.cpu.memory import zeros
+from branchwork.kernels.cpu.rows import address, in_order
 from branchwork.kernels.cpu.vector import inlined
 
 LANES = 16
@@ -78,8 +79,8 @@ def _fused_multiply_add(b: ir.IRBuilder, x: Any, y: Any, z: Any) -> Any:
 
 def _step_float32(b: ir.IRBuilder, sums: Any, rows: Any, columns: Any) -> Any:
     """One k: add factor × weights to each sum."""
-    weights = [_load(b, address, _FLOATS) for address in columns]
-    factors = [_splat(b, _load(b, address, _F32), _FLOATS) for address in rows]
+    weights = [_load(b, at, _FLOATS) for at in columns]
+    factors = [_splat(b, _load(b, at, _F32), _FLOATS) for at in rows]
     return [
         [_fused_multiply_add(b, x, w, s) for w, s in zip(weights, row, strict=True)]
         for x, row in zip(factors, sums, strict=True)
@@ -91,18 +92,18 @@ def _step_bf16_dot(b: ir.IRBuilder, sums: Any, rows: Any, columns: Any) -> Any:
     name = "llvm.x86.avx512bf16.dpbf16ps.512"
     signature = ir.FunctionType(_FLOATS, [_FLOATS, BFLOATS, BFLOATS])
     dot = b.module.globals.get(name) or ir.Function(b.module, signature, name)
-    weights = [_load(b, address, BFLOATS) for address in columns]
+    weights = [_load(b, at, BFLOATS) for at in columns]
     out = []
-    for address, row in zip(rows, sums, strict=True):
-        pair = b.bitcast(_splat(b, _load(b, address, _I32), _WORDS), BFLOATS)
+    for at, row in zip(rows, sums, strict=True):
+        pair = b.bitcast(_splat(b, _load(b, at, _I32), _WORDS), BFLOATS)
         out.append([b.call(dot, [s, pair, w]) for w, s in zip(weights, row, strict=True)])
     return out
 
 
 def _step_bf16_widened(b: ir.IRBuilder, sums: Any, rows: Any, columns: Any) -> Any:
     """Two k, one after the other, in float32: a bfloat16 is the upper half of a float32."""
-    weight_words = [_load(b, address, _WORDS) for address in columns]
-    row_words = [_splat(b, _load(b, address, _I32), _WORDS) for address in rows]
+    weight_words = [_load(b, at, _WORDS) for at in columns]
+    row_words = [_splat(b, _load(b, at, _I32), _WORDS) for at in rows]
 
     def lower(words: Any) -> Any:
         return b.bitcast(b.shl(words, ir.Constant(_WORDS, [16] * LANES)), _FLOATS)
@@ -233,12 +234,12 @@ def _all_rows(
             )  # fmt: skip
 
 
-def _float32(rows, x, x_stride, w, w_stride, steps, out, out_stride, columns, goes_on):  # type: ignore[no-untyped-def]
-    _all_rows(_FLOAT32, rows, x, x_stride, w, w_stride, steps, out, out_stride, columns, goes_on)
+def _float32(rows, x, _t, x_row, _l, w, w_stride, steps, out, out_stride, columns, goes_on):  # type: ignore[no-untyped-def]
+    _all_rows(_FLOAT32, rows, x, x_row, w, w_stride, steps, out, out_stride, columns, goes_on)
 
 
-def _bf16(rows, x, x_stride, w, w_stride, steps, out, out_stride, columns, goes_on):  # type: ignore[no-untyped-def]
-    _all_rows(_BF16, rows, x, x_stride, w, w_stride, steps, out, out_stride, columns, goes_on)
+def _bf16(rows, x, _t, x_row, _l, w, w_stride, steps, out, out_stride, columns, goes_on):  # type: ignore[no-untyped-def]
+    _all_rows(_BF16, rows, x, x_row, w, w_stride, steps, out, out_stride, columns, goes_on)
 
 
 class Tiles(NamedTuple):
@@ -257,7 +258,7 @@ def compiled_tiles(stored: np.dtype[Any], matrix_unit: bool = True) -> Tiles:
 
     matrix_unit  False: without it, also where there is one
     """
-    signature = types.void(*[types.int64] * 10)
+    signature = types.void(*[types.int64] * 12)
     if stored == np.float32:
         return Tiles(c_function_address(signature, _float32), 0)
     with_unit = matrix_unit and amx.usable()
@@ -273,7 +274,9 @@ def _call(
     address: Any,
     rows: Any,
     x: Any,
-    x_stride: Any,
+    x_tile: Any,
+    x_row: Any,
+    x_line: Any,
     w: Any,
     w_stride: Any,
     steps: Any,
@@ -285,11 +288,11 @@ def _call(
     """Call a product by its address."""
 
     def generate(context: Any, b: ir.IRBuilder, _s: Any, args: Any) -> Any:
-        signature = ir.FunctionType(ir.VoidType(), [_I64] * 10)
+        signature = ir.FunctionType(ir.VoidType(), [_I64] * 12)
         b.call(b.inttoptr(args[0], signature.as_pointer()), args[1:])
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 11), generate
+    return types.void(*[types.int64] * 13), generate
 
 
 @inlined
@@ -303,20 +306,23 @@ def product(tiles: Any, x: Any, rows: Any, w: Any, steps: Any, out: Any, columns
     out       float32 array [≥ rows, ≥ columns]; as x, and what lies beyond `rows` is overwritten
     columns   a multiple of 32
     """
-    partial_product(tiles, x, rows, w, steps * 4 * LANES, steps, out, columns, 0)
+    partial_product(tiles, in_order(x), 0, 0, rows, w, steps * 4 * LANES, steps, out, columns, 0)
 
 
 @inlined
 def partial_product(
-    tiles: Any, x: Any, rows: Any, w: Any, w_stride: Any, steps: Any, out: Any, columns: Any, goes_on: Any
+    tiles: Any, x: Any, first_row: Any, first_step: Any, rows: Any,
+    w: Any, w_stride: Any, steps: Any, out: Any, columns: Any, goes_on: Any,
 ) -> Any:  # fmt: skip
     """As `product`, over some of k: with `goes_on` (not 0) what is in `out` are the sums over the k before.
 
-    w_stride  bytes from one packed block to the next
+    x          Rows, from row `first_row` (a multiple of 16) and step `first_step` (a multiple of 16) on
+    w_stride   bytes from one packed block to the next
     """
     by_unit = tiles.matrix_unit != 0 and steps % amx.TILE_STEPS == 0
     _call(
-        tiles.matrix_unit if by_unit else tiles.vectors, rows, x.ctypes.data, x.strides[0],
+        tiles.matrix_unit if by_unit else tiles.vectors,
+        rows, address(x, first_row, first_step // amx.TILE_STEPS), x.tile_bytes, x.row_bytes, x.line_bytes,
         w.ctypes.data, w_stride, steps, out.ctypes.data, out.strides[0], columns, goes_on,
     )  # fmt: skip
 

@@ -14,6 +14,7 @@ from branchwork.kernels.cpu.amx import usable
 from branchwork.kernels.cpu.attention import make_scratch, make_sums
 from branchwork.kernels.cpu.host import array_of
 from branchwork.kernels.cpu.network import Cache, Shape, Shared, Thread, Tokens, Workspace
+from branchwork.kernels.cpu.rows import in_order
 from branchwork.kernels.cpu.team import make_team, meet
 from branchwork.kernels.cpu.tile import begin_products, compiled_tiles, end_products
 
@@ -32,7 +33,7 @@ def attend_layer(
     if len(shared.length) > 0:
         network._attend_shared(shape, 0, work, cache, tokens, shared, thread)
         meet(thread.team)
-    network._attend(shape, 0, window, work, cache, tokens, shared, thread)
+    network._attend(shape, 0, window, work, cache, tokens, shared, in_order(work.attended), thread)
     end_products(thread.tiles)
 
 

@@ -11,6 +11,7 @@ from branchwork.kernels.cpu.amx import usable
 from branchwork.kernels.cpu.host import array_of
 from branchwork.kernels.cpu.levels import CHUNK
 from branchwork.kernels.cpu.matrix import Matrix, make_product_scratch, multiply, pack_matrix
+from branchwork.kernels.cpu.rows import in_order
 from branchwork.kernels.cpu.tile import (
     PANEL,
     begin_products,
@@ -32,7 +33,7 @@ def multiply_all(tiles: Any, x: Any, rows: Any, matrix: Any, layer: Any, out: An
     """All panels, as a job of its own."""
     begin_products(tiles)
     for panel in range(matrix.panels.shape[1]):
-        multiply(tiles, x, rows, matrix, layer, panel, scratch)
+        multiply(tiles, in_order(x), 0, rows, matrix, layer, panel, scratch)
         for row in range(rows):
             for j in range(min(PANEL, out.shape[1] - panel * PANEL)):
                 out[row, panel * PANEL + j] = scratch.sums[row, j]

@@ -17,6 +17,7 @@ from branchwork.kernels.cpu.attention import make_scratch, make_sums
 from branchwork.kernels.cpu.host import array_of
 from branchwork.kernels.cpu.matrix import make_product_scratch
 from branchwork.kernels.cpu.network import Cache, Shape, Shared, Thread, Tokens, Workspace
+from branchwork.kernels.cpu.rows import in_order
 from branchwork.kernels.cpu.team import make_team, meet
 from branchwork.kernels.cpu.tile import begin_products, compiled_tiles, end_products
 
@@ -83,7 +84,7 @@ def _both(seconds: list[float]) -> tuple[float, float]:
 def _attend_layer(shape: Any, work: Any, cache: Any, tokens: Any, shared: Any, thread: Any) -> None:
     """What the compiled network does for attention in a layer."""
     begin_products(thread.tiles)
-    network._attend(shape, 0, 0, work, cache, tokens, shared, thread)
+    network._attend(shape, 0, 0, work, cache, tokens, shared, in_order(work.attended), thread)
     end_products(thread.tiles)
     meet(thread.team)
 
