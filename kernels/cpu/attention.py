@@ -20,7 +20,7 @@ from branchwork.kernels.cpu.columns import (
     make_columns,
     see_block_in_columns,
 )
-from branchwork.kernels.cpu.layout import pack_keys, pack_values
+from branchwork.kernels.cpu.layout import pack_keys, pack_values, rows_of_slots
 from branchwork.kernels.cpu.memory import zeros
 from branchwork.kernels.cpu.softening import shrink_add, soften
 from branchwork.kernels.cpu.tile import LANES, PANEL, Tiles, padded_rows, product
@@ -127,7 +127,10 @@ def _gather_rows(pool: Any, slots: Any, count: Any, nothing: Any, rows: Any) -> 
     So what a slot that is not in use holds, NaN perhaps, is never read.
     """
     first, stride = pool.ctypes.data, pool.strides[0]
-    for j in range(count):
+    whole = count // LANES * LANES
+    for j in range(0, whole, LANES):
+        rows_of_slots(slots[j:].ctypes.data, first, stride, rows[j:].ctypes.data)
+    for j in range(whole, count):
         rows[j] = first + np.int64(slots[j]) * stride
     for j in range(count, BLOCK):
         rows[j] = nothing.ctypes.data
@@ -138,8 +141,7 @@ def take_rows(q: Any, num_tokens: Any, heads: Any, scratch: Any) -> None:
     """Begin with the rows of `scratch.tokens[:num_tokens]` in some heads: nothing is summed yet."""
     rows = num_tokens * heads.group
     end = all_rows(heads.count, rows)
-    for row in range(end):
-        fill(scratch.sums[row], np.float32(0))
+    fill(scratch.sums[:end].reshape(-1), np.float32(0))
     fill(scratch.highest[:end], _LOWEST)
     fill(scratch.total[:end], np.float32(0))
     if scratch.in_columns:

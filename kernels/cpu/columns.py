@@ -20,7 +20,7 @@ from branchwork.kernels.cpu.amx import (
     begin_sums,
     end_scores,
 )
-from branchwork.kernels.cpu.layout import copy_rows, transpose, zip_rows
+from branchwork.kernels.cpu.layout import copy_rows, lie_evenly, transpose, zip_rows
 from branchwork.kernels.cpu.memory import zeros
 from branchwork.kernels.cpu.rows import address
 from branchwork.kernels.cpu.softening import (
@@ -54,6 +54,7 @@ class ColumnScratch(NamedTuple):
     shrink: npt.NDArray[np.float32]  # [16]
     weights: npt.NDArray[np.uint16]  # [heads in a tile, 16, 64]
     weight_rows: npt.NDArray[np.int64]  # [16] addresses
+    laid_for: npt.NDArray[np.int64]  # [1] the rows of a head that these are for
 
 
 def make_columns(rows: int, num_kv_heads: int, head_dim: int) -> ColumnScratch:
@@ -72,6 +73,7 @@ def make_columns(rows: int, num_kv_heads: int, head_dim: int) -> ColumnScratch:
         shrink=zeros(LANES, np.float32),
         weights=zeros((TILE_ROWS, TILE_ROWS, PANEL), np.uint16),
         weight_rows=zeros(TILE_ROWS, np.int64),
+        laid_for=zeros(1, np.int64),
     )
 
 
@@ -111,7 +113,7 @@ def lay_queries(q: Any, num_tokens: Any, heads: Any, scratch: Any) -> None:
     """Pack the rows of a piece; tell which tokens they are, and where the weights of a tile's rows go."""
     columns, rows = scratch.columns, num_tokens * heads.group
     together, tiles = heads_of_tile(rows), tiles_of_head(rows)
-    fill(columns.places, num_tokens - 1)
+    fill(columns.places[: all_rows(heads.count, rows)], num_tokens - 1)
     for h in range(heads.count):
         first = first_row(h, rows)
         for r in range(rows):
@@ -127,13 +129,19 @@ def lay_queries(q: Any, num_tokens: Any, heads: Any, scratch: Any) -> None:
             packed = columns.queries[h * tiles + tile]
             for line in range(heads.dim // _LINE_DIM):
                 transpose(columns.rows.ctypes.data, line * _LINE, packed[line].ctypes.data)
+    if columns.laid_for[0] != rows:
+        columns.laid_for[0] = rows
+        _lay_weights(rows, together, columns)
+
+
+@kernel
+def _lay_weights(rows: Any, together: Any, columns: Any) -> None:
+    """Heads of so many rows share a tile: a row's weights go to its own head's, and are zeros in the others'."""
     for r in range(TILE_ROWS):
         share = min(r // rows, together - 1) if together > 1 else 0
         columns.weight_rows[r] = columns.weights[share, r].ctypes.data
     if together > 1:
-        for share in range(together):
-            for r in range(TILE_ROWS):
-                fill(columns.weights[share, r], 0)
+        fill(columns.weights[:together].reshape(-1), 0)
 
 
 @kernel
@@ -218,10 +226,8 @@ def _find_runs(k_rows: Any, count: Any, k_stride: Any, tiles: Any, columns: Any)
     """Which sixteens of keys lie evenly in memory and are read but once: they need not be copied."""
     for t in range(len(columns.tiles)):
         first = t * TILE_ROWS
-        is_run = tiles == 1
-        for r in range(TILE_ROWS):
-            is_run &= k_rows[first + r] == k_rows[first] + r * k_stride
-        columns.is_run[t] = is_run
+        is_whole = tiles == 1 and first + TILE_ROWS <= count
+        columns.is_run[t] = is_whole and lie_evenly(k_rows[first:].ctypes.data, k_stride)
 
 
 @inlined
@@ -243,13 +249,13 @@ def _lay_keys(k_rows: Any, offset: Any, count: Any, dim: Any, k_stride: Any, scr
 @kernel
 def give_columns(out: Any, num_tokens: Any, heads: Any, scratch: Any) -> None:
     """Write what the rows have summed, divided by their weights' sums, to Rows."""
-    rows = num_tokens * heads.group
+    rows, lines = num_tokens * heads.group, heads.dim // _LINE_DIM
     for h in range(heads.count):
         first = first_row(h, rows)
-        for r in range(rows):
-            head, token = (heads.first + h) * heads.group + r % heads.group, r // heads.group
-            lines = heads.dim // _LINE_DIM
-            sums, total = scratch.sums[first + r].ctypes.data, scratch.total[first + r]
-            for line in range(lines):
-                to = address(out, scratch.tokens[token], head * lines + line)
-                give_32(sums + 2 * line * _LINE, total, to)
+        for token in range(num_tokens):
+            for g in range(heads.group):
+                row, head = first + token * heads.group + g, (heads.first + h) * heads.group + g
+                sums, total = scratch.sums[row].ctypes.data, scratch.total[row]
+                for line in range(lines):
+                    to = address(out, scratch.tokens[token], head * lines + line)
+                    give_32(sums + 2 * line * _LINE, total, to)

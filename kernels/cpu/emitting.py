@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 
-from branchwork.kernels.cpu.tile import LANES
+from branchwork.kernels.cpu.tile import BFLOATS, HAS_BF16_DOT, LANES
 
 _F32, _I32 = ir.FloatType(), ir.IntType(32)
 FLOATS, WORDS = ir.VectorType(_F32, LANES), ir.VectorType(_I32, LANES)
@@ -61,6 +61,9 @@ def exp_below_zero(b: ir.IRBuilder, x: Any) -> Any:
 
 def narrowed(b: ir.IRBuilder, x: Any) -> Any:
     """bfloat16, rounded to nearest even."""
+    if HAS_BF16_DOT:
+        name = f"llvm.x86.avx512bf16.cvtneps2bf16.{32 * LANES}"
+        return b.bitcast(call(b, name, ir.VectorType(BFLOATS.element, LANES), x), HALVES)
     bits = b.bitcast(x, WORDS)
     odd = b.and_(b.lshr(bits, everywhere(WORDS, 16)), everywhere(WORDS, 1))
     rounded = b.add(b.add(bits, everywhere(WORDS, 0x7FFF)), odd)

@@ -55,6 +55,44 @@ def transpose(_: Any, rows: Any, offset: Any, out: Any) -> Any:
     return types.void(types.int64, types.int64, types.int64), generate
 
 
+_ADDRESSES = ir.VectorType(_I64, LANES)
+
+
+def _all(b: ir.IRBuilder, value: Any) -> Any:
+    """The vector of one address or stride."""
+    undefined = ir.Constant(_ADDRESSES, ir.Undefined)
+    first = b.insert_element(undefined, value, _I32(0))
+    return b.shuffle_vector(first, undefined, ir.Constant(_WORDS, [0] * LANES))
+
+
+@intrinsic
+def rows_of_slots(_: Any, slots: Any, pool: Any, stride: Any, out: Any) -> Any:
+    """Addresses of the rows of sixteen slots: out[i] = pool + slots[i] · stride. `slots`: of int32, `out`: of int64."""
+
+    def generate(context: Any, b: ir.IRBuilder, _s: Any, args: Any) -> Any:
+        slots, pool, stride, out = args
+        numbers = b.sext(b.load(b.inttoptr(slots, _WORDS.as_pointer()), align=4), _ADDRESSES)
+        found = b.add(b.mul(numbers, _all(b, stride)), _all(b, pool))
+        b.store(found, b.inttoptr(out, _ADDRESSES.as_pointer()), align=8)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 4), generate
+
+
+@intrinsic
+def lie_evenly(_: Any, rows: Any, stride: Any) -> Any:
+    """Whether sixteen rows lie `stride` bytes apart, one after the other. `rows`: address of their addresses."""
+
+    def generate(context: Any, b: ir.IRBuilder, _s: Any, args: Any) -> Any:
+        found = b.load(b.inttoptr(args[0], _ADDRESSES.as_pointer()), align=8)
+        steps = b.mul(ir.Constant(_ADDRESSES, list(range(LANES))), _all(b, args[1]))
+        even = b.add(_all(b, b.extract_element(found, _I32(0))), steps)
+        differ = b.bitcast(b.icmp_signed("!=", found, even), ir.IntType(LANES))
+        return b.icmp_unsigned("==", differ, ir.IntType(LANES)(0))
+
+    return types.boolean(types.int64, types.int64), generate
+
+
 @intrinsic
 def interleave(_: Any, even: Any, odd: Any, out: Any) -> Any:
     """Sixteen halves (2 bytes each) of two rows, side by side: out[c] = even[c] | odd[c] << 16. Addresses all."""

@@ -21,7 +21,7 @@ from branchwork.kernels.cpu.attention import (
     see_keys,
     take_rows,
 )
-from branchwork.kernels.cpu.cached import entry_point
+from branchwork.kernels.cpu.cached import borrowing_entry_point
 from branchwork.kernels.cpu.lines import norm_lines, silu_mul_line
 from branchwork.kernels.cpu.matrix import PRODUCT_ROWS, Matrix, ProductScratch, multiply
 from branchwork.kernels.cpu.rotation import rotate, store_heads
@@ -469,7 +469,7 @@ def _do(
     _layers(shape, weights, work, cache, tokens, shared, thread)
 
 
-@entry_point
+@borrowing_entry_point
 def work_on(
     shape: Any,
     weights: Any,

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from branchwork.kernels.cpu.cached import entry_point
+from branchwork.kernels.cpu.cached import borrowing_entry_point
 from branchwork.kernels.cpu.layout import highest_of_64
 from branchwork.kernels.cpu.vector import bits_of_float, exp, inlined, kernel
 from branchwork.kernels.sampling import NO_TOKEN
@@ -220,7 +220,7 @@ def _choose(logits: Any, rows: Any, row: Any, scratch: Any) -> Any:
     return _draw(scores, _random_uniform(rows.seed[row], rows.position[row]) * total)
 
 
-@entry_point
+@borrowing_entry_point
 def choose_tokens(logits: Any, num_ids: Any, rows: Any, scratch: Any, out: Any) -> None:
     """See `api.sample`; only the first `num_ids` of a row of logits are looked at."""
     for row in range(len(out)):

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import types
 
-from branchwork.kernels.cpu.cached import entry_point
+from branchwork.kernels.cpu.cached import borrowing_entry_point
 from branchwork.kernels.cpu.vector import atomic_add, atomic_load, inlined, kernel
 
 SUPPORTED = sys.platform == "linux"
@@ -44,7 +44,7 @@ def make_team(size: int) -> Team:
     return team
 
 
-@entry_point
+@borrowing_entry_point
 def _prepare(team: Any) -> None:
     """Make the semaphores."""
     for part in range(team.size):

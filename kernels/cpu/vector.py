@@ -18,12 +18,17 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 def kernel(function: Function) -> Function:
     """A function that only compiled code calls. Sums may be reordered; infinities and NaN keep their meaning.
 
+    It makes no arrays, and counts no references to those it is given (`cached.borrowing_entry_point`).
     Division follows numpy: a check for zero would keep a loop from being vectorised.
     """
     rules = {"contract", "reassoc", "nsz", "arcp"}
     # Without the wrappers for Python and C it compiles in half the time.
     compiled: Function = njit(
-        fastmath=rules, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True
+        fastmath=rules,
+        error_model="numpy",
+        no_cpython_wrapper=True,
+        no_cfunc_wrapper=True,
+        _nrt=False,
     )(function)
     return compiled
 

@@ -24,7 +24,7 @@ UNIT = [False, True] if usable() else [False]
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2e-2}
 
 
-@njit
+@njit(_nrt=False)
 def attend_layer(
     shape: Any, window: Any, work: Any, cache: Any, tokens: Any, shared: Any, thread: Any
 ) -> None:

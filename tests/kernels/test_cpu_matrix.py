@@ -28,7 +28,7 @@ ROWS = [1, 6, 7, 16, 17, 33, 48, 77]
 MAX_ROWS = padded_rows(max(ROWS))
 
 
-@njit
+@njit(_nrt=False)
 def multiply_all(tiles: Any, x: Any, rows: Any, matrix: Any, layer: Any, out: Any, scratch: Any):
     """All panels, as a job of its own."""
     begin_products(tiles)

@@ -80,7 +80,7 @@ def _both(seconds: list[float]) -> tuple[float, float]:
     return statistics.median(seconds) * 1e3, min(seconds) * 1e3
 
 
-@njit  # type: ignore[untyped-decorator]
+@njit(_nrt=False)  # type: ignore[untyped-decorator]
 def _attend_layer(shape: Any, work: Any, cache: Any, tokens: Any, shared: Any, thread: Any) -> None:
     """What the compiled network does for attention in a layer."""
     begin_products(thread.tiles)
