@@ -184,6 +184,7 @@ class Lexicon:
         child, counted = work.edges(int(self.trie[0]))
         num = walk.base_walk(
             program.code,
+            work.words,
             self.trie,
             piece,
             state,

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from branchwork.runtime.grammar.machine.jit import compiled, int64
+from branchwork.runtime.grammar.machine.jit import compiled, int64, makes_arrays
 from branchwork.runtime.grammar.machine.program import Bytes
 
 QUOTE, COMMA, BACKSLASH = b'",\\'
@@ -98,7 +98,7 @@ def num_members(text: Bytes, i: int) -> int:
     return count
 
 
-@compiled
+@makes_arrays
 def is_same_value(text: Bytes, first: int, end: int, other: int) -> bool:
     """Whether two JSON values, of which text[first:end] is one, are equal: members in any order, blanks anywhere."""
     # What is still to be compared; each pair has bytes of its own.

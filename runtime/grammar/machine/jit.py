@@ -11,13 +11,20 @@ int64: Callable[[Any], int] = cast(Any, np.int64)
 """Numba takes it for the type, mypy for a conversion: words of the program are int32, the machine counts in int64."""
 
 try:
-    from branchwork.kernels.cpu.cached import entry_point as _to_machine_code
+    from branchwork.kernels.cpu.cached import borrowing_entry_point, entry_point
 except ImportError:
 
-    def _to_machine_code(function: Function) -> Function:
+    def entry_point(function: Function) -> Function:
         return function
+
+    borrowing_entry_point = entry_point
 
 
 def compiled(function: Function) -> Function:
-    """The function, as machine code where there is a compiler."""
-    return _to_machine_code(function)
+    """The function, as machine code where there is a compiler. It may make no arrays: it works in those it is given."""
+    return borrowing_entry_point(function)
+
+
+def makes_arrays(function: Function) -> Function:
+    """As `compiled`, for one that makes arrays. They must not outlive it unless it is called from Python."""
+    return entry_point(function)

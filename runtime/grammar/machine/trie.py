@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from branchwork.runtime.grammar import dfa
-from branchwork.runtime.grammar.machine.jit import compiled, int64
+from branchwork.runtime.grammar.machine.jit import compiled, int64, makes_arrays
 from branchwork.runtime.grammar.machine.program import GROUPS, IRREGULAR, Bytes, Words
 from branchwork.runtime.grammar.machine.stack import MAX_DEPTH
 
@@ -40,7 +40,7 @@ def build_trie(token_bytes: Sequence[bytes]) -> Trie:
     return _build(data, offsets, np.array(order, np.int32), len(data) + 1, utf8)
 
 
-@compiled
+@makes_arrays
 def _build(data: Bytes, offsets: Words, ids: Trie, most: int, utf8: Words) -> Trie:
     byte = np.zeros(most, np.int32)
     depth = np.zeros(most, np.int32)

@@ -44,7 +44,8 @@ def view(code: Code, text: Bytes, state: Words, pos: int, out: Words) -> int:
     length = nodes + 4 * num_nodes
     if length > len(out):
         return 0
-    out[:nodes] = state[:nodes]
+    for i in range(nodes):
+        out[i] = state[i]
     for i in range(num_nodes):
         p, q = nodes + NODE_WORDS * i, nodes + 4 * i
         place, value, parent = state[p], state[p + 1], state[p + 3]

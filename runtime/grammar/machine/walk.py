@@ -63,7 +63,6 @@ from branchwork.runtime.grammar.machine.stack import (
     FOUND_TO,
     FUEL,
     MAX_CONFIGS,
-    MAX_DEPTH,
     NODE_WORDS,
     NODES,
     NUM_CONFIGS,
@@ -73,6 +72,7 @@ from branchwork.runtime.grammar.machine.stack import (
     STATE_MASK,
     TEXTUAL,
     WALK_FROM,
+    WORK,
     begin_place,
 )
 from branchwork.runtime.grammar.machine.steps import (
@@ -250,36 +250,9 @@ def subtree(
 
 
 @compiled
-def groups_of(bits: Words) -> int:
-    """The groups of characters that some bytes begin, or are in the midst of."""
-    groups = int64(0)
-    for value in range(256):
-        if (bits[value >> 5] >> (value & 31)) & 1:
-            groups |= int64(1) << GROUPS[value] if value & 0xC0 != 0x80 else OTHER_CHARS
-    return groups
-
-
-@compiled
-def require(
-    trie: Trie,
-    first: int,
-    last: int,
-    base: int,
-    each: int,
-    begun: int,
-    need: npt.NDArray[np.uint16],
-) -> None:
-    """Say how many counts the tokens at some places need: `base`, and `each` for every character after `begun`."""
-    for place in range(first, last):
-        due = base
-        if each:
-            due += each * (chars_at(trie, place) - begun)
-        need[token_at(trie, place)] = min(due, int64(65535))
-
-
-@compiled
 def base_walk(
     code: Code,
+    w: Words,
     trie: Trie,
     piece: int,
     state: int,
@@ -298,66 +271,85 @@ def base_walk(
     need        if not empty: [t] is how many counts token t needs (its own, and those due after it); full of what the
                 state needs itself
     child, counted   for each edge the node it leads to, and the counts before it; room for every node of the trie
-    Returns the number of edges.
+    Returns the number of edges. Of `w` it uses the records of depths and the work list.
     """
     num = int64(trie[0])
-    states = np.zeros(MAX_DEPTH, np.int64)
-    counts = np.zeros(MAX_DEPTH, np.int64)
-    leaves = np.zeros(MAX_DEPTH, np.bool_)
-    family = np.zeros(MAX_DEPTH, np.int64)
-    span = np.zeros(MAX_DEPTH, np.int64)
-    begun = np.zeros(MAX_DEPTH, np.int64)
-    classes = np.zeros(256, np.int64)
+    leaving_groups = int64(0)
     for value in range(256):
-        classes[value] = class_of(code, piece, value)
-    leaving_groups = groups_of(bits) if limited else int64(0)
+        w[WORK + value] = class_of(code, piece, value)
+        if limited and (bits[value >> 5] >> (value & 31)) & 1:
+            leaving_groups |= int64(1) << GROUPS[value] if value & 0xC0 != 0x80 else OTHER_CHARS
     table, width = piece + PIECE_HEAD + STATE_WORDS * int64(code[piece]), int64(code[piece + 1])
-    states[0] = state
-    leaves[0] = flags_of(code, piece, state) & ACCEPTING
-    family[0] = safe_family(code, piece, state, leaving_groups)
-    span[0] = span_of(code, piece, state)
+    note_inside(code, w, DEPTHS, piece, state, leaving_groups)
+    w[DEPTHS + 4], w[DEPTHS + 5] = 0, 0
     node, listed, usual = int64(1), 0, need_of(code, piece, state)
     while node < num:
-        byte, depth = byte_of(trie, node), depth_of(trie, node)
-        above = states[depth - 1]
-        if is_within(trie, node, family[depth - 1], span[depth - 1]):
+        byte, here = byte_of(trie, node), DEPTHS + DEPTH_WORDS * depth_of(trie, node)
+        above = here - DEPTH_WORDS
+        if is_within(trie, node, w[above + 2], w[above + 3]):
             # Whatever of the family is read, it stays in the piece.
             end = behind(trie, node)
-            first, last = first_token_of(trie, node), first_token_of(trie, end)
             if len(row):
-                allow(trie, first, last, row)
+                allow(trie, first_token_of(trie, node), first_token_of(trie, end), row)
             if len(need):
-                each = 1 if family[depth - 1] & COUNTS_CHARS else 0
-                base = counts[depth - 1] + need_of(code, piece, above)
-                if each or base != usual:
-                    require(trie, first, last, base, each, begun[depth - 1], need)
+                note_needs_within(code, w, trie, piece, above, node, usual, need)
             node = end
             continue
-        if leaves[depth - 1] and (bits[byte >> 5] >> (byte & 31)) & 1:
-            child[listed], counted[listed] = node, counts[depth - 1]
+        if w[above + 1] and (bits[byte >> 5] >> (byte & 31)) & 1:
+            child[listed], counted[listed] = node, w[above + 4]
             listed += 1
-        found = int64(code[table + above * width + classes[byte]])
+        found = int64(code[table + w[above] * width + w[WORK + byte]])
         if found == 0:
             node = behind(trie, node)
             continue
-        first, last = first_token_of(trie, node), first_token_of(trie, node + 1)
         if len(row):
-            allow(trie, first, last, row)
+            set_tokens(trie, node, row)
         if not len(need) and behind(trie, node) == node + 1:
             node += 1  # a leaf, of which nothing else is asked
             continue
-        flags = flags_of(code, piece, found)
-        states[depth], leaves[depth] = found, flags & ACCEPTING
-        counts[depth] = counts[depth - 1] + (1 if flags & COUNTS else 0)
-        begun[depth] = begun[depth - 1] + (byte & 0xC0 != 0x80)
-        family[depth] = safe_family(code, piece, found, leaving_groups)
-        span[depth] = span_of(code, piece, found)
+        note_inside(code, w, here, piece, found, leaving_groups)
+        w[here + 4] = w[above + 4] + (1 if flags_of(code, piece, found) & COUNTS else 0)
+        w[here + 5] = w[above + 5] + (byte & 0xC0 != 0x80)
         if len(need):
-            due = counts[depth] + need_of(code, piece, found)
+            due = w[here + 4] + need_of(code, piece, found)
             if due != usual:
-                require(trie, first, last, due, 0, 0, need)
+                for place in range(first_token_of(trie, node), first_token_of(trie, node + 1)):
+                    need[token_at(trie, place)] = min(due, int64(65535))
         node += 1
     return listed
+
+
+@compiled
+def note_inside(
+    code: Code, w: Words, here: int, piece: int, state: int, leaving_groups: int
+) -> None:
+    """Note at a depth's record where a base walk is: its state, whether the piece may be over, its family and span.
+
+    The two words behind are the counts and the characters on the way there.
+    """
+    w[here], w[here + 1] = state, flags_of(code, piece, state) & ACCEPTING
+    w[here + 2] = safe_family(code, piece, state, leaving_groups)
+    w[here + 3] = span_of(code, piece, state)
+
+
+@compiled
+def note_needs_within(
+    code: Code,
+    w: Words,
+    trie: Trie,
+    piece: int,
+    above: int,
+    node: int,
+    usual: int,
+    need: npt.NDArray[np.uint16],
+) -> None:
+    """Note what the tokens of a subtree need that is within the family of the record above it."""
+    each = 1 if w[above + 2] & COUNTS_CHARS else 0
+    base = w[above + 4] + need_of(code, piece, w[above])
+    if each or base != usual:
+        for place in range(first_token_of(trie, node), first_token_of(trie, behind(trie, node))):
+            due = base + each * (chars_at(trie, place) - w[above + 5])
+            need[token_at(trie, place)] = min(due, int64(65535))
 
 
 @compiled
