@@ -32,7 +32,8 @@ from branchwork.runtime.wire.errors import ConstraintError
 MAX_BASE_BYTES = 64 << 20
 # A value of the machine: 5,000 nested arrays need 50,000 words.
 MAX_STATE_WORDS = 1 << 18
-MAX_WIDE = 64
+# Wide configurations that are masked by their bases; more of them are walked like narrow ones.
+MAX_WIDE = 512
 # Tokens with more bytes than this are few: they are looked at one by one.
 LONG_TOKEN = 16
 # Rows that one base keeps for what is left of a count, and sets of following bytes whose edges it keeps.
@@ -134,6 +135,8 @@ class Lexicon:
         self._by_length: Words = np.argsort(np.array(lengths, np.int64), kind="stable")
         self._lengths = np.sort(np.array(lengths, np.int64))
         self.data: Bytes = np.frombuffer(b"".join(vocabulary.token_bytes), np.uint8).copy()
+        self._every: MaskRow = np.zeros(vocabulary.mask_words, np.int32)
+        walk.allow(self.trie, 0, int(self.trie[1]), self._every)
         self.end_row: MaskRow = np.zeros(vocabulary.mask_words, np.int32)
         for token in vocabulary.eos_ids:
             self.end_row[token >> 5] |= np.uint32(1 << (token & 31)).astype(np.int32)
@@ -190,6 +193,7 @@ class Lexicon:
             state,
             following,
             limit is not Limit.NONE,
+            self._every,
             row,
             need,
             child,

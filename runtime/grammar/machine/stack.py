@@ -19,12 +19,16 @@ from branchwork.runtime.grammar.machine.program import (
 
 # Control words.
 NUM_NODES, NUM_CONFIGS, ENDED, FUEL, FAILED, TEXTUAL, EPOCH, TOP, FOUND_FROM, FOUND_TO = range(10)
-ASSUME_NEW, PROGRAM, WALK_FROM, TEXT_READ, NUM_CALLS, MARK, NUM_COSTS, NUM_FRESH = range(10, 18)
+ASSUME_NEW, PROGRAM, WALK_FROM, TEXT_READ, NUM_CALLS, MARK, NUM_COSTS, NUM_FRESH, ENTERED = range(
+    10, 19
+)
 
 MAX_NODES = 1 << 16
 MAX_CONFIGS = 1 << 17
 MAX_WORK = 1 << 16
-MAX_CALLS = 1 << 16
+# In one place. A call is (target, following, node, link): see `call`.
+MAX_CALLS = 1 << 17
+CALL_WORDS = 4
 TABLE_SIZE = 1 << 16
 # Small sets use no more of the table than fits into the first cache.
 SMALL_TABLE = 1 << 9
@@ -36,13 +40,17 @@ NODE_WORDS = 5
 CONFIGS = NODES + NODE_WORDS * MAX_NODES
 WORK = CONFIGS + 3 * MAX_CONFIGS
 CALLS = WORK + 2 * MAX_WORK
-TABLE = CALLS + 3 * MAX_CALLS
+TABLE = CALLS + CALL_WORDS * MAX_CALLS
 MEMO = TABLE + 4 * TABLE_SIZE
 MEMO_WORDS = 10
 DEPTHS = MEMO + MEMO_WORDS * MEMO_SIZE
 DEPTH_WORDS = 16
 COSTS = DEPTHS + DEPTH_WORDS * MAX_DEPTH
 WORKSPACE_WORDS = COSTS + MAX_NODES
+
+# In the table of an epoch: where a rule's first call stands; and a call that is not the first of its rule.
+RULE = 1 << 60
+NOT_FIRST = -1
 
 COUNT_SHIFT = 24
 STATE_MASK = (1 << COUNT_SHIFT) - 1
@@ -110,6 +118,7 @@ def push(w: Words, place: int, value: int, link: int, parent: int) -> int:
 def begin_place(w: Words) -> None:
     """Forget what was arrived at elsewhere: an epoch of the table begins, and what is pushed from now on is of here."""
     w[EPOCH] += 1
+    w[NUM_CALLS], w[ENTERED] = 0, 0
     w[NUM_FRESH], w[MARK] = 0, w[NUM_NODES]
 
 
@@ -134,6 +143,26 @@ def is_fresh(w: Words, a: int, x: int, node: int) -> bool:
         slot = (slot + 1) & (size - 1)
     w[FAILED] = 1
     return False
+
+
+@compiled
+def first_call(w: Words, target: int, at: int) -> int:
+    """The first of the calls of a rule that wait; `at`, which becomes the first, if there is none."""
+    epoch, size = w[EPOCH], SMALL_TABLE if w[NUM_FRESH] < SMALL_TABLE >> 1 else TABLE_SIZE
+    slot = (target * 40503) & (size - 1)
+    for _ in range(TABLE_SIZE >> 1):
+        p = TABLE + 4 * slot
+        if w[p] != epoch:
+            w[p], w[p + 1], w[p + 2], w[p + 3] = epoch, target, RULE, at
+            w[NUM_FRESH] += 1
+            return at
+        if w[p + 1] == target and w[p + 2] == RULE:
+            if w[p + 3] < w[ENTERED]:
+                w[p + 3] = at
+            return int64(w[p + 3])
+        slot = (slot + 1) & (size - 1)
+    w[FAILED] = 1
+    return at
 
 
 @compiled
@@ -168,12 +197,20 @@ def later(w: Words, a: int, node: int) -> None:
 
 @compiled
 def call(w: Words, target: int, following: int, node: int) -> None:
-    """Note that a rule is called, once in an epoch: it is entered when all who call it here are known."""
+    """Note that a rule is called, once in an epoch: it is entered when all who call it here are known.
+
+    The first call of a rule links to the last one, each other to the one before it; only the first has the target.
+    """
     if is_fresh(w, following, -3 - target, node):
         at = w[NUM_CALLS]
         if at >= MAX_CALLS:
             w[FAILED] = 1
             return
         w[NUM_CALLS] = at + 1
-        p = CALLS + 3 * at
-        w[p], w[p + 1], w[p + 2] = target, following, node
+        p = CALLS + CALL_WORDS * at
+        first = first_call(w, target, at)
+        q = CALLS + CALL_WORDS * first
+        w[p], w[p + 1], w[p + 2], w[p + 3] = NOT_FIRST, following, node, w[q + 3]
+        w[q + 3] = at
+        if first == at:
+            w[p] = target

@@ -50,10 +50,12 @@ from branchwork.runtime.grammar.machine.program import (
 )
 from branchwork.runtime.grammar.machine.stack import (
     ASSUME_NEW,
+    CALL_WORDS,
     CALLS,
     CONFIGS,
     COUNT_SHIFT,
     ENDED,
+    ENTERED,
     FAILED,
     FOUND_FROM,
     FOUND_TO,
@@ -64,6 +66,7 @@ from branchwork.runtime.grammar.machine.stack import (
     MEMO_WORDS,
     NODE_WORDS,
     NODES,
+    NOT_FIRST,
     NUM_CALLS,
     NUM_CONFIGS,
     NUM_NODES,
@@ -169,21 +172,25 @@ def enter_calls(code: Code, w: Words, text: Bytes, pos: int) -> None:
 
     A call before a return needs no frame: the rule returns to where its caller would.
     """
-    while w[NUM_CALLS] > 0 and not w[FAILED]:
-        target, frame, callers, kept = w[CALLS], int64(0), 0, 0
-        for i in range(w[NUM_CALLS]):
-            p, q = CALLS + 3 * i, CALLS + 3 * kept
-            if w[p] == target:
-                callers += 1
-                frame = push(w, 4 * w[p + 1] + CALLED, 0, frame, w[p + 2])
-            else:
-                w[q], w[q + 1], w[q + 2] = w[p], w[p + 1], w[p + 2]
-                kept += 1
-        w[FUEL] -= callers
-        if callers == 1 and code[w[NODES + NODE_WORDS * frame] >> 2] == RET:
+    while w[ENTERED] < w[NUM_CALLS] and not w[FAILED]:
+        first = w[ENTERED]
+        w[ENTERED] += 1
+        p = CALLS + CALL_WORDS * first
+        target = w[p]
+        if target == NOT_FIRST:
+            continue
+        at, frame = w[p + 3], int64(0)
+        is_only = at == first
+        while True:
+            q = CALLS + CALL_WORDS * at
+            w[FUEL] -= 1
+            frame = push(w, 4 * w[q + 1] + CALLED, 0, frame, w[q + 2])
+            if at == first:
+                break
+            at = w[q + 3]
+        if is_only and code[w[NODES + NODE_WORDS * frame] >> 2] == RET:
             w[NUM_NODES] -= 1
             frame = w[NODES + NODE_WORDS * frame + 3]
-        w[NUM_CALLS] = kept
         arrive(code, w, text, target, frame, pos)
 
 

@@ -29,7 +29,6 @@ from branchwork.runtime.grammar.machine.stack import (
     MEMO_WORDS,
     NODE_WORDS,
     NODES,
-    NUM_CALLS,
     NUM_CONFIGS,
     NUM_COSTS,
     NUM_NODES,
@@ -56,7 +55,7 @@ def reset(code: Code, w: Words) -> None:
     """An empty workspace (node 0 is the empty stack) for the program whose number is in code[0]."""
     w[NUM_NODES], w[NUM_CONFIGS], w[ENDED], w[FAILED], w[TEXTUAL], w[TOP] = 1, 0, 0, 0, 0, 0
     w[FUEL], w[ASSUME_NEW], w[WALK_FROM], w[TEXT_READ] = FUEL_PER_CALL, 0, 0, 0
-    w[NUM_CALLS], w[NUM_COSTS] = 0, 1
+    w[NUM_COSTS] = 1
     if w[PROGRAM] != code[0]:
         w[PROGRAM] = code[0]
         for i in range(MEMO_SIZE):

@@ -99,6 +99,7 @@ from branchwork.runtime.grammar.machine.trie import (
     is_within,
     parent_of,
     token_at,
+    tokens_begin,
 )
 from branchwork.runtime.grammar.machine.values import (
     load,
@@ -113,9 +114,19 @@ WIDE_WORDS = 13
 @compiled
 def allow(trie: Trie, begin: int, end: int, row: MaskRow) -> None:
     """Allow the tokens at the places [begin, end) of the trie's order."""
-    for place in range(begin, end):
-        token = token_at(trie, place)
+    tokens = tokens_begin(trie)
+    for place in range(tokens + begin, tokens + end):
+        token = int64(trie[place])
         row[token >> 5] |= np.int32(np.uint32(1) << np.uint32(token & 31))
+
+
+@compiled
+def forbid(trie: Trie, begin: int, end: int, row: MaskRow) -> None:
+    """Forbid the tokens at the places [begin, end) of the trie's order."""
+    tokens = tokens_begin(trie)
+    for place in range(tokens + begin, tokens + end):
+        token = int64(trie[place])
+        row[token >> 5] &= ~np.int32(np.uint32(1) << np.uint32(token & 31))
 
 
 @compiled
@@ -127,9 +138,7 @@ def set_tokens(trie: Trie, node: int, row: MaskRow) -> None:
 @compiled
 def clear_tokens(trie: Trie, node: int, row: MaskRow) -> None:
     """Forbid the tokens that end at a node."""
-    for place in range(first_token_of(trie, node), first_token_of(trie, node + 1)):
-        token = token_at(trie, place)
-        row[token >> 5] &= ~np.int32(np.uint32(1) << np.uint32(token & 31))
+    forbid(trie, first_token_of(trie, node), first_token_of(trie, node + 1), row)
 
 
 @compiled
@@ -258,6 +267,7 @@ def base_walk(
     state: int,
     bits: Words,
     limited: bool,
+    every: MaskRow,
     row: MaskRow,
     need: npt.NDArray[np.uint16],
     child: Code,
@@ -267,7 +277,8 @@ def base_walk(
 
     bits [8]    which bytes to list edges of
     limited     whether a token may be too long to stay inside: else no edges are listed below where all of them stay
-    row         None of it is read; may be empty when only edges are wanted
+    every       all tokens of the trie
+    row         zeros; may be empty when only edges are wanted
     need        if not empty: [t] is how many counts token t needs (its own, and those due after it); full of what the
                 state needs itself
     child, counted   for each edge the node it leads to, and the counts before it; room for every node of the trie
@@ -282,6 +293,12 @@ def base_walk(
     table, width = piece + PIECE_HEAD + STATE_WORDS * int64(code[piece]), int64(code[piece + 1])
     note_inside(code, w, DEPTHS, piece, state, leaving_groups)
     w[DEPTHS + 4], w[DEPTHS + 5] = 0, 0
+    # Where most tokens can be read, those that cannot are sooner forbidden than the others allowed.
+    forbids = len(row) > 0 and reads_most(code, trie, piece, state)
+    allows = len(row) > 0 and not forbids
+    if forbids:
+        for k in range(len(row)):
+            row[k] = every[k]
     node, listed, usual = int64(1), 0, need_of(code, piece, state)
     while node < num:
         byte, here = byte_of(trie, node), DEPTHS + DEPTH_WORDS * depth_of(trie, node)
@@ -289,7 +306,7 @@ def base_walk(
         if is_within(trie, node, w[above + 2], w[above + 3]):
             # Whatever of the family is read, it stays in the piece.
             end = behind(trie, node)
-            if len(row):
+            if allows:
                 allow(trie, first_token_of(trie, node), first_token_of(trie, end), row)
             if len(need):
                 note_needs_within(code, w, trie, piece, above, node, usual, need)
@@ -300,9 +317,13 @@ def base_walk(
             listed += 1
         found = int64(code[table + w[above] * width + w[WORK + byte]])
         if found == 0:
+            if forbids:
+                forbid(
+                    trie, first_token_of(trie, node), first_token_of(trie, behind(trie, node)), row
+                )
             node = behind(trie, node)
             continue
-        if len(row):
+        if allows:
             set_tokens(trie, node, row)
         if not len(need) and behind(trie, node) == node + 1:
             node += 1  # a leaf, of which nothing else is asked
@@ -317,6 +338,18 @@ def base_walk(
                     need[token_at(trie, place)] = min(due, int64(65535))
         node += 1
     return listed
+
+
+@compiled
+def reads_most(code: Code, trie: Trie, piece: int, state: int) -> bool:
+    """Whether most tokens begin with a byte that can be read."""
+    node, read = int64(1), int64(0)
+    while node < trie[0]:
+        end = behind(trie, node)
+        if move(code, piece, state, byte_of(trie, node)):
+            read += first_token_of(trie, end) - first_token_of(trie, node)
+        node = end
+    return bool(2 * read > trie[1])
 
 
 @compiled

@@ -13,6 +13,8 @@ from branchwork.runtime.grammar import dfa, ir, regex
 from branchwork.runtime.grammar.interface import Vocabulary
 from branchwork.runtime.grammar.lower import lower
 from branchwork.runtime.grammar.machine.program import Program
+from branchwork.runtime.grammar.machine.stack import FUEL
+from branchwork.runtime.grammar.machine.steps import FUEL_PER_CALL
 from branchwork.runtime.grammar.masks import lexicon_of
 from branchwork.runtime.grammar.matcher import MachineGrammar
 
@@ -232,6 +234,27 @@ def test_masks_where_several_call_one_rule_equal_brute_force(
 ) -> None:
     node, whole = parts
     agrees(whole, node, LETTERS, rounds=12)
+
+
+def test_many_rules_called_at_one_place_cost_fuel_in_proportion() -> None:
+    def spent(number: int) -> int:
+        rules: dict[str, ir.Node] = {f"r{n}": ir.Literal(f"{n};".encode()) for n in range(number)}
+        ends = (ir.Literal(b"a"), ir.Literal(b"b"))
+        options = (ir.Concat((ir.Reference(name), end)) for name in rules for end in ends)
+        program = lower(ir.Rules(ir.Alternation(tuple(options)), rules))
+        matcher = MachineGrammar(program, lexicon_of(JSON)).start()
+        words = lexicon_of(JSON).work.words
+        fuel = int(words[FUEL])
+        assert matcher.accept_bytes(f"{number - 1};".encode())
+        assert allowed(matcher, JSON) >= {ord("a"), ord("b")}
+        assert matcher._spot.state[0] == 2
+        assert matcher.accept_bytes(b"b")
+        assert matcher.must_end()
+        return FUEL_PER_CALL - fuel
+
+    few, many = spent(500), spent(2000)
+    assert few > 4 * 500  # each of two callers arrives, calls and is entered for
+    assert many <= 4 * few + 10
 
 
 def test_readings_that_go_on_alike_are_one_however_deep_they_are() -> None:
