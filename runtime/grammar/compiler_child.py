@@ -36,6 +36,9 @@ _decoder: "msgspec.msgpack.Decoder[Constraint | StopPattern]" = msgspec.msgpack.
 # Most constraints take less CPU than this; one that takes more has its client wait, and not those of others.
 QUICK_S = 0.1
 
+# How often the clock is looked at then: a refusal comes late by so much at most, and by what it takes to clear up.
+RING_S = 0.02
+
 
 class OutOfTime(BaseException):
     """The time for one constraint is over. No Exception: nobody on the way up may take it for an error of his own."""
@@ -57,7 +60,7 @@ class Allowance:
     def __enter__(self) -> None:
         self._begun_s = time.process_time()
         # Again and again: a signal that falls into a callback of C code is lost.
-        signal.setitimer(signal.ITIMER_PROF, min(QUICK_S, self.seconds), QUICK_S)
+        signal.setitimer(signal.ITIMER_PROF, min(QUICK_S, self.seconds), RING_S)
 
     def __exit__(
         self,
