@@ -8,6 +8,8 @@ import argparse
 import itertools
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -19,9 +21,6 @@ from branchwork.bench.report import Report, percentile
 from branchwork.runtime.wire.backend import Backend
 from branchwork.runtime.wire.launcher import launch
 from branchwork.runtime.wire.messages import AnyOf, Choices, Constraint, Ebnf, JsonSchema, Regex
-
-# Of one stream before it is asked for anew.
-STREAM_TOKENS = 40
 
 
 def nested(depth: int) -> AnyOf:
@@ -92,7 +91,7 @@ def run(options: argparse.Namespace) -> Report:
         attacker = runtime.connect()
         _ask(attacker, Regex("warm"))
         children = _Children(runtime.pid)
-        streams = _Streams(runtime.connect(), options.streams)
+        streams = _Streams(runtime.address, options.streams)
         streams.gaps_ms(options.quiet)  # the first ones warm up
         quiet = streams.gaps_ms(options.quiet)
         found = {
@@ -173,14 +172,13 @@ def _varied(constraint: Constraint) -> Constraint:
 
 
 class _Streams:
-    """Streams of free text that never end, and the gaps between the tokens of each."""
+    """Other clients, in a process of their own: an attacker in the same interpreter would delay them itself."""
 
-    def __init__(self, client: Backend, count: int) -> None:
-        self._client = client
-        self._count = count
+    def __init__(self, address: str, count: int) -> None:
         self._gaps_ms: list[float] = []
-        self._stopping = False
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        command = [sys.executable, "-m", "branchwork.bench.streams", address, str(count)]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE)
+        self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
     def gaps_ms(self, wait_s: float) -> list[float]:
@@ -190,19 +188,15 @@ class _Streams:
         return found
 
     def stop(self) -> None:
-        """Let the present streams end."""
-        self._stopping = True
+        """End them."""
+        self._process.kill()
+        self._process.wait()
         self._thread.join()
 
-    def _run(self) -> None:
-        for round_ in itertools.count():
-            if self._stopping:
-                return
-            prompts = ((3 + round_ % 200, 3 + number, 5) for number in range(self._count))
-            jobs = [Job(prompt, STREAM_TOKENS, ignore_eos=True) for prompt in prompts]
-            run_jobs(self._client, jobs)
-            pairs = (pair for job in jobs for pair in itertools.pairwise(job.times))
-            self._gaps_ms += [1e3 * (after - before) for before, after in pairs]
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._gaps_ms += json.loads(line)
 
 
 class _Children:
