@@ -259,6 +259,34 @@ def subtree(
 
 
 @compiled
+def groups_of(bits: Words) -> int:
+    """The groups of characters that some bytes begin, or are in the midst of."""
+    groups = int64(0)
+    for value in range(256):
+        if (bits[value >> 5] >> (value & 31)) & 1:
+            groups |= int64(1) << GROUPS[value] if value & 0xC0 != 0x80 else OTHER_CHARS
+    return groups
+
+
+@compiled
+def require(
+    trie: Trie,
+    first: int,
+    last: int,
+    base: int,
+    each: int,
+    begun: int,
+    need: npt.NDArray[np.uint16],
+) -> None:
+    """Say how many counts the tokens at some places need: `base`, and `each` for every character after `begun`."""
+    for place in range(first, last):
+        due = base
+        if each:
+            due += each * (chars_at(trie, place) - begun)
+        need[token_at(trie, place)] = min(due, int64(65535))
+
+
+@compiled
 def base_walk(
     code: Code,
     w: Words,
@@ -285,11 +313,9 @@ def base_walk(
     Returns the number of edges. Of `w` it uses the records of depths and the work list.
     """
     num = int64(trie[0])
-    leaving_groups = int64(0)
     for value in range(256):
         w[WORK + value] = class_of(code, piece, value)
-        if limited and (bits[value >> 5] >> (value & 31)) & 1:
-            leaving_groups |= int64(1) << GROUPS[value] if value & 0xC0 != 0x80 else OTHER_CHARS
+    leaving_groups = groups_of(bits) if limited else int64(0)
     table, width = piece + PIECE_HEAD + STATE_WORDS * int64(code[piece]), int64(code[piece + 1])
     note_inside(code, w, DEPTHS, piece, state, leaving_groups)
     w[DEPTHS + 4], w[DEPTHS + 5] = 0, 0
@@ -334,8 +360,8 @@ def base_walk(
         if len(need):
             due = w[here + 4] + need_of(code, piece, found)
             if due != usual:
-                for place in range(first_token_of(trie, node), first_token_of(trie, node + 1)):
-                    need[token_at(trie, place)] = min(due, int64(65535))
+                first, last = first_token_of(trie, node), first_token_of(trie, node + 1)
+                require(trie, first, last, due, 0, 0, need)
         node += 1
     return listed
 
@@ -380,9 +406,8 @@ def note_needs_within(
     each = 1 if w[above + 2] & COUNTS_CHARS else 0
     base = w[above + 4] + need_of(code, piece, w[above])
     if each or base != usual:
-        for place in range(first_token_of(trie, node), first_token_of(trie, behind(trie, node))):
-            due = base + each * (chars_at(trie, place) - w[above + 5])
-            need[token_at(trie, place)] = min(due, int64(65535))
+        first, last = first_token_of(trie, node), first_token_of(trie, behind(trie, node))
+        require(trie, first, last, base, each, w[above + 5], need)
 
 
 @compiled
