@@ -2,8 +2,9 @@
 
 A step that holds part of a prompt takes longer, and all who decode in it wait for it. So the part is chosen by time:
 decoding steps may become longer by a share of what they take, and by more where many wait for their first token; and
-what a prompt's token adds to a step is measured as the steps go by, on this machine, with this model, under this load
-(chunked prefill as in Agrawal et al. 2024, "Sarathi-Serve", section 4, whose token budget is profiled beforehand).
+what a step of so many streams takes, and what a prompt's token adds to it, is measured as the steps go by, on this
+machine, with this model, under this load (chunked prefill as in Agrawal et al. 2024, "Sarathi-Serve", section 4, whose
+token budget is profiled beforehand).
 """
 
 from typing import Literal
@@ -29,7 +30,7 @@ class Pace:
 
     def __init__(self, profile: Profile) -> None:
         self._profile = profile
-        self._decode_s: float | None = None  # a step in which nothing but decoding happens
+        self._decode_s: dict[int, float] = {}  # a step of nothing but decoding, by `_size`
         self._token_s: float | None = None  # a prompt's token more
 
     def prompt_tokens(self, num_decoding: int, num_prompts: int) -> float:
@@ -37,28 +38,45 @@ class Pace:
 
         Without limit where nobody would be kept waiting, and until something has been measured.
         """
-        if num_decoding == 0 or self._decode_s is None or self._token_s is None:
+        decode_s = self._decoding_s(num_decoding)
+        if decode_s is None or self._token_s is None:
             return float("inf")
-        extra_s = STRETCH[self._profile] * self._decode_s
+        extra_s = STRETCH[self._profile] * decode_s
         if self._profile == "balanced":
             waiting = num_prompts / num_decoding
             extra_s *= max(1.0, waiting)
-            extra_s = max(extra_s, min(1.0, waiting) * COMFORT_S - self._decode_s)
+            extra_s = max(extra_s, min(1.0, waiting) * COMFORT_S - decode_s)
         return max(MIN_TOKENS, extra_s / self._token_s)
 
     def took(self, seconds: float, num_decoding: int, num_prompt_tokens: int) -> None:
         """A step is done that held so much."""
+        if seconds <= 0.0:  # a clock that stands still tells nothing
+            return
         if num_prompt_tokens == 0:
-            self._decode_s = _mixed(self._decode_s, seconds)
+            size = _size(num_decoding)
+            self._decode_s[size] = _mixed(self._decode_s.get(size), seconds)
         elif num_prompt_tokens >= MIN_TOKENS:
-            decode_s = (self._decode_s or 0.0) if num_decoding else 0.0
+            decode_s = self._decoding_s(num_decoding) or 0.0
             # Where the rest of the step seems to be all of it, a token is still not free.
             extra_s = max(seconds - decode_s, 0.1 * seconds)
             self._token_s = _mixed(self._token_s, extra_s / num_prompt_tokens)
 
+    def _decoding_s(self, num_decoding: int) -> float | None:
+        """What a step takes in which so many decode, or as near a number as is known; None: nobody does, or nothing is."""
+        if num_decoding == 0 or not self._decode_s:
+            return None
+        size = _size(num_decoding)
+        known = self._decode_s.get(size)
+        if known is not None:
+            return known
+        return self._decode_s[min(self._decode_s, key=lambda other: abs(other - size))]
 
-def _mixed(before: float | None, new: float) -> float | None:
-    """What was known and the new value, by weight; a clock that stands still tells nothing."""
-    if new <= 0.0:
-        return before
+
+def _size(num_decoding: int) -> int:
+    """Steps are alike whose numbers of streams are alike to a power of two."""
+    return num_decoding.bit_length()
+
+
+def _mixed(before: float | None, new: float) -> float:
+    """What was known and the new value, by weight."""
     return new if before is None else before + NEWEST * (new - before)
