@@ -14,9 +14,9 @@ Profile = Literal["balanced", "latency", "throughput"]
 # By what share of itself a decoding step may become longer: twice as long is what a reader is to notice at most.
 STRETCH = {"balanced": 0.9, "latency": 0.4, "throughput": float("inf")}
 
-# A step of this length keeps nobody waiting who reads: 40 tokens a second. Where as many wait for their first token as
+# A step of this length keeps nobody waiting who reads: 20 tokens a second. Where as many wait for their first token as
 # for their next, "balanced" lets steps become so long; where they are fewer, to the same part of it.
-COMFORT_S = 0.025
+COMFORT_S = 0.05
 
 # A prompt makes some progress in every step; and fewer tokens are too few to tell what one costs.
 MIN_TOKENS = 16
@@ -62,7 +62,7 @@ class Pace:
             self._token_s = _mixed(self._token_s, extra_s / num_prompt_tokens)
 
     def _decoding_s(self, num_decoding: int) -> float | None:
-        """What a step takes in which so many decode, or as near a number as is known; None: nobody does, or nothing is."""
+        """What a step takes in which so many decode, or as near a number as is known; None where nobody does."""
         if num_decoding == 0 or not self._decode_s:
             return None
         size = _size(num_decoding)

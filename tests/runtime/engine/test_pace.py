@@ -18,8 +18,8 @@ def test_prompts_make_slow_steps_less_than_twice_as_long_by_default() -> None:
 
 def test_where_as_many_wait_fast_steps_become_as_long_as_no_reader_notices() -> None:
     pace = measured("balanced", decode_s=0.005)
-    assert pace.prompt_tokens(num_decoding=16, num_prompts=16) == pytest.approx(200)
-    assert pace.prompt_tokens(num_decoding=16, num_prompts=8) == pytest.approx(75)
+    assert pace.prompt_tokens(num_decoding=16, num_prompts=16) == pytest.approx(450)
+    assert pace.prompt_tokens(num_decoding=16, num_prompts=8) == pytest.approx(200)
 
 
 def test_one_prompt_among_many_makes_the_fastest_steps_less_than_twice_as_long() -> None:
@@ -33,8 +33,8 @@ def test_the_latency_profile_allows_less_and_throughput_anything() -> None:
 
 
 def test_where_three_wait_for_each_that_decodes_prompts_get_three_times_the_time() -> None:
-    assert measured("balanced").prompt_tokens(8, 24) == pytest.approx(270)
-    assert measured("latency").prompt_tokens(8, 24) == pytest.approx(40)
+    assert measured("balanced", decode_s=0.040).prompt_tokens(8, 24) == pytest.approx(1080)
+    assert measured("latency", decode_s=0.040).prompt_tokens(8, 24) == pytest.approx(160)
 
 
 def test_a_prompt_always_makes_progress() -> None:
@@ -44,6 +44,21 @@ def test_a_prompt_always_makes_progress() -> None:
 def test_where_nobody_decodes_or_nothing_is_known_there_is_no_limit() -> None:
     assert measured("latency").prompt_tokens(0, 5) == float("inf")
     assert Pace("latency").prompt_tokens(16, 1) == float("inf")
+
+
+def test_what_a_step_of_few_takes_says_nothing_of_a_step_of_many() -> None:
+    pace = measured("balanced")
+    before = pace.prompt_tokens(16, 1)
+    for _ in range(100):  # the last streams of a burst
+        pace.took(0.001, num_decoding=1, num_prompt_tokens=0)
+    assert pace.prompt_tokens(16, 1) == before
+
+
+def test_of_a_number_that_never_decoded_the_nearest_is_taken() -> None:
+    pace = measured("latency")
+    pace.took(0.001, num_decoding=1, num_prompt_tokens=0)
+    assert pace.prompt_tokens(32, 1) == pace.prompt_tokens(16, 1)
+    assert pace.prompt_tokens(2, 1) == pace.prompt_tokens(1, 1)
 
 
 def test_one_slow_step_changes_little() -> None:
