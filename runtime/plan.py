@@ -144,7 +144,7 @@ class Plan:
     @property
     def num_tokens(self) -> int:
         """New tokens in the step."""
-        return sum(len(segment.token_ids) for segment in self.segments)
+        return sum([len(segment.token_ids) for segment in self.segments])
 
 
 class Scored(NamedTuple):

@@ -46,13 +46,14 @@ class Answer:
 
     def write(self, token_ids: tuple[int, ...], kind: Kind) -> Stop | None:
         """Add tokens; returns the stop that they complete, if they do."""
-        self.num_tokens += len(token_ids)
-        self.num_of[kind] += len(token_ids)
+        count, bytes_of = len(token_ids), self._context.bytes_of
+        self.num_tokens += count
+        self.num_of[kind] += count
         if self._runs and self._runs[-1][0] == kind:
             self._runs[-1][1].extend(token_ids)
         else:
             self._runs.append((kind, list(token_ids)))
-        data = b"".join(map(self._context.bytes_of, token_ids))
+        data = bytes_of(token_ids[0]) if count == 1 else b"".join(map(bytes_of, token_ids))
         if self.num_hidden:
             hidden = min(self.num_hidden, len(data))
             self.num_hidden -= hidden
@@ -93,6 +94,8 @@ class Answer:
         data = bytes(self.text[self._sent : stop])
         runs = tuple([Run(kind, tuple(ids)) for kind, ids in self._runs])
         logprobs = tuple(self._logprobs)
-        self._sent, self._runs, self._logprobs = stop, [], []
+        self._sent = stop
+        self._runs.clear()
+        self._logprobs.clear()
         event = Tokens(self._gen.branch, self._gen.slot, data, runs, logprobs)
         self._context.emit(self._client, event)

@@ -69,6 +69,12 @@ class Generation:
         self._begun_s = context.clock()
         self._first_token_s: float | None = None
         self._req = Req(branch.tokens, self, branch.namespace, branch.priority, branch.program)
+        # From step to step nothing but the place changes in what is asked for, unless there is a constraint.
+        self._is_plain = (
+            context.speculate == 0
+            and gen.sampling.min_tokens == 0
+            and not self._sampler.has_penalties
+        )
         self._ahead: list[MaskRow | None] = []  # after each guessed token: what may follow it
         self._guesser: Guesser | None = None
         if context.speculate > 0:
@@ -161,6 +167,8 @@ class Generation:
         score = self._score(start, stop) if self._unscored else None
         if stop < self._tokens.length or self._reason is not None:
             return Ask(None, score)
+        if self._matcher is None and self._is_plain:
+            return Ask(Sample(self._sampler, stop, None, (), self._gen.logprobs), score)
         num_unknown = stop - self._tokens.length
         self._place = self._find_place(num_unknown)
         mask = None
@@ -194,9 +202,10 @@ class Generation:
                 self._take_guessed(result)
             else:
                 self._take_sampled(result.sampled, "sampled")
-        if not self._unscored:
-            self._answer.send()
-        return self._complete and (self._max_tokens > 0 or stop == len(self._tokens))
+        if self._unscored:
+            return False
+        self._answer.send()
+        return self._reason is not None and (self._max_tokens > 0 or stop == len(self._tokens))
 
     # ------------------------------------------------------------------ the next token
 
@@ -325,9 +334,10 @@ class Generation:
 
     def _write(self, token_ids: tuple[int, ...], kind: Kind, scored: Scored | None = None) -> None:
         """Append tokens of the answer, and stop where they complete a stop."""
-        before = len(self._tokens)
+        tokens = self._tokens
+        before = tokens.length
         for token in token_ids:
-            self._tokens.append(token)
+            tokens.append(token)
         stop = self._answer.write(token_ids, kind)
         num_top = self._gen.logprobs
         if num_top is not None:

@@ -165,10 +165,11 @@ class Scheduler:
         """
         room = min(self._left, MAX_GUESSED // num_decoding)
         length = req.launched + self._work[req]
-        if req.guess is None or room == 0 or length != req.tokens.length:
+        if room == 0 or length != req.tokens.length:
             return
-        guessed = req.guess(room)
+        assert req.guess is not None
         assert req.lease is not None
+        guessed = req.guess(room)
         if len(guessed) <= self.cache.num_free and req.lease.reserve(length + len(guessed)):
             req.guessed = guessed
             self._left -= len(guessed)
@@ -192,7 +193,7 @@ class Scheduler:
                 break
             try:
                 count = min(req.ready, self._left)
-                if self._give(req, count):
+                if self._give(req, count) and req.guess is not None:
                     self._guess(req, len(decoding))
             except Exception as error:  # the boundary: only this request fails
                 self._end(req, error)
@@ -438,7 +439,7 @@ class Scheduler:
             req, _, start, stop = part
             req.computed = stop
             req.steps += 1
-            if stop == len(req.tokens):
+            if stop == req.tokens.length:
                 req.last_step = steps
             guessed = req.guessed
             try:
@@ -486,12 +487,13 @@ class Scheduler:
 
 def _segment(req: Req, start: int, stop: int) -> Segment:
     """What a running request contributes to a step that computes its positions [start, stop)."""
-    ask = req.task.ask(start, stop)
-    assert req.lease is not None
-    assert req.row is not None
-    token_ids = (CHOSEN,) if stop > req.tokens.length else req.tokens.ids(start, stop)
-    slots = req.lease.slots.view(start, stop + len(req.guessed))
-    return Segment(req.row, start, token_ids + req.guessed, slots, *ask)
+    sample, score, pool_hidden, guessed = req.task.ask(start, stop)
+    lease, row, tokens = req.lease, req.row, req.tokens
+    assert lease is not None
+    assert row is not None
+    token_ids = (CHOSEN,) if stop > tokens.length else tokens.ids(start, stop)
+    slots = lease.slots.view(start, stop + len(req.guessed))
+    return Segment(row, start, token_ids + req.guessed, slots, sample, score, pool_hidden, guessed)
 
 
 def _num_right(req: Req, stop: int, guessed: tuple[int, ...]) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from branchwork.runtime.io.router import Router
-from branchwork.runtime.wire.messages import Closed, Done, Failed, RuntimeMessage
+from branchwork.runtime.wire.messages import Closed, Done, Failed, RuntimeMessage, Tokens
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class Outlet:
         frames: dict[bytes, list[RuntimeMessage]] = {}
         for client, message in events:
             frames.setdefault(client, []).append(message)
-            if isinstance(message, Ending):
+            if type(message) is not Tokens and isinstance(message, Ending):
                 # Before it is sent: what the client sends in answer finds the branch as it is.
                 self._endings.append((client, message))
         for client, batch in frames.items():

@@ -1,6 +1,6 @@
 """One step's work as arrays: what a decoder reads. Made from a `Plan` by the model runner."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -41,6 +41,12 @@ class Batch:
     max_position: int
     shared_prefixes: tuple[tuple[tuple[int, ...], int], ...] = ()
 
+    def rows_of_tokens(self) -> Ints:
+        """The line in the slot table of each token's request, [T]."""
+        if len(self.rows) == len(self.token_ids):
+            return self.rows
+        return np.repeat(self.rows, np.diff(self.query_start))
+
     def tensors(self) -> "BatchTensors":
         """The same for a decoder on the CPU."""
         return BatchTensors(
@@ -70,35 +76,34 @@ class BatchTensors:
 
 def make_batch(plan: Plan) -> Batch:
     """The plan's tokens in a row, and what belongs to them."""
-    segments = plan.segments
-    num_tokens, num_requests = plan.num_tokens, len(segments)
-    starts = [s.start for s in segments]
-    rows = [s.row for s in segments]
+    # One transposition for all: what is done for each segment counts at 32 of them a step.
+    of_rows, starts, token_ids, slots, *_ = zip(*plan.segments, strict=True)
+    counts = list(map(len, token_ids))
+    num_tokens, num_requests = sum(counts), len(counts)
     if num_tokens == num_requests:  # all decode, in short steps: one array for all
         ends = [start + 1 for start in starts]
         places = range(num_requests + 1)
-        ints = _ints([*[s.token_ids[0] for s in segments], *starts, *rows, *ends, *places])
-        token_ids, positions, of_rows, kv_len = ints[: 4 * num_tokens].reshape(4, num_tokens)
-        query_start = ints[4 * num_tokens :]
+        ints = _ints([*chain.from_iterable(token_ids), *starts, *of_rows, *ends, *places])
+        ids, positions, rows, kv_len = ints[: 4 * num_tokens].reshape(4, num_tokens)
+        query_start, max_position = ints[4 * num_tokens :], max(starts)
     else:
-        counts = _ints([len(s.token_ids) for s in segments])
+        lengths, firsts, rows = _ints(counts), _ints(starts), _ints(of_rows)
         query_start = np.zeros(num_requests + 1, dtype=np.int32)
-        np.cumsum(counts, out=query_start[1:])
-        kv_len, of_rows = _ints(starts) + counts, _ints(rows)
+        np.cumsum(lengths, out=query_start[1:])
+        kv_len = firsts + lengths
         # Token t of request i stands at starts[i] + (t - query_start[i]).
         positions = np.arange(num_tokens, dtype=np.int32)
-        positions += np.repeat(_ints(starts) - query_start[:-1], counts)
-        token_ids = np.fromiter(
-            chain.from_iterable(s.token_ids for s in segments), np.int32, num_tokens
-        )
+        positions += np.repeat(firsts - query_start[:-1], lengths)
+        ids = np.fromiter(chain.from_iterable(token_ids), np.int32, num_tokens)
+        max_position = int(kv_len.max()) - 1
     return Batch(
-        token_ids=token_ids,
+        token_ids=ids,
         positions=positions,
-        slots=np.concatenate([s.slots for s in segments], dtype=np.int32),
-        rows=of_rows,
+        slots=np.concatenate(slots, dtype=np.int32),
+        rows=rows,
         query_start=query_start,
         kv_len=kv_len,
-        max_position=max(s.start + len(s.token_ids) for s in segments) - 1,
+        max_position=max_position,
         shared_prefixes=shared_prefixes(plan) if plan.shared_prefixes else (),
     )
 
@@ -114,7 +119,7 @@ def shared_prefixes(plan: Plan) -> tuple[tuple[tuple[int, ...], int], ...]:
     return tuple(groups)
 
 
-def _ints(values: list[int]) -> Ints:
+def _ints(values: Sequence[int]) -> Ints:
     return np.array(values, dtype=np.int32)
 
 

@@ -27,12 +27,16 @@ class Forward(Protocol):
         """Compute the new tokens; their K and V go to their slots."""
         ...
 
-    def logits(self, tokens: Ints) -> Tensor:
-        """Scores of what follows some of the step's tokens, [len(tokens), vocab_size]; valid until the next call."""
+    def head(self, tokens: Ints) -> None:
+        """Compute the logits of what follows some of the step's tokens."""
+        ...
+
+    def logits(self) -> Tensor:
+        """Those of the last `head`, [len(tokens), vocab_size]; valid until the next."""
         ...
 
     def sample(self, rows: SamplingRows, num_ids: int) -> Ints:
-        """Choose a token for each row of the last `logits`, among its first `num_ids`."""
+        """Choose a token for each row of the last `head`, among its first `num_ids`."""
         ...
 
     def states(self, first: int, last: int) -> Tensor:
@@ -52,10 +56,13 @@ class PlainForward:
         """See `Forward.run`."""
         self._hidden = self._decoder.forward(batch.tensors(), self._cache)
 
-    def logits(self, tokens: Ints) -> Tensor:
-        """See `Forward.logits`."""
+    def head(self, tokens: Ints) -> None:
+        """See `Forward.head`."""
         rows = self._hidden[torch.from_numpy(tokens)]
         self._logits = self._decoder.logits(self._decoder.normed(rows))
+
+    def logits(self) -> Tensor:
+        """See `Forward.logits`."""
         return self._logits
 
     def sample(self, rows: SamplingRows, num_ids: int) -> Ints:
@@ -84,6 +91,7 @@ class CompiledForward:
     ) -> None:
         # The network has its own copy of the matrices: those of the decoder can go.
         self._decoder = decoder.without_layers()
+        self._logits = np.empty((0, 0), np.float32)
         self._network = kernels.Network(
             decoder.weights, cache.k, cache.v, cache.slot_table, cache.rotation.cos,
             cache.rotation.sin, max_tokens, max_logit_rows, threads, quantize,
@@ -96,9 +104,13 @@ class CompiledForward:
             batch.rows, batch.query_start, batch.kv_len, batch.shared_prefixes,
         )  # fmt: skip
 
-    def logits(self, tokens: Ints) -> Tensor:
+    def head(self, tokens: Ints) -> None:
+        """See `Forward.head`."""
+        self._logits = self._network.logits(tokens)
+
+    def logits(self) -> Tensor:
         """See `Forward.logits`."""
-        return torch.from_numpy(self._network.logits(tokens))
+        return torch.from_numpy(self._logits)
 
     def sample(self, rows: SamplingRows, num_ids: int) -> Ints:
         """See `Forward.sample`."""

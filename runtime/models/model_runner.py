@@ -19,10 +19,10 @@ from branchwork.runtime.models.sampling import SampleRows
 from branchwork.runtime.plan import (
     MAX_GUESSED,
     Plan,
+    Sample,
     Scored,
     Segment,
     SegmentResult,
-    Slots,
     StepResult,
 )
 from branchwork.runtime.runner import Computed
@@ -105,20 +105,20 @@ class ModelRunner:
         if self._faster is not None and self._faster.done():
             self._forward, self._faster = self._faster.result(), None
         for write in plan.table_writes:
-            self._write(write.row, write.start, write.slots)
-        for segment in plan.segments:
-            self._write(segment.row, segment.start, segment.slots)
+            self._table[write.row, write.start : write.start + len(write.slots)] = write.slots
         batch = make_batch(plan)
+        self._table[batch.rows_of_tokens(), batch.positions] = batch.slots
         self._cache.rotation.fill(batch.max_position + 1)
         self._forward.run(batch)
         first_tokens = batch.query_start.tolist()
-        sampled = self._sample(plan.segments, first_tokens)
+        chosen = iter(self._sample(plan.segments, first_tokens))
         scored = self._score(plan.segments, first_tokens)
         results = []
         for i, segment in enumerate(plan.segments):
-            *guessed, last = sampled.get(i, (None,))
-            hidden = self._pool(segment, first_tokens[i])
-            results.append(SegmentResult(last, scored.get(i, ()), hidden, tuple(guessed)))
+            guessed = tuple([next(chosen) for _ in segment.guessed]) if segment.guessed else ()
+            last = None if segment.sample is None else next(chosen)
+            hidden = None if segment.pool_hidden is None else self._pool(segment, first_tokens[i])
+            results.append(SegmentResult(last, scored.get(i, ()), hidden, guessed))
         return StepResult(tuple(results))
 
     def read_kv(self, slots: Ints) -> KvArrays:
@@ -133,43 +133,36 @@ class ModelRunner:
         """As `KvMemory.kv_shapes`."""
         return self._cache.shapes(num_tokens)
 
-    def _write(self, row: int, start: int, slots: Slots) -> None:
-        self._table[row, start : start + len(slots)] = slots
-
     def _sample(
         self, segments: Sequence[Segment], first_tokens: Sequence[int]
-    ) -> dict[int, list[Scored | None]]:
-        """What is chosen for each segment (by its index) that asks: in the places of its guesses, then after them.
+    ) -> list[Scored | None]:
+        """What is chosen for each segment that asks, in their order: in the places of its guesses, then after them.
 
         None where no token may stand.
         """
-        asked = [
-            (i, first_tokens[i + 1] - 1 - len(s.guessed) + place, sample)
-            for i, s in enumerate(segments)
-            if s.sample is not None
-            for place, sample in enumerate((*s.guessed, s.sample))
-        ]
-        if not asked:
-            return {}
-        logits = self._forward.logits(_ints([token for _, token, _ in asked]))
-        rows = self._rows.of([sample for _, _, sample in asked])
-        tokens = self._forward.sample(rows, self._num_token_ids).tolist()
+        places: list[int] = []
+        samples: list[Sample] = []
+        for segment, end in zip(segments, first_tokens[1:], strict=True):
+            if segment.sample is not None:
+                places += range(end - 1 - len(segment.guessed), end)
+                samples += (*segment.guessed, segment.sample)
+        if not samples:
+            return []
+        self._forward.head(_ints(places))
+        tokens = self._forward.sample(self._rows.of(samples), self._num_token_ids).tolist()
         chosen: list[Scored | None] = [
             Scored(token, _NAN) if token != kernels.NO_TOKEN else None for token in tokens
         ]
         wanted = {
-            r: (tokens[r], sample.top_logprobs)
-            for r, (_, _, sample) in enumerate(asked)
-            if sample.top_logprobs is not None and tokens[r] != kernels.NO_TOKEN
+            row: (tokens[row], sample.top_logprobs)
+            for row, sample in enumerate(samples)
+            if sample.top_logprobs is not None and tokens[row] != kernels.NO_TOKEN
         }
         if wanted:
-            of_rows = _scored(logits[list(wanted)], list(wanted.values()))
-            for r, scored in zip(wanted, of_rows, strict=True):
-                chosen[r] = scored
-        of_segments: dict[int, list[Scored | None]] = {}
-        for (i, _, _), one in zip(asked, chosen, strict=True):
-            of_segments.setdefault(i, []).append(one)
-        return of_segments
+            of_rows = _scored(self._forward.logits()[list(wanted)], list(wanted.values()))
+            for row, scored in zip(wanted, of_rows, strict=True):
+                chosen[row] = scored
+        return chosen
 
     def _score(
         self, segments: Sequence[Segment], first_tokens: Sequence[int]
@@ -183,13 +176,12 @@ class ModelRunner:
         results: list[Scored] = []
         for at in range(0, len(places), self._max_logit_rows):
             end = at + self._max_logit_rows
-            results += _scored(self._forward.logits(_ints(places[at:end])), wanted[at:end])
+            self._forward.head(_ints(places[at:end]))
+            results += _scored(self._forward.logits(), wanted[at:end])
         in_order = iter(results)
         return {i: tuple(next(in_order) for _ in score.targets) for i, _, score in asked}
 
-    def _pool(self, segment: Segment, first: int) -> npt.NDArray[np.float32] | None:
-        if segment.pool_hidden is None:
-            return None
+    def _pool(self, segment: Segment, first: int) -> npt.NDArray[np.float32]:
         states = self._forward.states(first, first + len(segment.token_ids)).float()
         pooled: npt.NDArray[np.float32]
         pooled = (states.sum(0) if segment.pool_hidden == "mean" else states[-1]).numpy()

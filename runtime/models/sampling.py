@@ -25,16 +25,22 @@ class SampleRows:
 
     def of(self, samples: Sequence[Sample]) -> SamplingRows:
         """One row for each sample."""
-        samplers = [sample.sampler for sample in samples]
-        if any(sample.banned or sample.sampler.has_penalties for sample in samples):
+        of_rows, positions, masks, banned, *_ = zip(*samples, strict=True)
+        samplers = list(of_rows)
+        if any(banned):
             return sampling_rows(samples, self._vocab_size)
         if self._rows is None or samplers != self._samplers:
-            self._samplers, self._rows = samplers, sampling_rows(samples, self._vocab_size)
-            return self._rows
+            rows = sampling_rows(samples, self._vocab_size)
+            if (
+                not rows.has_penalties.any()
+            ):  # these look at tokens, of which there are more in each step
+                self._samplers, self._rows = samplers, rows
+            return rows
+        has_mask = [mask is not None for mask in masks]
         return self._rows._replace(
-            position=_positions(samples),
-            has_mask=_has_mask(samples),
-            mask=_masks(samples, self._vocab_size),
+            position=np.array(positions, dtype=np.int64),
+            has_mask=np.array(has_mask),
+            mask=_masks(masks, has_mask, self._vocab_size),
         )
 
 
@@ -43,6 +49,8 @@ def sampling_rows(samples: Sequence[Sample], vocab_size: int) -> SamplingRows:
     samplers = [sample.sampler for sample in samples]
     edits = [_edits(sample, vocab_size) for sample in samples]
     penalised = [sampler.has_penalties for sampler in samplers]
+    masks = [sample.mask for sample in samples]
+    has_mask = [mask is not None for mask in masks]
     contexts = [s.context if p else () for s, p in zip(samples, penalised, strict=True)]
     generated = [s.generated if p else () for s, p in zip(samples, penalised, strict=True)]
     return SamplingRows(
@@ -54,10 +62,10 @@ def sampling_rows(samples: Sequence[Sample], vocab_size: int) -> SamplingRows:
         frequency_penalty=_floats(sampler.frequency_penalty for sampler in samplers),
         presence_penalty=_floats(sampler.presence_penalty for sampler in samplers),
         seed=_signed_words(samplers),
-        position=_positions(samples),
-        has_mask=_has_mask(samples),
+        position=np.array([sample.position for sample in samples], dtype=np.int64),
+        has_mask=np.array(has_mask),
         has_penalties=np.array(penalised),
-        mask=_masks(samples, vocab_size),
+        mask=_masks(masks, has_mask, vocab_size),
         edit_start=_starts(edits),
         edit_ids=np.array([token for row in edits for token, _ in row], dtype=np.int32),
         edit_values=_floats(value for row in edits for _, value in row),
@@ -78,23 +86,15 @@ def _edits(sample: Sample, vocab_size: int) -> list[tuple[int, float]]:
     return [(token, value) for token, value in pairs if 0 <= token < vocab_size]
 
 
-def _positions(samples: Sequence[Sample]) -> npt.NDArray[np.int64]:
-    return np.array([sample.position for sample in samples], dtype=np.int64)
-
-
-def _has_mask(samples: Sequence[Sample]) -> npt.NDArray[np.bool_]:
-    return np.array([sample.mask is not None for sample in samples])
-
-
-def _masks(samples: Sequence[Sample], vocab_size: int) -> Ints:
+def _masks(masks: Sequence[Ints | None], has_mask: Sequence[bool], vocab_size: int) -> Ints:
     words = (vocab_size + 31) // 32
-    if all(sample.mask is None for sample in samples):
+    if True not in has_mask:
         return np.empty((0, words), dtype=np.int32)
-    masks = np.empty((len(samples), words), dtype=np.int32)
-    for row, sample in enumerate(samples):
-        if sample.mask is not None:
-            masks[row] = sample.mask
-    return masks
+    rows = np.empty((len(masks), words), dtype=np.int32)
+    for row, mask in enumerate(masks):
+        if mask is not None:
+            rows[row] = mask
+    return rows
 
 
 def _floats(values: Iterable[float]) -> npt.NDArray[np.float32]:
