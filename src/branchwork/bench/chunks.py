@@ -74,7 +74,7 @@ def _gaps(
     client: Backend, options: argparse.Namespace, seed: int, with_prompt: bool
 ) -> tuple[list[float], float]:
     """The streams' gaps, those that overlap with the computing of the prompt if it comes, and its first token."""
-    rng = random.Random(seed)
+    rng = random.Random(f"chunks-{seed}")  # a number's sign would not count, and a prompt be cached
 
     def ids(count: int) -> tuple[int, ...]:
         return tuple(rng.randrange(300, 900) for _ in range(count))
