@@ -19,7 +19,7 @@ STRETCH = {"balanced": 0.9, "latency": 0.4, "throughput": float("inf")}
 COMFORT_S = 0.05
 
 # A prompt makes some progress in every step; and fewer tokens are too few to tell what one costs.
-MIN_TOKENS = 16
+MIN_TOKENS = 8
 
 # Weight of the newest step in what is remembered: a slow one alone changes little.
 NEWEST = 0.2
