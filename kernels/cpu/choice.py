@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 NEWEST = 0.2
 LONGEST = 4.0
 
-# Jobs until the slower way is tried again; and where it is so much slower that trying costs something.
+# Jobs until the slower way is tried again. Where it is so much slower that trying costs something, twice as many each
+# time, up to `LATER`: one try may have met another process that needed the core for a moment.
 AGAIN, LATER = 64, 512
 FAR = 1.5
 
@@ -21,6 +22,7 @@ class Ways:
 
     took: list[float | None] = field(default_factory=lambda: [None, None])
     until_tried: int = AGAIN
+    pause: int = AGAIN
 
 
 class TeamChoice:
@@ -40,7 +42,8 @@ class TeamChoice:
         if ways.until_tried > 0:
             return sooner
         slower, faster = max(alone, team), min(alone, team)
-        ways.until_tried = LATER if slower > FAR * faster else AGAIN
+        ways.pause = min(2 * ways.pause, LATER) if slower > FAR * faster else AGAIN
+        ways.until_tried = ways.pause
         return not sooner
 
     def took(self, size: int, by_team: bool, seconds: float) -> None:

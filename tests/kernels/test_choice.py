@@ -25,8 +25,14 @@ def test_a_team_that_waits_for_a_core_is_let_go_at_once_and_tried_again_later() 
     work(choice, 40, 1.0, 0.6)
     chosen = work(choice, 3 * LATER, 1.0, 15.0)
     assert chosen[:3] == [True, True, False]
-    assert sum(chosen) <= 6
+    assert sum(chosen) <= 8
     assert sum(work(choice, 2 * LATER, 1.0, 0.6)) > LATER
+
+
+def test_two_slow_tries_do_not_keep_a_team_away_for_long() -> None:
+    choice = TeamChoice()
+    assert sum(work(choice, AGAIN + 2, 1.0, 15.0)) == 2  # somebody else needed its core both times
+    assert sum(work(choice, 4 * AGAIN, 1.0, 0.6)) > AGAIN
 
 
 def test_sizes_are_apart() -> None:
