@@ -12,13 +12,17 @@ from typing import Literal
 Profile = Literal["balanced", "latency", "throughput"]
 
 # By what share of itself a decoding step may become longer: twice as long is what a reader is to notice at most.
-STRETCH = {"balanced": 0.9, "latency": 0.4, "throughput": float("inf")}
+STRETCH = {"balanced": 0.9, "latency": 0.4}
 
 # A step of this length keeps nobody waiting who reads: 20 tokens a second. Where as many wait for their first token as
 # for their next, "balanced" lets steps become so long; where they are fewer, to the same part of it.
 COMFORT_S = 0.05
 
-# A prompt makes some progress in every step; and fewer tokens are too few to tell what one costs.
+# So many steps with prompts, and then one without: it tells what decoding has come to cost by itself. Were that taken
+# for less than it is, prompts would seem dear, get fewer tokens a step, and seem the dearer for it.
+LOOK_AGAIN = 16
+
+# A prompt makes some progress in all other steps; and fewer tokens are too few to tell what one costs.
 MIN_TOKENS = 8
 
 # Weight of the newest step in what is remembered: a slow one alone changes little.
@@ -32,15 +36,20 @@ class Pace:
         self._profile = profile
         self._decode_s: dict[int, float] = {}  # a step of nothing but decoding, by `_size`
         self._token_s: float | None = None  # a prompt's token more
+        self._num_mixed = 0  # steps with prompts since one without
 
     def prompt_tokens(self, num_decoding: int, num_prompts: int) -> float:
         """Tokens of prompts that a step may compute in all, beside `num_decoding` requests, when `num_prompts` wait.
 
-        Without limit where nobody would be kept waiting, and until something has been measured.
+        Without limit where nobody would be kept waiting, and until something has been measured. 0 once in so many steps:
+        see `LOOK_AGAIN`.
         """
         decode_s = self._decoding_s(num_decoding)
-        if decode_s is None or self._token_s is None:
+        if decode_s is None or self._token_s is None or self._profile == "throughput":
             return float("inf")
+        if self._num_mixed >= LOOK_AGAIN:
+            self._num_mixed = 0  # at once: whether that step comes is not known here
+            return 0.0
         extra_s = STRETCH[self._profile] * decode_s
         if self._profile == "balanced":
             waiting = num_prompts / num_decoding
@@ -50,6 +59,7 @@ class Pace:
 
     def took(self, seconds: float, num_decoding: int, num_prompt_tokens: int) -> None:
         """A step is done that held so much."""
+        self._num_mixed = self._num_mixed + 1 if num_prompt_tokens else 0
         if seconds <= 0.0:  # a clock that stands still tells nothing
             return
         if num_prompt_tokens == 0:

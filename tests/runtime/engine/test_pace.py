@@ -1,6 +1,6 @@
 import pytest
 
-from branchwork.runtime.engine.pace import MIN_TOKENS, Pace, Profile
+from branchwork.runtime.engine.pace import LOOK_AGAIN, MIN_TOKENS, Pace, Profile
 
 
 def measured(profile: Profile, decode_s: float = 0.010, token_s: float = 0.0001) -> Pace:
@@ -59,6 +59,29 @@ def test_of_a_number_that_never_decoded_the_nearest_is_taken() -> None:
     pace.took(0.001, num_decoding=1, num_prompt_tokens=0)
     assert pace.prompt_tokens(32, 1) == pace.prompt_tokens(16, 1)
     assert pace.prompt_tokens(2, 1) == pace.prompt_tokens(1, 1)
+
+
+def test_once_in_so_many_steps_streams_go_alone_and_show_what_they_take_by_themselves() -> None:
+    pace = measured("balanced", decode_s=0.002)
+    for _ in range(LOOK_AGAIN):
+        pace.took(
+            0.008, num_decoding=16, num_prompt_tokens=10
+        )  # they take 6 ms by now: their texts have grown
+    assert pace.prompt_tokens(16, 1) == 0
+    assert (
+        pace.prompt_tokens(16, 1) == MIN_TOKENS
+    )  # which must stall nobody, should that step not come
+    for _ in range(20):
+        pace.took(0.006, num_decoding=16, num_prompt_tokens=0)
+        pace.took(0.008, num_decoding=16, num_prompt_tokens=10)
+    assert pace.prompt_tokens(16, 1) > 2 * MIN_TOKENS
+
+
+def test_for_throughput_no_step_goes_without_prompts() -> None:
+    pace = measured("throughput")
+    for _ in range(2 * LOOK_AGAIN):
+        pace.took(0.008, num_decoding=16, num_prompt_tokens=10)
+        assert pace.prompt_tokens(16, 1) == float("inf")
 
 
 def test_one_slow_step_changes_little() -> None:
