@@ -41,8 +41,8 @@ class Pace:
     def prompt_tokens(self, num_decoding: int, num_prompts: int) -> float:
         """Tokens of prompts that a step may compute in all, beside `num_decoding` requests, when `num_prompts` wait.
 
-        Without limit where nobody would be kept waiting, and until something has been measured. 0 once in so many steps:
-        see `LOOK_AGAIN`.
+        Without limit where nobody would be kept waiting, and until something has been measured. 0 once in so many
+        steps: see `LOOK_AGAIN`.
         """
         decode_s = self._decoding_s(num_decoding)
         if decode_s is None or self._token_s is None or self._profile == "throughput":
