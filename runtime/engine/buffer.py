@@ -61,9 +61,7 @@ class IntBuffer:
 
     def ids(self, start: int, stop: int) -> tuple[int, ...]:
         """Values [start, stop) as Python ints."""
-        if (
-            stop - start == 1 and 0 <= start < self.length
-        ):  # a decode step's, for which a view is long
+        if stop - start == 1 and 0 <= start < self.length:  # a decode step's: a view takes longer
             return (self._data.item(start),)
         return tuple(self.view(start, stop).tolist())
 

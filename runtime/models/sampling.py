@@ -31,9 +31,8 @@ class SampleRows:
             return sampling_rows(samples, self._vocab_size)
         if self._rows is None or samplers != self._samplers:
             rows = sampling_rows(samples, self._vocab_size)
-            if (
-                not rows.has_penalties.any()
-            ):  # these look at tokens, of which there are more in each step
+            # Penalties look at tokens, of which there are more in each step.
+            if not rows.has_penalties.any():
                 self._samplers, self._rows = samplers, rows
             return rows
         has_mask = [mask is not None for mask in masks]
