@@ -341,6 +341,9 @@ def _attend(
     num_kv, scratch, size = shape.num_kv_heads, thread.attention, thread.team.size
     group = shape.num_heads // num_kv
     scale = np.float32(1.0 / np.sqrt(shape.head_dim))
+    num_keys = np.int64(0)
+    for i in range(len(tokens.kv_len)):
+        num_keys += tokens.kv_len[i]
     piece, mine = -1, take(thread.team, 1)
     for i in range(len(tokens.rows)):
         first, last = tokens.query_start[i], tokens.query_start[i + 1]
@@ -348,9 +351,10 @@ def _attend(
         slots = cache.slot_table[tokens.rows[i]]
         seen = shared.blocks_of[i] if window == 0 else 0
         at_once = min(max(QUERY_ROWS // group, 1), last - first)
-        # All heads of a few tokens together, as their keys lie side by side in memory: unless requests are so few that
-        # threads would wait.
-        parts = size if len(tokens.rows) < 4 * size else 1
+        # All heads of a few tokens together, as their keys lie side by side in memory: unless requests are so few, or so
+        # many of all keys are those of one, that threads would wait.
+        is_large = 2 * size * tokens.kv_len[i] > num_keys
+        parts = size if is_large or len(tokens.rows) < 4 * size else 1
         heads_at_once = min(max(QUERY_ROWS // (at_once * group), 1), -(-num_kv // parts))
         for head in range(0, num_kv, heads_at_once):
             heads = Heads(head, min(heads_at_once, num_kv - head), group, shape.head_dim, scale)

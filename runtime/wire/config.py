@@ -163,7 +163,7 @@ class RuntimeConfig:
     )
     max_schema_bytes: int = option(1 << 20, "one constraint", "grammar", "bytes", 16, 1 << 28)
     grammar_timeout: float = option(
-        1.5, "CPU time for compiling one constraint", "grammar", "s", 0.01, 600.0
+        1.25, "CPU time for compiling one constraint", "grammar", "s", 0.01, 600.0
     )
     grammar_memory: int = option(
         200, "the compiler's memory above its start", "grammar", "MiB", 16, 1 << 20
