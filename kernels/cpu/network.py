@@ -351,8 +351,8 @@ def _attend(
         slots = cache.slot_table[tokens.rows[i]]
         seen = shared.blocks_of[i] if window == 0 else 0
         at_once = min(max(QUERY_ROWS // group, 1), last - first)
-        # All heads of a few tokens together, as their keys lie side by side in memory: unless requests are so few, or so
-        # many of all keys are those of one, that threads would wait.
+        # All heads of a few tokens together, as their keys lie side by side in memory: unless requests are so few, or
+        # one has so many of all keys, that threads would wait.
         is_large = 2 * size * tokens.kv_len[i] > num_keys
         parts = size if is_large or len(tokens.rows) < 4 * size else 1
         heads_at_once = min(max(QUERY_ROWS // (at_once * group), 1), -(-num_kv // parts))

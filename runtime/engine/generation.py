@@ -167,13 +167,14 @@ class Generation:
         score = self._score(start, stop) if self._unscored else None
         if stop < self._tokens.length or self._reason is not None:
             return Ask(None, score)
-        if self._matcher is None and self._is_plain:
-            return Ask(Sample(self._sampler, stop, None, (), self._gen.logprobs), score)
-        num_unknown = stop - self._tokens.length
-        self._place = self._find_place(num_unknown)
-        mask = None
-        if self._matcher is not None and self._place is None:
-            mask = self._mask = self._mask_of(self._matcher, self._mask)
+        mask, num_unknown = None, stop - self._tokens.length
+        if self._matcher is not None:
+            self._place = self._find_place(num_unknown)
+            if self._place is None:
+                mask = self._mask = self._mask_of(self._matcher, self._mask)
+        if self._is_plain:
+            sampler, logprobs = self._sampler, self._gen.logprobs
+            return Ask(Sample(sampler, stop, mask, (), logprobs, (), (), self._place), score)
         guessed = self._req.guessed
         if not guessed:
             return Ask(self._sample_after((), mask, num_unknown), score)

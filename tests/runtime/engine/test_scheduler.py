@@ -123,9 +123,9 @@ def test_where_others_decode_all_prompts_together_take_no_more_time_than_the_pac
     scheduler._pace.took(0.030, num_decoding=1, num_prompt_tokens=0)
     scheduler._pace.took(0.060, num_decoding=1, num_prompt_tokens=100)
     submit(scheduler, make_req(range(100, 300), num_new=20), make_req(range(500, 600)))
-    # Two prompts wait for one that decodes: 0.9 x 30 ms x 2 at 0.3 ms a token.
-    assert step(scheduler) == [(4, 1), (0, 180)]
-    assert step(scheduler) == [(5, 1), (180, 20), (0, 100)]
+    # Two prompts wait for one that decodes: 0.8 x 30 ms x 2 at 0.3 ms a token.
+    assert step(scheduler) == [(4, 1), (0, 160)]
+    assert step(scheduler) == [(5, 1), (160, 40), (0, 100)]
 
 
 def test_more_decoders_than_the_budget_take_turns() -> None:
