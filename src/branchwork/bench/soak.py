@@ -52,9 +52,9 @@ class Found:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What can be changed."""
     parser.add_argument("--model", default="sprout", help="model folder (default: sprout)")
-    parser.add_argument("--requests", type=int, default=10_000, help="in all (default: 10000)")
+    parser.add_argument("--requests", type=int, default=25_000, help="in all (default: 25000)")
     parser.add_argument(
-        "--warm-up", type=int, default=2_000, help="not counted in the slope (default: 2000)"
+        "--warm-up", type=int, default=15_000, help="not counted in the slope (default: 15000)"
     )
 
 
