@@ -50,7 +50,7 @@ $(VENV)/.installed: pyproject.toml
 	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	@echo "installing branchwork and what it needs into $(VENV) (once; a few minutes)"
 	@$(BIN)/pip install -q --disable-pip-version-check -e ".[test]"
-	@echo "compiling the kernels (once; half a minute)"
+	@echo "compiling the kernels (once; a minute or two)"
 	@$(BIN)/branchwork compile
 	@touch $@
 
