@@ -20,6 +20,11 @@ class PackedLinear:
     out_features: int
     layout: Layout
 
+    @property
+    def num_bytes(self) -> int:
+        """What is read of it for a row."""
+        return self.in_features * self.out_features * self.weight.dtype.itemsize
+
 
 def pack(weight: Tensor, bias: Tensor | None = None) -> PackedLinear:
     """Lay `weight` [out, in] out for `apply`; the plain tensor is not kept.

@@ -69,7 +69,7 @@ class Generation:
         self._begun_s = context.clock()
         self._first_token_s: float | None = None
         self._req = Req(branch.tokens, self, branch.namespace, branch.priority, branch.program)
-        # From step to step nothing but the place changes in what is asked for, unless there is a constraint.
+        # From step to step nothing but place and mask changes in what is asked for.
         self._is_plain = (
             context.speculate == 0
             and gen.sampling.min_tokens == 0
@@ -169,7 +169,7 @@ class Generation:
             return Ask(None, score)
         mask, num_unknown = None, stop - self._tokens.length
         if self._matcher is not None:
-            self._place = self._find_place(num_unknown)
+            self._place = self._find_place(self._matcher, num_unknown)
             if self._place is None:
                 mask = self._mask = self._mask_of(self._matcher, self._mask)
         if self._is_plain:
@@ -243,10 +243,8 @@ class Generation:
             sampler, position, mask, banned, gen.logprobs, context, generated, self._place
         )
 
-    def _find_place(self, num_unknown: int) -> Place | None:
+    def _find_place(self, matcher: Matcher, num_unknown: int) -> Place | None:
         """Where the constraint stands on the device, if that can follow it."""
-        if self._matcher is None:
-            return None
         if num_unknown:  # it could in the step before: see `runs_ahead`
             assert self._place is not None
             return self._context.machines.onward(self._place)
@@ -258,7 +256,7 @@ class Generation:
             or self._answer.num_tokens < sampling.min_tokens
         ):
             return None
-        return self._context.machines.place(self._grammar, self._matcher)
+        return self._context.machines.place(self._grammar, matcher)
 
     def _take_sampled(self, scored: Scored | None, kind: Kind) -> None:
         if scored is None:

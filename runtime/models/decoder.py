@@ -33,6 +33,11 @@ class Gated:
     gate_up: Linear
     down: Linear
 
+    @property
+    def num_bytes(self) -> int:
+        """What is read of it for a row."""
+        return self.gate_up.num_bytes + self.down.num_bytes
+
 
 @dataclass(frozen=True, slots=True)
 class Mixture:
@@ -40,6 +45,13 @@ class Mixture:
 
     router: Linear
     experts: kernels.ExpertWeights
+
+    @property
+    def num_bytes(self) -> int:
+        """What is read of it for a row."""
+        experts = self.experts
+        of_all = experts.gate_up.nbytes + experts.down.nbytes
+        return self.router.num_bytes + of_all * experts.choices // len(experts.gate_up)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +100,8 @@ class Decoder:
     @property
     def matrix_bytes(self) -> int:
         """What a step of one token reads of layers and head."""
-        return _bytes(self._head) + sum(
-            _bytes(one.qkv) + _bytes(one.out) + _mlp_bytes(one.mlp) for one in self._linears
+        return self._head.num_bytes + sum(
+            one.qkv.num_bytes + one.out.num_bytes + one.mlp.num_bytes for one in self._linears
         )
 
     def without_layers(self) -> "Decoder":
@@ -196,20 +208,6 @@ def _mlp(layer: kernels.LayerWeights) -> Gated | Mixture:
         kernels.pack_linear(joined(layer.gate_up), layer.gate_up_bias),
         kernels.pack_linear(layer.down, layer.down_bias),
     )
-
-
-def _bytes(linear: Linear) -> int:
-    if isinstance(linear, kernels.QuantizedLinear):
-        return linear.num_bytes
-    return linear.in_features * linear.out_features * linear.weight.dtype.itemsize
-
-
-def _mlp_bytes(mlp: Gated | Mixture) -> int:
-    if isinstance(mlp, Gated):
-        return _bytes(mlp.gate_up) + _bytes(mlp.down)
-    experts = mlp.experts
-    of_all = experts.gate_up.nbytes + experts.down.nbytes
-    return _bytes(mlp.router) + of_all * experts.choices // len(experts.gate_up)
 
 
 def joined(parts: tuple[Tensor, ...]) -> Tensor:
