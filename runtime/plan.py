@@ -103,7 +103,8 @@ class Segment(NamedTuple):
     K/V is in the pool. `sample` (for the position after the last token) and `score` say which logits are needed;
     `pool_hidden` asks for the last layer's hidden states of all the segment's tokens, summed ("mean") or the last.
     The last len(guessed) tokens are guesses, and `guessed` samples the position of each. A token that the step before
-    chooses while this one is planned is `CHOSEN`, and alone in its segment.
+    chooses while this one is planned is `CHOSEN`, and alone in its segment. `adapter` numbers the low-rank adapter that
+    the request is computed with, from 1 on in the order they were loaded; 0: the model as it is.
     """
 
     row: int
@@ -114,6 +115,7 @@ class Segment(NamedTuple):
     score: Score | None = None
     pool_hidden: Literal["mean", "last"] | None = None
     guessed: tuple[Sample, ...] = ()
+    adapter: int = 0
 
 
 @dataclass(frozen=True, slots=True)
