@@ -24,9 +24,8 @@ from branchwork.kernels.attention import (
 )
 from branchwork.kernels.automaton import DONE, FORCED, Automata, Places
 from branchwork.kernels.configs import HEAD_DIMS, MAX_QUANTIZED_ROWS, WIDE_BYTES
-from branchwork.kernels.cpu import host
 from branchwork.kernels.cpu.compiling import is_compiled, start_compiling
-from branchwork.kernels.cpu.host import Network
+from branchwork.kernels.cpu.host import Network, runs_compiled
 from branchwork.kernels.cpu.identity import code_identity
 from branchwork.kernels.device_rows import (
     DeviceRows,
@@ -153,12 +152,6 @@ _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 def runs_triton(tensor: Tensor) -> bool:
     """Whether the operations on such a tensor are Triton's: on a GPU, and in Triton's interpreter."""
     return tensor.device.type == "cuda" or _INTERPRETED
-
-
-def runs_compiled(weights: DecoderWeights, quantize: Quantize = "none") -> bool:
-    """Whether `Network` can run these weights: see there. Experts it cannot."""
-    dense = all(layer.experts is None for layer in weights.layers)
-    return dense and host.runs_compiled(weights, quantize)
 
 
 def _form(tensor: Tensor, module: str) -> Any:

@@ -24,14 +24,13 @@ from branchwork.kernels.cpu.layout import copy_rows, lie_evenly, transpose, zip_
 from branchwork.kernels.cpu.memory import zeros
 from branchwork.kernels.cpu.rows import address
 from branchwork.kernels.cpu.softening import (
-    LOG2_E,
     give_32,
     hide_keys,
     scale_line,
     soften_columns,
 )
 from branchwork.kernels.cpu.tile import LANES, PANEL
-from branchwork.kernels.cpu.vector import fill, inlined, kernel
+from branchwork.kernels.cpu.vector import LOG2_E, fill, inlined, kernel
 
 _HALF = PANEL // 2
 _LINE = 64

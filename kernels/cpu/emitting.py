@@ -6,12 +6,12 @@ import numpy as np
 from llvmlite import ir
 
 from branchwork.kernels.cpu.tile import BFLOATS, HAS_BF16_DOT, LANES
+from branchwork.kernels.cpu.vector import LOG2_E
 
 _F32, _I32 = ir.FloatType(), ir.IntType(32)
 FLOATS, WORDS = ir.VectorType(_F32, LANES), ir.VectorType(_I32, LANES)
 HALVES = ir.VectorType(ir.IntType(16), LANES)
 
-_LOG2_E = 1.4426950408889634
 # ln 2 in two parts, so that what is left after whole powers of two is exact.
 _LN2_HIGH, _LN2_LOW = 0.693145751953125, 1.428606765330187e-06
 _COEFFICIENTS = (1 / 120, 1 / 24, 1 / 6, 0.5, 1.0, 1.0)
@@ -47,7 +47,7 @@ def fused(b: ir.IRBuilder, x: Any, y: Any, z: Any) -> Any:
 
 def exp_below_zero(b: ir.IRBuilder, x: Any) -> Any:
     """`vector.exp` of what is not above zero."""
-    whole = call(b, f"llvm.rint.v{LANES}f32", FLOATS, b.fmul(x, everywhere(FLOATS, _LOG2_E)))
+    whole = call(b, f"llvm.rint.v{LANES}f32", FLOATS, b.fmul(x, everywhere(FLOATS, LOG2_E)))
     rest = fused(b, whole, everywhere(FLOATS, -_LN2_HIGH), x)
     rest = fused(b, whole, everywhere(FLOATS, -_LN2_LOW), rest)
     value = everywhere(FLOATS, 1 / 720)
@@ -68,3 +68,10 @@ def narrowed(b: ir.IRBuilder, x: Any) -> Any:
     odd = b.and_(b.lshr(bits, everywhere(WORDS, 16)), everywhere(WORDS, 1))
     rounded = b.add(b.add(bits, everywhere(WORDS, 0x7FFF)), odd)
     return b.trunc(b.lshr(rounded, everywhere(WORDS, 16)), HALVES)
+
+
+def put(b: ir.IRBuilder, value: Any, at: Any, is_half: bool) -> None:
+    """Store sixteen float32 at an address, as they are or as bfloat16."""
+    kind, size = (HALVES, 2) if is_half else (FLOATS, 4)
+    stored = narrowed(b, value) if is_half else value
+    b.store(stored, b.inttoptr(at, kind.as_pointer()), align=size)

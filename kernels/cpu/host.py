@@ -55,8 +55,11 @@ def array_of(tensor: Tensor) -> npt.NDArray[Any]:
 
 
 def runs_compiled(weights: DecoderWeights, quantize: Quantize = "none") -> bool:
-    """Whether the compiled network can run these weights: float32 (as they are only) or bfloat16, of even widths."""
+    """Whether the compiled network can run these weights: float32 (as they are only) or bfloat16, of even widths,
+    without experts."""
     layer = weights.layers[0]
+    if any(layer.experts is not None for layer in weights.layers):
+        return False
     widths = (layer.qkv[0].shape[1], layer.out.shape[1], layer.down.shape[1], weights.head_dim)
     known = weights.embedding.dtype is torch.bfloat16 or (
         weights.embedding.dtype is torch.float32 and quantize == "none"

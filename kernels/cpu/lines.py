@@ -13,12 +13,11 @@ from numba.extending import intrinsic
 
 from branchwork.kernels.cpu.emitting import (
     FLOATS,
-    HALVES,
     call,
     everywhere,
     exp_below_zero,
     fused,
-    narrowed,
+    put,
     splat,
 )
 from branchwork.kernels.cpu.tile import LANES, PANEL
@@ -30,12 +29,6 @@ _VECTOR_BYTES = 4 * LANES
 def _floats(b: ir.IRBuilder, at: Any, vector: Any) -> Any:
     place = b.add(at, b.mul(vector, _I64(_VECTOR_BYTES)))
     return b.load(b.inttoptr(place, FLOATS.as_pointer()), align=4)
-
-
-def _put(b: ir.IRBuilder, value: Any, at: Any, is_half: bool) -> None:
-    kind, size = (HALVES, 2) if is_half else (FLOATS, 4)
-    stored = narrowed(b, value) if is_half else value
-    b.store(stored, b.inttoptr(at, kind.as_pointer()), align=size)
 
 
 @intrinsic
@@ -66,7 +59,7 @@ def norm_lines(_: Any, x: Any, weight: Any, lines: Any, eps: Any, out: Any, line
                 vector = b.add(b.mul(loop.index, _I64(2)), _I64(half))
                 scaled = b.fmul(_floats(b, x, vector), factors)
                 value = b.fmul(scaled, _floats(b, weight, vector))
-                _put(b, value, b.add(to, _I64(2 * LANES * half)), True)
+                put(b, value, b.add(to, _I64(2 * LANES * half)), True)
         return context.get_dummy_value()
 
     parameters = [types.int64] * 6
@@ -98,7 +91,7 @@ def silu_mul_line(_: Any, sums: Any, bias: Any, out: Any, like: Any) -> Any:
             share = b.fdiv(b.select(is_below, power, one), b.fadd(one, power))
             value = b.fmul(b.fmul(gate, share), up)
             at = b.add(out, _I64(vector * LANES * (2 if is_half else 4)))
-            _put(b, value, at, is_half)
+            put(b, value, at, is_half)
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64, types.int64, like), generate

@@ -8,7 +8,6 @@ halves the vectors' width and calls what it cannot see to be short.
 
 from typing import Any
 
-import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -17,13 +16,13 @@ from numba.extending import intrinsic
 from branchwork.kernels.cpu.amx import HAS_AMX
 from branchwork.kernels.cpu.emitting import (
     FLOATS,
-    HALVES,
     WORDS,
     call,
     everywhere,
     exp_below_zero,
     fused,
     narrowed,
+    put,
     splat,
 )
 from branchwork.kernels.cpu.layout import transposed
@@ -35,8 +34,8 @@ _VECTORS = 4
 _RULED_OUT = -1e30
 
 
-def _at(b: ir.IRBuilder, address: Any, index: int, kind: Any, size: int) -> Any:
-    return b.inttoptr(b.add(address, _I64(index * LANES * size)), kind.as_pointer())
+def _at(b: ir.IRBuilder, address: Any, index: int) -> Any:
+    return b.inttoptr(b.add(address, _I64(4 * LANES * index)), FLOATS.as_pointer())
 
 
 @intrinsic
@@ -63,7 +62,7 @@ def soften(
         for v in range(_VECTORS):
             lanes = ir.Constant(WORDS, list(range(v * LANES, (v + 1) * LANES)))
             seen = b.and_(b.icmp_signed(">=", lanes, low), b.icmp_signed("<", lanes, high))
-            raw = b.load(_at(b, scores, v, FLOATS, 4), align=4)
+            raw = b.load(_at(b, scores, v), align=4)
             scaled = b.select(seen, b.fmul(raw, scales), everywhere(FLOATS, _RULED_OUT))
             vectors.append(scaled)
             best = (
@@ -77,8 +76,7 @@ def soften(
         for v, scaled in enumerate(vectors):
             weight = exp_below_zero(b, b.fsub(scaled, tops))
             total = b.fadd(total, weight)
-            kind, size, value = (HALVES, 2, narrowed(b, weight)) if is_half else (FLOATS, 4, weight)
-            b.store(value, _at(b, out, v, kind, size), align=size)
+            put(b, weight, b.add(out, _I64(v * LANES * (2 if is_half else 4))), is_half)
         name = f"llvm.vector.reduce.fadd.v{LANES}f32"
         summed = call(b, name, _F32, _F32(0.0), total, flags=("reassoc",))
         return context.make_tuple(b, result, [top, summed])
@@ -93,14 +91,13 @@ def shrink_add(_: Any, sums: Any, shrink: Any, partial: Any) -> Any:
 
     def generate(context: Any, b: ir.IRBuilder, _s: Any, args: Any) -> Any:
         sums, shrink, partial = args
-        old, new = (b.load(_at(b, at, 0, FLOATS, 4), align=4) for at in (sums, partial))
-        b.store(fused(b, old, splat(b, shrink), new), _at(b, sums, 0, FLOATS, 4), align=4)
+        old, new = (b.load(_at(b, at, 0), align=4) for at in (sums, partial))
+        b.store(fused(b, old, splat(b, shrink), new), _at(b, sums, 0), align=4)
         return context.get_dummy_value()
 
     return types.void(types.int64, types.float32, types.int64), generate
 
 
-LOG2_E = np.float32(1.4426950408889634)
 _HIDDEN = -1e38
 _HALF = PANEL // 2
 # 2**x on [0, 1), the minimax polynomial of degree 5 that is exact at 0: off by 1e-7.

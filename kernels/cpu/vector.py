@@ -14,6 +14,8 @@ from numba.extending import intrinsic, overload
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+LOG2_E = np.float32(1.4426950408889634)
+
 
 def kernel(function: Function) -> Function:
     """A function that only compiled code calls. Sums may be reordered; infinities and NaN keep their meaning.
@@ -137,7 +139,7 @@ def exp(x: Any) -> Any:
     x = np.float32(88.0) if x > np.float32(88.0) else x
     # Rounded to an integer by truncation, above zero. It stays an int32: numba would widen
     # it to 64 bits in any sum, and half as many fit a register.
-    shifted = np.int32(x * np.float32(1.4426950408889634) + np.float32(128.5))
+    shifted = np.int32(x * LOG2_E + np.float32(128.5))
     n = np.float32(shifted) - np.float32(128)
     # ln 2 in two parts, so that f is exact.
     f = (x - n * np.float32(0.693145751953125)) - n * np.float32(1.428606765330187e-06)
