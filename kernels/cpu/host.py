@@ -231,10 +231,14 @@ def _packed(weights: DecoderWeights, quantize: Quantize) -> Weights:
         part: Callable[[LayerWeights], Tensor | None], width: int
     ) -> npt.NDArray[np.float32]:
         out = np.zeros((len(layers), -(-width // PANEL) * PANEL), np.float32)
-        for row, bias in zip(out, (part(layer) for layer in layers), strict=True):
+        for row, bias in zip(out, map(part, layers), strict=True):
             if bias is not None:
                 row[:width] = _floats(bias)
         return out
+
+    def rare_biases(part: Callable[[LayerWeights], Tensor | None]) -> npt.NDArray[np.float32]:
+        width = max(0 if (bias := part(layer)) is None else len(bias) for layer in layers)
+        return biases(part, width)
 
     def packed(part: Callable[[LayerWeights], Tensor]) -> Matrix:
         return pack_matrix(len(layers), (part(layer) for layer in layers), bits)
@@ -247,7 +251,7 @@ def _packed(weights: DecoderWeights, quantize: Quantize) -> Weights:
         q_norm=norms(lambda layer: layer.q_norm, weights.head_dim),
         k_norm=norms(lambda layer: layer.k_norm, weights.head_dim),
         out=packed(lambda layer: layer.out),
-        out_bias=biases(lambda layer: layer.out_bias, len(layers[0].out)),
+        out_bias=rare_biases(lambda layer: layer.out_bias),
         mlp_norm=norms(lambda layer: layer.mlp_norm, 0),
         gate_up=packed(lambda layer: _in_turns(*layer.gate_up)),
         gate_up_bias=biases(
@@ -257,7 +261,7 @@ def _packed(weights: DecoderWeights, quantize: Quantize) -> Weights:
             len(_in_turns(*layers[0].gate_up)),
         ),
         down=packed(lambda layer: layer.down),
-        down_bias=biases(lambda layer: layer.down_bias, len(layers[0].down)),
+        down_bias=rare_biases(lambda layer: layer.down_bias),
         windows=np.array([layer.window for layer in layers], np.int64),
         final_norm=_floats(weights.final_norm),
         head=pack_matrix(1, [weights.head], BITS_OF_HEAD[quantize]),

@@ -19,7 +19,7 @@ from branchwork.kernels.cpu.levels import (
 )
 from branchwork.kernels.cpu.memory import zeros
 from branchwork.kernels.cpu.tile import LANES, PANEL, pack_columns, partial_product
-from branchwork.kernels.cpu.vector import kernel
+from branchwork.kernels.cpu.vector import inlined, kernel
 from branchwork.kernels.quantized import Bits, quantize_linear, stored_levels
 
 PRODUCT_ROWS = 128
@@ -125,6 +125,27 @@ def multiply(
         _multiply_levels(
             tiles, x, first, rows, levels, scales, matrix.steps, matrix.expansion, scratch
         )
+
+
+@inlined
+def lies_whole(matrix: Any, columns: Any) -> Any:
+    """Whether a product with so many of a panel's columns may go to its place without a stop in the scratch."""
+    return matrix.expansion == 0 and columns % (2 * LANES) == 0
+
+
+@kernel
+def multiply_into(
+    tiles: Any, x: Any, first: Any, rows: Any, matrix: Any, layer: Any, panel: Any, out: Any,
+    columns: Any, goes_on: Any,
+) -> None:  # fmt: skip
+    """As `multiply`, for columns that are `lies_whole`: out[r, j] = that sum; with `goes_on` (1) it is added.
+
+    out  float32 [≥ rows up to a multiple of 16, ≥ columns]; what lies beyond `rows` is overwritten
+    """
+    partial_product(
+        tiles, x, first, 0, rows, matrix.panels[layer, panel], matrix.steps * 4 * LANES, matrix.steps,
+        out, columns, goes_on,
+    )  # fmt: skip
 
 
 @kernel

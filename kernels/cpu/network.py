@@ -23,7 +23,14 @@ from branchwork.kernels.cpu.attention import (
 )
 from branchwork.kernels.cpu.cached import borrowing_entry_point
 from branchwork.kernels.cpu.lines import norm_lines, silu_mul_line
-from branchwork.kernels.cpu.matrix import PRODUCT_ROWS, Matrix, ProductScratch, multiply
+from branchwork.kernels.cpu.matrix import (
+    PRODUCT_ROWS,
+    Matrix,
+    ProductScratch,
+    lies_whole,
+    multiply,
+    multiply_into,
+)
 from branchwork.kernels.cpu.rotation import rotate, store_heads
 from branchwork.kernels.cpu.rows import LINE_BYTES, address, rows_for
 from branchwork.kernels.cpu.team import Team, meet, sleep, take, wake
@@ -61,7 +68,7 @@ class Weights(NamedTuple):
     q_norm: npt.NDArray[np.float32]  # [L, head_dim]
     k_norm: npt.NDArray[np.float32]
     out: Matrix
-    out_bias: npt.NDArray[np.float32]
+    out_bias: npt.NDArray[np.float32]  # [L, 0] where no layer has one, as down_bias
     mlp_norm: npt.NDArray[np.float32]  # [L, hidden]
     gate_up: Matrix
     gate_up_bias: npt.NDArray[np.float32]
@@ -196,21 +203,19 @@ def _rows_at_once(x: Any) -> Any:
 
 @inlined
 def _each_panel(
-    finish: Any, x: Any, num_rows: Any, matrix: Any, layer: Any, bias: Any, out: Any, thread: Any
+    part: Any, x: Any, num_rows: Any, matrix: Any, layer: Any, bias: Any, out: Any, thread: Any
 ) -> Any:
-    """Each row of x Wᵀ, 64 columns at a time, through `finish` to its row of `out`.
+    """Each row of x Wᵀ, 64 columns at a time, by `part` to its row of `out`.
 
     A thread takes some columns of some rows at a time: few rows read a weight once.
     """
-    sums, panels, at_once = thread.products.sums, matrix.panels.shape[1], _rows_at_once(x)
+    panels, at_once = matrix.panels.shape[1], _rows_at_once(x)
     piece = take(thread.team, 1)
     while piece < -(-num_rows // at_once) * panels:
         start, panel = piece // panels * at_once, piece % panels
         for row in range(start, min(start + at_once, num_rows), PRODUCT_ROWS):
             n = min(num_rows - row, PRODUCT_ROWS)
-            multiply(thread.tiles, x, row, n, matrix, layer, panel, thread.products)
-            for r in range(n):
-                finish(sums[r], bias, panel, out, row + r)
+            part(x, row, n, matrix, layer, panel, bias, out, thread)
         piece = take(thread.team, 1)
 
 
@@ -224,7 +229,7 @@ def _project(x: Any, num_rows: Any, matrix: Any, layer: Any, out: Any, thread: A
 def _project_add(
     x: Any, num_rows: Any, matrix: Any, layer: Any, bias: Any, out: Any, thread: Any
 ) -> None:
-    """out += x Wᵀ + b."""
+    """out += x Wᵀ + b; no columns of b: there is none."""
     _each_panel(_add, x, num_rows, matrix, layer, bias, out, thread)
 
 
@@ -234,24 +239,53 @@ def _gate(x: Any, num_rows: Any, matrix: Any, layer: Any, bias: Any, out: Any, t
     _each_panel(_silu_mul, x, num_rows, matrix, layer, bias, out, thread)
 
 
-@kernel
-def _keep(sums: Any, _bias: Any, panel: Any, out: Any, row: Any) -> None:
-    copy(sums, out[row, panel * PANEL : (panel + 1) * PANEL])
+@inlined
+def _keep(
+    x: Any, row: Any, n: Any, matrix: Any, layer: Any, panel: Any, _bias: Any, out: Any, thread: Any
+) -> Any:
+    first = panel * PANEL
+    if lies_whole(matrix, PANEL):
+        multiply_into(thread.tiles, x, row, n, matrix, layer, panel, out[row:, first:], PANEL, 0)
+    else:
+        multiply(thread.tiles, x, row, n, matrix, layer, panel, thread.products)
+        for r in range(n):
+            copy(thread.products.sums[r], out[row + r, first : first + PANEL])
+
+
+@inlined
+def _add(
+    x: Any, row: Any, n: Any, matrix: Any, layer: Any, panel: Any, bias: Any, out: Any, thread: Any
+) -> Any:
+    first = panel * PANEL
+    columns = min(out.shape[1] - first, PANEL)  # the last panel may reach beyond the row
+    if lies_whole(matrix, columns):
+        multiply_into(thread.tiles, x, row, n, matrix, layer, panel, out[row:, first:], columns, 1)
+    else:
+        multiply(thread.tiles, x, row, n, matrix, layer, panel, thread.products)
+        for r in range(n):
+            _add_line(thread.products.sums[r], out[row + r, first : first + columns])
+    if len(bias) > 0:
+        for r in range(n):
+            _add_line(bias[first:], out[row + r, first : first + columns])
 
 
 @kernel
-def _add(sums: Any, bias: Any, panel: Any, out: Any, row: Any) -> None:
-    first, sum_of = panel * PANEL, out[row]
-    for j in range(min(len(sum_of) - first, PANEL)):  # the last panel may reach beyond the row
-        sum_of[first + j] += sums[j] + bias[first + j]
+def _add_line(x: Any, out: Any) -> None:
+    for j in range(len(out)):
+        out[j] += x[j]
 
 
-@kernel
-def _silu_mul(sums: Any, bias: Any, panel: Any, out: Any, row: Any) -> None:
+@inlined
+def _silu_mul(
+    x: Any, row: Any, n: Any, matrix: Any, layer: Any, panel: Any, bias: Any, out: Any, thread: Any
+) -> Any:
+    multiply(thread.tiles, x, row, n, matrix, layer, panel, thread.products)
     line = panel * (PANEL // 2) * out.memory.itemsize // LINE_BYTES
-    silu_mul_line(
-        sums.ctypes.data, bias[panel * PANEL :].ctypes.data, address(out, row, line), out.memory
-    )
+    for r in range(n):
+        silu_mul_line(
+            thread.products.sums[r].ctypes.data, bias[panel * PANEL :].ctypes.data,
+            address(out, row + r, line), out.memory,
+        )  # fmt: skip
 
 
 @kernel
