@@ -36,6 +36,9 @@ _DEPTH = 28
 """Tiles of k at a time: fewer, and sums are written and read again too often; more, and rows leave the caches."""
 _ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA = 158, 0x1023, 18
 
+_USUAL, _FLUSHING = 0x1F80, 0x9FC0
+"""Round to nearest, raise nothing; and subnormal numbers count as zero, which they always do in the unit."""
+
 _VOID, _I8, _I64 = ir.VoidType(), ir.IntType(8), ir.IntType(64)
 
 
@@ -63,15 +66,22 @@ def _address(b: ir.IRBuilder, address: Any) -> Any:
     return b.inttoptr(address, _I8.as_pointer())
 
 
+def _set_mode(b: ir.IRBuilder, mode: int) -> None:
+    """Of this thread's arithmetic in vectors (MXCSR)."""
+    place = cgutils.global_constant(b, "arithmetic_mode", ir.Constant(ir.IntType(32), mode))
+    _emit(b, "sse.ldmxcsr", b.bitcast(place, _I8.as_pointer()))
+
+
 @intrinsic
 def begin(_: Any) -> Any:
-    """Give every tile of this thread its whole shape. `end` must follow."""
+    """Give every tile of this thread its whole shape, and have vectors round as the unit does. `end` must follow."""
     shape = [1, 0] + [0] * 14 + [64, 0] * 8 + [0] * 16 + [TILE_ROWS] * 8 + [0] * 8
 
     def generate(context: Any, b: ir.IRBuilder, _s: Any, _a: Any) -> Any:
         values = ir.Constant(ir.ArrayType(_I8, 64), bytearray(shape))
         constant = cgutils.global_constant(b, "tile_shapes", values)
         _emit(b, "ldtilecfg", b.bitcast(constant, _I8.as_pointer()))
+        _set_mode(b, _FLUSHING)
         return context.get_dummy_value()
 
     return types.void(), generate
@@ -79,10 +89,11 @@ def begin(_: Any) -> Any:
 
 @intrinsic
 def end(_: Any) -> Any:
-    """Leave the unit: threads that do not use it are switched faster."""
+    """Leave the unit: threads that do not use it are switched faster. Vectors round as they do in any process."""
 
     def generate(context: Any, b: ir.IRBuilder, _s: Any, _a: Any) -> Any:
         _emit(b, "tilerelease")
+        _set_mode(b, _USUAL)
         return context.get_dummy_value()
 
     return types.void(), generate

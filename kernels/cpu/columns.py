@@ -2,7 +2,7 @@
 
 Keys enter as they lie in the pool, as the unit's first factor. So their scores come out as lines of sixteen
 columns, and a maximum, a sum, an exponential is a plain operation on vectors. Weights are turned around in
-registers, values are zipped in pairs of rows.
+registers, values are zipped in pairs of rows; of heads of few rows values are summed in vectors (`values`).
 
 Heads of few rows share a tile: in the packed queries of one head the columns of the others are zeros, as are the
 others' rows in its weights, so what a head adds to their sums is nothing, to the last bit.
@@ -28,8 +28,10 @@ from branchwork.kernels.cpu.softening import (
     hide_keys,
     scale_line,
     soften_columns,
+    soften_lines,
 )
 from branchwork.kernels.cpu.tile import LANES, PANEL
+from branchwork.kernels.cpu.values import MOST_ROWS, add_values
 from branchwork.kernels.cpu.vector import LOG2_E, fill, inlined, kernel
 
 _HALF = PANEL // 2
@@ -185,7 +187,19 @@ def see_block_in_columns(
             if halves > 0:
                 end_scores(columns.scores.ctypes.data, halves)
                 whole = lowest >= halves * _HALF - 1 and (window == 0 or highest < window)
-                _soften(first, halves, first_place, whole, heads.scale * LOG2_E, window, scratch)
+                _soften(
+                    first, rows, halves, first_place, whole, heads.scale * LOG2_E, window, scratch
+                )
+            if rows <= MOST_ROWS:
+                for h in range(head, last_head):
+                    row = first + (h - head) * rows
+                    add_values(
+                        rows, scratch.v_rows.ctypes.data, (heads.first + h) * heads.dim * 2, halves,
+                        columns.scores.ctypes.data + (h - head) * rows * 4,
+                        scratch.sums[row].ctypes.data, scratch.sums.strides[0],
+                        heads.dim // _LINE_DIM,
+                    )  # fmt: skip
+                continue
             for h in range(head, last_head):
                 if tile == 0:
                     offset = (heads.first + h) * heads.dim * 2
@@ -203,16 +217,27 @@ def see_block_in_columns(
 
 @inlined
 def _soften(
-    first: Any, halves: Any, first_place: Any, whole: Any, scale: Any, window: Any, scratch: Any
+    first: Any,
+    rows: Any,
+    halves: Any,
+    first_place: Any,
+    whole: Any,
+    scale: Any,
+    window: Any,
+    scratch: Any,
 ) -> None:
     """Scores become weights, and what a tile's rows have summed so far shrinks as they need it."""
     columns, scores = scratch.columns, scratch.columns.scores.ctypes.data
     if not whole:
         hide_keys(scores, halves * _HALF, first_place, window, columns.places[first:].ctypes.data)
-    changed = soften_columns(
-        scores, halves, scale, scratch.highest[first:].ctypes.data, scratch.total[first:].ctypes.data,
-        columns.shrink.ctypes.data, columns.weight_rows.ctypes.data,
-    )  # fmt: skip
+    highest, total = scratch.highest[first:].ctypes.data, scratch.total[first:].ctypes.data
+    shrink = columns.shrink.ctypes.data
+    if rows <= MOST_ROWS:
+        changed = soften_lines(scores, halves, scale, highest, total, shrink)
+    else:
+        changed = soften_columns(
+            scores, halves, scale, highest, total, shrink, columns.weight_rows.ctypes.data
+        )
     if changed:
         for r in range(TILE_ROWS):
             sums = scratch.sums[first + r].ctypes.data

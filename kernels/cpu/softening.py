@@ -189,49 +189,84 @@ def soften_columns(
     """
 
     def generate(_c: Any, b: ir.IRBuilder, _s: Any, args: Any) -> Any:
-        scores, halves, scale, highest, total, shrink, rows = args
-        zero = _I64(0)
-        scales, before = splat(b, scale), b.load(_line(b, highest, zero), align=4)
-        best = [
-            cgutils.alloca_once_value(b, everywhere(FLOATS, _HIDDEN)) for _ in range(4)
-        ]  # four, or each would wait for the one before
-        with cgutils.for_range(b, halves) as loop:
-            first = b.mul(loop.index, _I64(_HALF))
-            for key in range(_HALF):
-                score = b.load(_line(b, scores, b.add(first, _I64(key))), align=4)
-                b.store(_greater(b, b.load(best[key % 4]), score), best[key % 4])
-        tops = [b.load(slot) for slot in best]
-        top = _greater(b, _greater(b, tops[0], tops[1]), _greater(b, tops[2], tops[3]))
-        after = _greater(b, before, b.fmul(top, scales))
-        sums = [cgutils.alloca_once_value(b, everywhere(FLOATS, 0.0)) for _ in range(2)]
-        below = b.fneg(after)
-        with cgutils.for_range(b, halves) as loop:
-            first = b.mul(loop.index, _I64(_HALF))
-            words = []
-            for key in range(0, _HALF, 2):
-                pair = []
-                for odd in (0, 1):
-                    score = b.load(_line(b, scores, b.add(first, _I64(key + odd))), align=4)
-                    weight = _power_of_two(b, fused(b, score, scales, below))
-                    b.store(b.fadd(b.load(sums[odd]), weight), sums[odd])
-                    pair.append(weight)
-                words.append(_narrow_pair(b, *pair))
+        *others, rows = args
+
+        def give(half: Any, words: list[Any]) -> None:
             for column, word in enumerate(transposed(b, words)):
                 row = b.load(b.inttoptr(b.add(rows, _I64(8 * column)), _I64.as_pointer()))
-                at = b.add(row, b.mul(loop.index, _I64(2 * _HALF)))
+                at = b.add(row, b.mul(half, _I64(2 * _HALF)))
                 b.store(word, b.inttoptr(at, WORDS.as_pointer()), align=4)
-        shrinks = _power_of_two(b, b.fsub(before, after))
-        added = b.fadd(b.load(sums[0]), b.load(sums[1]))
-        old = b.load(_line(b, total, zero), align=4)
-        b.store(fused(b, old, shrinks, added), _line(b, total, zero), align=4)
-        b.store(after, _line(b, highest, zero), align=4)
-        b.store(shrinks, _line(b, shrink, zero), align=4)
-        changed = b.fcmp_unordered("!=", before, after)
-        return b.icmp_unsigned("!=", b.bitcast(changed, ir.IntType(16)), ir.IntType(16)(0))
+
+        return _softened(b, *others, give)
 
     parameters = [types.int64] * 7
     parameters[2] = types.float32
     return types.boolean(*parameters), generate
+
+
+@intrinsic
+def soften_lines(
+    _: Any, scores: Any, halves: Any, scale: Any, highest: Any, total: Any, shrink: Any
+) -> Any:
+    """As `soften_columns`; the weights take the scores' places, as float32 of the bits that bfloat16 has."""
+
+    def generate(_c: Any, b: ir.IRBuilder, _s: Any, args: Any) -> Any:
+        scores = args[0]
+
+        def give(half: Any, words: list[Any]) -> None:
+            for pair, word in enumerate(words):
+                even = b.shl(word, everywhere(WORDS, 16))
+                odd = b.and_(word, everywhere(WORDS, -1 << 16))
+                for key, value in enumerate((even, odd)):
+                    at = b.add(b.mul(half, _I64(_HALF)), _I64(2 * pair + key))
+                    b.store(b.bitcast(value, FLOATS), _line(b, scores, at), align=4)
+
+        return _softened(b, *args, give)
+
+    parameters = [types.int64] * 6
+    parameters[2] = types.float32
+    return types.boolean(*parameters), generate
+
+
+def _softened(
+    b: ir.IRBuilder, scores: Any, halves: Any, scale: Any, highest: Any, total: Any, shrink: Any, give: Any
+) -> Any:  # fmt: skip
+    """`soften_columns`, but for where weights go: `give` is told them in words, each of two keys, half by half."""
+    zero = _I64(0)
+    scales, before = splat(b, scale), b.load(_line(b, highest, zero), align=4)
+    best = [
+        cgutils.alloca_once_value(b, everywhere(FLOATS, _HIDDEN)) for _ in range(4)
+    ]  # four, or each would wait for the one before
+    with cgutils.for_range(b, halves) as loop:
+        first = b.mul(loop.index, _I64(_HALF))
+        for key in range(_HALF):
+            score = b.load(_line(b, scores, b.add(first, _I64(key))), align=4)
+            b.store(_greater(b, b.load(best[key % 4]), score), best[key % 4])
+    tops = [b.load(slot) for slot in best]
+    top = _greater(b, _greater(b, tops[0], tops[1]), _greater(b, tops[2], tops[3]))
+    after = _greater(b, before, b.fmul(top, scales))
+    sums = [cgutils.alloca_once_value(b, everywhere(FLOATS, 0.0)) for _ in range(2)]
+    below = b.fneg(after)
+    with cgutils.for_range(b, halves) as loop:
+        first = b.mul(loop.index, _I64(_HALF))
+        words = []
+        for key in range(0, _HALF, 2):
+            pair = []
+            for odd in (0, 1):
+                score = b.load(_line(b, scores, b.add(first, _I64(key + odd))), align=4)
+                weight = _power_of_two(b, fused(b, score, scales, below))
+                b.store(b.fadd(b.load(sums[odd]), weight), sums[odd])
+                pair.append(weight)
+            words.append(_narrow_pair(b, *pair))
+        give(loop.index, words)
+    shrinks = _power_of_two(b, b.fsub(before, after))
+    added = b.fadd(b.load(sums[0]), b.load(sums[1]))
+    old = b.load(_line(b, total, zero), align=4)
+    b.store(fused(b, old, shrinks, added), _line(b, total, zero), align=4)
+    b.store(after, _line(b, highest, zero), align=4)
+    b.store(shrinks, _line(b, shrink, zero), align=4)
+    changed = b.fcmp_unordered("!=", before, after)
+    return b.icmp_unsigned("!=", b.bitcast(changed, ir.IntType(16)), ir.IntType(16)(0))
 
 
 @intrinsic
