@@ -303,8 +303,9 @@ LONGEST_ANSWER = 8
 def passes_until_let_in(seed: int) -> tuple[int, int]:
     """Of a cold request, while requests with a cached prefix come without end; and how many passes are allowed.
 
-    Allowed are `aging_steps`, and then the time of those who were there before it and of those who run when its turn
-    has come: they may have to run one after another.
+    Allowed are `aging_steps`, and as many for each that waited before it, since turns are so far apart; and then the
+    time of those who were there before it and of those who run when its turn has come: they may have to run one after
+    another.
     """
     choice = random.Random(seed)
     num_slots, max_rows = choice.randint(4, 64), choice.randint(1, 8)
@@ -340,7 +341,9 @@ def passes_until_let_in(seed: int) -> tuple[int, int]:
         while len(scheduler.running) + len(scheduler.waiting) < max_rows:
             ask_hot()
         runtime.step()
-    num_before = len(scheduler.running) + len(scheduler.waiting)
+    num_waiting = len(scheduler.waiting)
+    num_before = len(scheduler.running) + num_waiting
+    turns = aging_steps * (1 + num_waiting)
     size = choice.randint(1, num_slots - 1)
     cold = tuple(choice.choices(range(48, 58), k=size))
     ask("cold", cold, choice.randint(1, num_slots - size))
@@ -350,7 +353,7 @@ def passes_until_let_in(seed: int) -> tuple[int, int]:
             ask_hot()
         runtime.step()
         if req.admission:
-            return num_passes, aging_steps + (LONGEST_ANSWER + 1) * (num_before + max_rows)
+            return num_passes, turns + (LONGEST_ANSWER + 1) * (num_before + max_rows)
     raise AssertionError("starvation")
 
 
