@@ -23,7 +23,14 @@ from branchwork.kernels.attention import (
     num_lines,
 )
 from branchwork.kernels.automaton import DONE, FORCED, Automata, Places
-from branchwork.kernels.configs import HEAD_DIMS, MAX_QUANTIZED_ROWS, WIDE_BYTES
+from branchwork.kernels.configs import (
+    HEAD_DIMS,
+    MAX_QUANTIZED_ROWS,
+    SPLIT_TILES,
+    WIDE_BYTES,
+    num_splits,
+    quantized_linear_config,
+)
 from branchwork.kernels.cpu.compiling import is_compiled, start_compiling
 from branchwork.kernels.cpu.host import Network, runs_compiled
 from branchwork.kernels.cpu.identity import code_identity
@@ -42,6 +49,7 @@ from branchwork.kernels.quantized import (
     BITS_OF_LAYERS,
     INT4_GROUP,
     Bits,
+    LinearRoom,
     Quantize,
     QuantizedLinear,
     largest_stored,
@@ -68,6 +76,7 @@ __all__ = [
     "KernelError",
     "Lanes",
     "LayerWeights",
+    "LinearRoom",
     "Network",
     "PackedLinear",
     "Places",
@@ -196,12 +205,13 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float, out: T
     _form(x, "pointwise").add_rms_norm(x, residual, weight, eps, out)
 
 
-def linear(x: Tensor, weight: PackedLinear | QuantizedLinear, room: Tensor | None = None) -> Tensor:
+def linear(
+    x: Tensor, weight: PackedLinear | QuantizedLinear, room: LinearRoom | None = None
+) -> Tensor:
     """x Wᵀ + b, [T, out_features]; the library behind it makes the output.
 
     x     [T, in_features], contiguous, of the dtype the weight was packed in; float32 | bfloat16 if it is quantised
-    room  of `make_room`: where a quantised weight is widened, some outputs at a time, for more tokens than
-          `quantized_linear` takes
+    room  of `make_room`, which a quantised weight needs
     """
     if x.dim() != 2 or x.shape[1] != weight.in_features:
         raise KernelError("x", f"shape [-1, {weight.in_features}]", f"shape {list(x.shape)}")
@@ -209,7 +219,7 @@ def linear(x: Tensor, weight: PackedLinear | QuantizedLinear, room: Tensor | Non
         return _linear.apply(x, weight)
     out = x.new_empty(len(x), weight.out_features)
     if len(x) <= MAX_QUANTIZED_ROWS:
-        quantized_linear(x, weight, out)
+        quantized_linear(x, weight, out, room)
     else:
         _widened_linear(x, weight, out, room)
     return out
@@ -217,22 +227,39 @@ def linear(x: Tensor, weight: PackedLinear | QuantizedLinear, room: Tensor | Non
 
 def make_room(
     dtype: torch.dtype, device: torch.device | str, num_bytes: int = WIDE_BYTES
-) -> Tensor:
-    """A workspace of `linear`: made once, used by every product. Nothing in it outlives a call."""
-    return torch.empty(num_bytes // dtype.itemsize, dtype=dtype, device=device)
+) -> LinearRoom:
+    """A workspace of `linear` for x of a dtype: made once, used by every product."""
+    return LinearRoom(
+        torch.empty(num_bytes // dtype.itemsize, dtype=dtype, device=device),
+        torch.zeros(SPLIT_TILES, dtype=torch.int32, device=device),
+    )
 
 
-def _widened_linear(x: Tensor, weight: QuantizedLinear, out: Tensor, room: Tensor | None) -> None:
+def _require_room(room: LinearRoom | None, x: Tensor, num_elements: int) -> LinearRoom:
+    if room is None or room.wide.numel() < num_elements:
+        found = "none" if room is None else str(room.wide.numel())
+        raise KernelError("room", f"at least {num_elements} elements", found)
+    _require("room", room.wide, x, -1)
+    return room
+
+
+def _split_elements(x: Tensor, weight: QuantizedLinear) -> int:
+    """Of the room, for the float32 sums of splits."""
+    config, num_groups = quantized_linear_config(len(x)), -(-weight.in_features // weight.group)
+    splits = num_splits(weight.out_features, num_groups, config)
+    return 0 if splits == 1 else splits * len(x) * weight.out_features * 4 // x.element_size()
+
+
+def _widened_linear(
+    x: Tensor, weight: QuantizedLinear, out: Tensor, room: LinearRoom | None
+) -> None:
     """As `quantized_linear`, with as many outputs at a time as there is room for their weights."""
     width, multiple = weight.in_features, 64  # outputs of a part: its first scale lies on 16 bytes
-    if room is None or room.numel() < multiple * width:
-        found = "none" if room is None else str(room.numel())
-        raise KernelError("room", f"at least {multiple * width} elements", found)
-    _require("room", room, x, -1)
-    at_once = room.numel() // width // multiple * multiple
+    wide = _require_room(room, x, multiple * width).wide
+    at_once = wide.numel() // width // multiple * multiple
     for first in range(0, weight.out_features, at_once):
         last = min(first + at_once, weight.out_features)
-        some = room[: (last - first) * width].view(last - first, width)
+        some = wide[: (last - first) * width].view(last - first, width)
         widen(weight, first, some)
         bias = None if weight.bias is None else weight.bias[first:last]
         _linear.product(x, some, bias, out[:, first:last])
@@ -404,17 +431,22 @@ def check_slots(slot_table: Tensor, rows: Tensor, kv_len: Tensor, num_slots: int
             )
 
 
-def quantized_linear(x: Tensor, weight: QuantizedLinear, out: Tensor) -> None:
+def quantized_linear(
+    x: Tensor, weight: QuantizedLinear, out: Tensor, room: LinearRoom | None = None
+) -> None:
     """out = x Wᵀ + b with W in 8 or 4 bits, for up to 64 tokens: beyond, weights are better widened once (`linear`).
 
-    x    [T, in]   float32 | bfloat16
-    out  [T, out]  as x
+    x     [T, in]   float32 | bfloat16
+    out   [T, out]  as x
+    room  of `make_room`, for x's dtype; only a GPU needs it
     """
     if x.shape[0] > MAX_QUANTIZED_ROWS:
         raise KernelError("x", f"at most {MAX_QUANTIZED_ROWS} rows", str(x.shape[0]))
     _require("x", x, x, -1, weight.in_features)
     _require("out", out, x, x.shape[0], weight.out_features)
-    _form(x, "linear").quantized_linear(x, weight, out)
+    if runs_triton(x):
+        _require_room(room, x, _split_elements(x, weight))
+    _form(x, "linear").quantized_linear(x, weight, out, room)
 
 
 def route(

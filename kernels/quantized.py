@@ -75,6 +75,18 @@ class QuantizedLinear:
         return self.weight.nbytes + self.scale.nbytes
 
 
+@dataclass(frozen=True, slots=True)
+class LinearRoom:
+    """What products of `QuantizedLinear` work in, one at a time; made once, and nothing in it outlives a product.
+
+    wide     [n]  of x's dtype: weights as numbers, some outputs at a time; or the sums of splits, in float32
+    arrived  [t]  int32: how many splits of a tile are done; 0 between two products
+    """
+
+    wide: Tensor
+    arrived: Tensor
+
+
 _OUTPUTS_AT_ONCE = 4096
 """Rounding takes twelve bytes a weight meanwhile, which a large head has no room for."""
 

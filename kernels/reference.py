@@ -13,7 +13,7 @@ from torch import Tensor
 from branchwork.kernels.automaton import DONE, FORCED, Automata, Places
 from branchwork.kernels.device_rows import DeviceRows
 from branchwork.kernels.lanes import Lanes, RowState
-from branchwork.kernels.quantized import QuantizedLinear, dequantize, quantize_heads
+from branchwork.kernels.quantized import LinearRoom, QuantizedLinear, dequantize, quantize_heads
 from branchwork.kernels.sampling import NO_TOKEN, SamplingRows, random_uniform
 
 
@@ -134,8 +134,10 @@ def attend(
         out[first:last] = torch.einsum("hqn,nhd->qhd", scores.softmax(-1), v)
 
 
-def quantized_linear(x: Tensor, weight: QuantizedLinear, out: Tensor) -> None:
-    """See `api.quantized_linear`."""
+def quantized_linear(
+    x: Tensor, weight: QuantizedLinear, out: Tensor, room: LinearRoom | None = None
+) -> None:
+    """See `api.quantized_linear`; it needs no room."""
     wide = torch.promote_types(x.dtype, torch.float32)
     bias = None if weight.bias is None else weight.bias.to(wide)
     out.copy_(F.linear(x.to(wide), dequantize(weight).to(wide), bias))

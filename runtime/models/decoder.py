@@ -60,7 +60,7 @@ class RoundedMatrices:
 
     layers: tuple[Linears, ...]
     head: kernels.QuantizedLinear
-    room: Tensor
+    room: kernels.LinearRoom
 
 
 class Decoder:

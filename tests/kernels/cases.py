@@ -542,6 +542,11 @@ TABLES = [
         for w, b, d in [(200, 8, F32), (150, 4, F32), (96, 4, BF16)]
     ),
     *(
+        Case("quantized_linear_split", f"{b} bits, group {g}, {m} rows, {w} inputs, {d}",
+             lambda m=m, b=b, g=g, d=d, w=w: quantized(m, b, g, d, m == 17, w))
+        for m, b, g, w, d in [(17, 4, 64, 320, BF16), (1, 8, 64, 256, F32), (3, 4, 128, 500, BF16)]
+    ),
+    *(
         Case("widen", f"{b} bits, group {g}, {w} inputs, {d}", lambda w=w, b=b, g=g, d=d: widening(b, g, w, d))
         for b, g, w, d in [(8, 128, 256, BF16), (4, 128, 256, BF16), (4, 64, 100, F32), (8, 64, 100, F32)]
     ),

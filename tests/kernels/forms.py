@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -10,6 +11,7 @@ from tests.kernels.cases import F32, ints, poisoned, starts
 from torch import Tensor
 
 from branchwork.kernels import reference
+from branchwork.kernels.api import make_room
 from branchwork.kernels.attention import AttentionWorkspace, SharedPrefixes
 from branchwork.kernels.configs import (
     DECODE,
@@ -18,8 +20,10 @@ from branchwork.kernels.configs import (
     SampleConfig,
     cascade_config,
     extend_config,
+    quantized_linear_config,
 )
 from branchwork.kernels.device_rows import device_rows, make_sampling_workspace
+from branchwork.kernels.quantized import QuantizedLinear
 from branchwork.kernels.sampling import SamplingRows
 from branchwork.kernels.triton import (
     attention,
@@ -157,6 +161,19 @@ def end(form: Call) -> Call:
     return lambda chosen, lanes, rows, **_: form(chosen, lanes, rows)
 
 
+def triton_quantized_linear(
+    x: Tensor, weight: QuantizedLinear, out: Tensor, split_groups: int | None = None
+) -> None:
+    """Twice in one room, poisoned before each time: what a product leaves there must not reach the next."""
+    config = quantized_linear_config(len(x))
+    config = replace(config, split_groups=split_groups or config.split_groups)
+    room = make_room(x.dtype, x.device, 1 << 16)
+    for _ in range(2):
+        room.wide.fill_(math.nan)
+        out.fill_(math.nan)
+        linear.quantized_linear(x, weight, out, room, config)
+
+
 REFERENCE: dict[str, Call] = {
     "attend": reference_attend,
     "attend_as_tuned": reference_attend,
@@ -174,6 +191,7 @@ REFERENCE: dict[str, Call] = {
     "combine": reference.combine,
     "experts": experts_of(reference, reference),
     "quantized_linear": reference.quantized_linear,
+    "quantized_linear_split": reference.quantized_linear,
     "widen": reference.widen,
 }
 
@@ -195,6 +213,7 @@ TRITON: dict[str, Call] = {
     "expert_linear": partial(experts.expert_linear, config=FEW_PAIRS),
     "combine": experts.combine,
     "experts": experts_of(experts, pointwise, FEW_PAIRS),
-    "quantized_linear": linear.quantized_linear,
+    "quantized_linear": triton_quantized_linear,
+    "quantized_linear_split": partial(triton_quantized_linear, split_groups=1),
     "widen": linear.widen,
 }

@@ -9,11 +9,13 @@ import os
 
 os.environ["TRITON_INTERPRET"] = "1"
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 import triton.language as tl
+from tests.kernels.ptx import run
 from triton.runtime import interpreter
 
 Handle = interpreter.TensorHandle
@@ -64,6 +66,26 @@ Builder.create_fp_to_fp = lambda self, source, target, rounding: _exact_cast(sel
 for _name in ("si_to_fp", "ui_to_fp", "fp_to_si", "fp_to_ui", "fp_ext", "fp_trunc"):
     setattr(Builder, f"create_{_name}", _exact_cast)
 Builder.create_int_cast = lambda self, source, target, signed: _exact_cast(self, source, target)
+
+
+def _run_ptx(
+    self: Any, text: str, constraints: str, values: Any, types: Any, pure: bool, pack: int
+) -> Any:
+    """What the interpreter refuses: instructions written out, `pack` elements at a time in registers of 32 bits."""
+    shape = values[0].data.shape
+    words = [np.ascontiguousarray(value.data).reshape(-1, pack).view(np.uint32) for value in values]
+    inputs = [word[:, i] for word in words for i in range(word.shape[1])]
+    outputs = iter(run(text, constraints.count("=r"), inputs))
+    registers = [pack * kind.scalar.primitive_bitwidth // 32 for kind in types]
+    packed = [np.stack([next(outputs) for _ in range(count)], 1) for count in registers]
+    found = [
+        Handle(word.view(f"u{kind.scalar.primitive_bitwidth // 8}").reshape(shape), kind.scalar)
+        for word, kind in zip(packed, types, strict=True)
+    ]
+    return SimpleNamespace(get_result=found.__getitem__)
+
+
+Builder.create_inline_asm = _run_ptx
 
 _patch_tensor = interpreter._patch_lang_tensor
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from branchwork.kernels import api
 from branchwork.kernels.attention import SharedPrefixes, make_workspace
 from branchwork.kernels.automaton import Automata, Places
 from branchwork.kernels.configs import DECODE, cascade_config, extend_config, sample_config
@@ -131,8 +132,11 @@ def levels(bits: Any, columns: int, inputs: int) -> QuantizedLinear:
     return QuantizedLinear(stored, scale, None, bits, 128, inputs, columns)
 
 
-def quantized(bits: int, rows: int, inputs: int = WIDTH) -> None:
-    linear.quantized_linear(empty(rows, inputs), levels(bits, HIDDEN, inputs), empty(rows, HIDDEN))
+def quantized(bits: int, rows: int, inputs: int = WIDTH, columns: int = HIDDEN) -> None:
+    room = api.make_room(BF16, "meta")
+    linear.quantized_linear(
+        empty(rows, inputs), levels(bits, columns, inputs), empty(rows, columns), room
+    )
 
 
 def widen(bits: int) -> None:
@@ -191,6 +195,8 @@ LAUNCHES: dict[str, Callable[[int], None]] = {
     "int8 linear, 64 tokens": lambda arch: quantized(8, 64),
     "int4 linear, 960 inputs": lambda arch: quantized(4, 16, 960),
     "int8 linear, 960 inputs": lambda arch: quantized(8, 16, 960),
+    "int4 linear, not split": lambda arch: quantized(4, 16, HIDDEN, 16 * HIDDEN),
+    "int8 linear, not split": lambda arch: quantized(8, 16, HIDDEN, 16 * HIDDEN),
     "experts, 16 tokens, 8 experts": lambda arch: mixture(16, 8, 2, HIDDEN, WIDTH),
     "experts, 256 tokens, 8 experts": lambda arch: mixture(256, 8, 2, HIDDEN, WIDTH),
     "experts, 2,048 tokens, 128 experts": lambda arch: mixture(2048, 128, 8, 2048, 768),

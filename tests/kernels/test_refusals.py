@@ -119,11 +119,11 @@ def test_the_other_operations_refuse() -> None:
         api.quantized_linear(weight["x"], weight["weight"], torch.zeros(1, 36))
     with pytest.raises(KernelError, match="group: expected 64 or 128, found 32"):
         quantize_linear(torch.zeros(4, 200), 4, 32)
-    for room in (None, torch.empty(64 * 256 - 1)):
+    for room in (None, api.make_room(F32, "cpu", 4 * (64 * 256 - 1))):
         with pytest.raises(KernelError, match="room: expected at least 16384 elements, found"):
             api.linear(torch.zeros(65, 256), weight["weight"], room)
     with pytest.raises(KernelError, match=r"room: expected .*float32 on cpu, found .*bfloat16"):
-        api.linear(torch.zeros(65, 256), weight["weight"], torch.empty(16384, dtype=BF16))
+        api.linear(torch.zeros(65, 256), weight["weight"], api.make_room(BF16, "cpu"))
     for first in (8, 32):
         with pytest.raises(KernelError, match="first: expected a multiple of 16 within 37 out"):
             api.widen(weight["weight"], first, torch.empty(6, 256))
