@@ -34,14 +34,21 @@ class AttentionConfig:
 
 DECODE = {
     dim: AttentionConfig(
-        block_rows=16, block_keys=64, split_keys=256, max_splits=32, few_tokens=1, warps=4, stages=3
+        block_rows=16, block_keys=64, split_keys=256, max_splits=48, few_tokens=1, warps=4, stages=5
     )
     for dim in HEAD_DIMS
 } | {
     256: AttentionConfig(
-        block_rows=16, block_keys=32, split_keys=256, max_splits=32, few_tokens=1, warps=4, stages=3
+        block_rows=16, block_keys=32, split_keys=256, max_splits=48, few_tokens=1, warps=4, stages=5
     )
 }
+"""Slots are read before the keys they name, so a pipeline of five stages has two blocks of keys on their way; one of
+three or four has one, which nothing is computed beside. 48 splits: with 8 key heads, one long request is what an H200
+holds at once (3 blocks of threads on each of 132 multiprocessors)."""
+
+DECODE_BLOCKS = 2048
+"""Programs of a launch of decode attention, about: enough for all multiprocessors, and few that find nothing to do. One
+without work takes a multiprocessor's place for as long as a length takes to come."""
 
 EXTEND = {
     dim: AttentionConfig(
@@ -51,7 +58,7 @@ EXTEND = {
         max_splits=8,
         few_tokens=32,
         warps=8,
-        stages=3,
+        stages=5,
     )
     for dim in HEAD_DIMS
 } | {
@@ -62,7 +69,7 @@ EXTEND = {
 
 CASCADE = {
     dim: AttentionConfig(
-        block_rows=128, block_keys=64, split_keys=128, max_splits=8, few_tokens=1, warps=8, stages=3
+        block_rows=128, block_keys=64, split_keys=128, max_splits=8, few_tokens=1, warps=8, stages=5
     )
     for dim in HEAD_DIMS
 } | {
@@ -72,19 +79,28 @@ CASCADE = {
 }
 
 
-def extend_config(head_dim: int, capability: int, quantized: bool = False) -> AttentionConfig:
-    """How new tokens are computed on a device of a compute capability (80, 90, …); K/V may be quantised."""
-    return _fitting(EXTEND[head_dim], capability, quantized)
+def extend_config(
+    head_dim: int, capability: int, quantized: bool = False, wide: bool = False
+) -> AttentionConfig:
+    """How new tokens are computed on a device of a compute capability (80, 90, …).
+
+    `quantized`: K/V are. `wide`: all is float32, of which half as much is at hand at a time.
+    """
+    return _fitting(EXTEND[head_dim], capability, quantized, wide)
 
 
-def cascade_config(head_dim: int, capability: int, quantized: bool = False) -> AttentionConfig:
-    """How a shared prefix is read on a device of a compute capability."""
-    config = _fitting(CASCADE[head_dim], capability, quantized)
+def cascade_config(
+    head_dim: int, capability: int, quantized: bool = False, wide: bool = False
+) -> AttentionConfig:
+    """How a shared prefix is read; arguments as those of `extend_config`."""
+    config = _fitting(CASCADE[head_dim], capability, quantized, wide)
     # Half as many threads have twice the registers: with 8 warps this one spills there.
     return replace(config, warps=4) if head_dim == 64 and capability >= 100 else config
 
 
-def _fitting(config: AttentionConfig, capability: int, quantized: bool) -> AttentionConfig:
+def _fitting(
+    config: AttentionConfig, capability: int, quantized: bool, wide: bool
+) -> AttentionConfig:
     """What the budget's gate found: without it these spill.
 
     Before sm_90 a product's operands lie in registers too, which 64 keys at a time are too many for; from sm_100 on its
@@ -95,7 +111,7 @@ def _fitting(config: AttentionConfig, capability: int, quantized: bool) -> Atten
         config = replace(config, block_keys=min(32, config.block_keys))
     elif capability >= 100:
         config = replace(config, block_rows=max(128, config.block_rows))
-    halved = quantized and (capability < 90 or capability >= 100)
+    halved = wide or (quantized and (capability < 90 or capability >= 100))
     return replace(config, block_keys=config.block_keys // 2) if halved else config
 
 

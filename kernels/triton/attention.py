@@ -13,12 +13,19 @@ Gimelshein 2018; splits of the keys: Dao et al., Flash-Decoding, 2023; shared pr
 Scores are in units of log2, for exp2 is one instruction.
 """
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from branchwork.kernels.attention import AttentionWorkspace, SharedPrefixes
-from branchwork.kernels.configs import DECODE, AttentionConfig, cascade_config, extend_config
+from branchwork.kernels.configs import (
+    DECODE,
+    DECODE_BLOCKS,
+    AttentionConfig,
+    cascade_config,
+    extend_config,
+)
 from branchwork.kernels.triton.capability import capability_of
 
 _LOG2_E = 1.4426950408889634
@@ -107,9 +114,14 @@ def decode_kernel(
     BLOCK_KEYS: tl.constexpr, SPLIT_KEYS: tl.constexpr, MAX_SPLITS: tl.constexpr, SLOTS: tl.constexpr,
     STAGES: tl.constexpr,
 ):  # fmt: skip
-    """One program: a split of one request's own keys, for the query heads of one key head."""
-    request, kv_head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    """One program: some splits of one request's own keys, for the query heads of one key head.
+
+    How many programs share a request's splits is the host's choice, for which it needs no length; what a split is
+    follows from the length alone.
+    """
+    request, kv_head = tl.program_id(0), tl.program_id(1)
     length = tl.load(kv_len + request)
+    line = tl.load(rows + request)  # here, so that it is on its way together with the length
     shared = 0
     if shared_len is not None:
         shared = tl.load(shared_len + request)
@@ -117,9 +129,8 @@ def decode_kernel(
     if window is not None:
         begin = tl.maximum(begin, length - window)
     each = _split_keys(length - begin, SPLIT_KEYS, MAX_SPLITS, BLOCK_KEYS)
-    first = begin + split * each
-    last = tl.minimum(first + each, length)
-    if (first >= length) & (split > 0):
+    num_splits = tl.maximum(tl.cdiv(length - begin, each), 1)
+    if tl.program_id(2) >= num_splits:
         return
     GROUP: tl.constexpr = HEADS // KV_HEADS
     row = tl.arange(0, BLOCK_ROWS)
@@ -128,29 +139,20 @@ def decode_kernel(
     dim = tl.arange(0, D)
     q_at = q + (request * HEADS + head[:, None]) * D + dim[None, :]
     tile = tl.load(q_at, mask=real[:, None], other=0.0)
-    highest, total, sums = _over_keys(
-        tile, tl.full([BLOCK_ROWS], -float("inf"), tl.float32), tl.zeros([BLOCK_ROWS], tl.float32),
-        tl.zeros([BLOCK_ROWS, D], tl.float32), k_pool, v_pool, k_scale, v_scale,
-        slot_table + tl.load(rows + request).to(tl.int64) * max_len, first, last, kv_head,
-        tl.full([BLOCK_ROWS], 0, tl.int32) + (length - 1), window, scale, KV_HEADS, D, BLOCK_KEYS, True, STAGES,
-    )  # fmt: skip
-    whole = (length - begin <= each) & (shared == 0)
-    _store_rows(
-        whole,
-        out,
-        partial,
-        lse,
-        row * 0 + request,
-        head,
-        real,
-        split,
-        highest,
-        total,
-        sums,
-        HEADS,
-        D,
-        SLOTS,
-    )
+    slots = slot_table + line.to(tl.int64) * max_len
+    position = tl.full([BLOCK_ROWS], 0, tl.int32) + (length - 1)
+    whole = (num_splits == 1) & (shared == 0)
+    for split in tl.range(tl.program_id(2), num_splits, tl.num_programs(2)):
+        first = begin + split * each
+        last = tl.minimum(first + each, length)
+        highest, total, sums = _over_keys(
+            tile, tl.full([BLOCK_ROWS], -float("inf"), tl.float32), tl.zeros([BLOCK_ROWS], tl.float32),
+            tl.zeros([BLOCK_ROWS, D], tl.float32), k_pool, v_pool, k_scale, v_scale, slots, first, last, kv_head,
+            position, window, scale, KV_HEADS, D, BLOCK_KEYS, True, STAGES,
+        )  # fmt: skip
+        _store_rows(
+            whole, out, partial, lse, row * 0 + request, head, real, split, highest, total, sums, HEADS, D, SLOTS
+        )  # fmt: skip
 
 
 @triton.jit
@@ -228,10 +230,13 @@ def extend_kernel(
     length = tl.load(kv_len + request)
     few = num_new <= FEW_TOKENS
     tile_id, split = number, 0
+    TOKENS: tl.constexpr = BLOCK_ROWS // PADDED_GROUP
     if few:
         tile_id, split = number // MAX_SPLITS, number % MAX_SPLITS
-    TOKENS: tl.constexpr = BLOCK_ROWS // PADDED_GROUP
-    if tile_id * TOKENS >= num_new:
+    else:
+        # The last tile has the most keys: it begins first, so that the others end with it.
+        tile_id = tl.cdiv(num_new, TOKENS) - 1 - number
+    if (tile_id < 0) | (tile_id * TOKENS >= num_new):
         return
     before = length - num_new + tile_id * TOKENS  # keys that come before the tile's first token
     end = tl.maximum(tl.minimum(length, before + TOKENS), 0)
@@ -376,7 +381,7 @@ def attend(
 ) -> None:
     """See `api.attend`. With one new token a request it is decode, and q[i] is request i's."""
     pool = (k_pool, v_pool, k_scale, v_scale, slot_table, rows)
-    device = q.shape[2], capability_of(q.device), k_scale is not None
+    device = q.shape[2], capability_of(q.device), k_scale is not None, q.dtype is torch.float32
     if max_new_tokens == 1:
         # Beyond a window the shared keys are not looked at: then each request reads its own few.
         decode(
@@ -405,8 +410,9 @@ def decode(
     shared: SharedPrefixes | None,
     own: AttentionConfig,
     common: AttentionConfig,
+    blocks: int = DECODE_BLOCKS,
 ) -> None:
-    """Attention of one new token a request; requests that share a prefix read it once."""
+    """Attention of one new token a request; requests that share a prefix read it once. `blocks`: of threads, about."""
     num_requests, num_heads, head_dim = q.shape
     kv_heads, max_len = pool[0].shape[1], pool[4].shape[1]
     partial, lse = workspace.partial, workspace.lse
@@ -415,7 +421,8 @@ def decode(
     slots = own.max_splits + common.max_splits
     heads = {"HEADS": num_heads, "KV_HEADS": kv_heads, "D": head_dim}
     shared_len = None if shared is None else shared.shared_len
-    decode_kernel[(num_requests, kv_heads, own.max_splits)](
+    programs = min(own.max_splits, triton.cdiv(blocks, num_requests * kv_heads))
+    decode_kernel[(num_requests, kv_heads, programs)](
         q, *pool, kv_len, shared_len, out, partial, lse, log2_scale, limit, max_len, **heads,
         BLOCK_ROWS=max(own.block_rows, triton.next_power_of_2(num_heads // kv_heads)),
         BLOCK_KEYS=own.block_keys, SPLIT_KEYS=own.split_keys, MAX_SPLITS=own.max_splits, SLOTS=slots,

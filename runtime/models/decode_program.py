@@ -96,7 +96,10 @@ def _block(segment: Segment) -> int:
 
 
 class DecodeProgram:
-    """Steps of up to `num_lanes` requests with one new token each, over the state that the device keeps."""
+    """Steps of up to `num_lanes` requests with one new token each, over the state that the device keeps.
+
+    `shares`: some of them read a prefix together.
+    """
 
     def __init__(
         self,
@@ -107,13 +110,13 @@ class DecodeProgram:
         state: DeviceState,
         workspaces: Workspaces,
         device: Device,
-        cascade: bool = True,
+        shares: bool,
         captured: bool = True,
     ) -> None:
         def ints(dtype: torch.dtype = torch.int32) -> Tensor:
             return torch.zeros(num_lanes, dtype=dtype, device=device.where)
 
-        num_groups = min(MAX_GROUPS, num_lanes // 2) if cascade else 0
+        num_groups = min(MAX_GROUPS, num_lanes // 2) if shares else 0
         num_rows = len(cache.slot_table)
         self.chosen = ints()
         self._num_ids = num_ids

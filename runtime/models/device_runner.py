@@ -112,11 +112,13 @@ class DeviceRunner:
         self._num_launched = 0
         with torch.inference_mode():
             self._programs = {
-                size: DecodeProgram(
-                    size, self._num_ids, decoder, self._cache, self._state, self._workspaces, device, cascade, graphs
+                (size, shares): DecodeProgram(
+                    size, self._num_ids, decoder, self._cache, self._state, self._workspaces, device, shares, graphs
                 )
                 for size in reversed(buckets)  # the largest takes the memory that all others fit in
+                for shares in ((True, False) if cascade and size > 1 else (False,))
             }  # fmt: skip
+        self._cascade = cascade
         self._buckets = buckets
 
     @torch.inference_mode()
@@ -149,8 +151,9 @@ class DeviceRunner:
         """One launch: every request has one new token, and its next one is chosen by the program."""
         num = len(plan.segments)
         size = next(size for size in self._buckets if size >= num)
-        groups = shared_prefixes(plan) if plan.shared_prefixes else ()
-        chosen = self._programs[size].run(plan.segments, groups, self._uploads)
+        groups = shared_prefixes(plan) if self._cascade and plan.shared_prefixes else ()
+        # Where nobody shares, every layer's look for a shared prefix is left out.
+        chosen = self._programs[size, bool(groups)].run(plan.segments, groups, self._uploads)
         line = self._ring[self._num_launched % len(self._ring)][:num]
         line.copy_(chosen, non_blocking=True)
 

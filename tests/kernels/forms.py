@@ -15,6 +15,7 @@ from branchwork.kernels.api import make_room
 from branchwork.kernels.attention import AttentionWorkspace, SharedPrefixes
 from branchwork.kernels.configs import (
     DECODE,
+    DECODE_BLOCKS,
     AttentionConfig,
     ExpertsConfig,
     SampleConfig,
@@ -81,7 +82,9 @@ def triton_attend(
     counts = query_start.diff().tolist()
     if set(counts) == {1}:
         shared = shared_prefixes(groups, len(rows), q.device) if groups and not window else None
-        attention.decode(q, pool, kv_len, out, scale, window, work, shared, own, common)
+        # Of the four splits that small blocks make, each program takes two.
+        blocks = DECODE_BLOCKS if tuned else 2 * len(rows) * k_pool.shape[1]
+        attention.decode(q, pool, kv_len, out, scale, window, work, shared, own, common, blocks)
     else:
         attention.extend(q, pool, query_start, kv_len, out, scale, window, work, max(counts), new)
 

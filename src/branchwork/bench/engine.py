@@ -7,17 +7,20 @@ without sockets; what is measured is what its loop does, planning and booking in
 import argparse
 import gc
 import itertools
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from branchwork.bench.gpu import Ceilings, measure_ceilings, require_gpu
 from branchwork.bench.random_model import LLAMA_8B, random_model
-from branchwork.bench.report import Report
+from branchwork.bench.report import Report, Target
 from branchwork.runtime.engine.engine import Engine
 from branchwork.runtime.grammar.compile import compile_constraint
 from branchwork.runtime.grammar.interface import Grammar, Vocabulary
@@ -52,51 +55,72 @@ class Setup:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What can be changed."""
     parser.add_argument(
-        "--no-peer",
-        action="store_true",
-        help="leave transformers out (its compilation takes minutes)",
+        "--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure (default: all)"
     )
 
 
 def run(options: argparse.Namespace) -> Report:
     """All of it. Raises ConfigError on a machine without a GPU."""
     name = require_gpu()
-    return measure(name, measure_ceilings(), Setup(), peer=not options.no_peer)
+    live = options.json or Path(os.devnull)
+    return measure(name, measure_ceilings(), Setup(), options.parts, live)
 
 
-def measure(name: str, ceilings: Ceilings, setup: Setup, peer: bool = True) -> Report:
+PARTS = (
+    "decode", "constrained", "first-tokens", "cascade", "rounded-weights", "quantized-kv", "transformers"
+)  # fmt: skip
+"""What has a target comes first; transformers last, whose compilation takes minutes."""
+
+
+def measure(
+    name: str,
+    ceilings: Ceilings,
+    setup: Setup,
+    parts: Sequence[str] = PARTS,
+    live: Path | None = None,
+) -> Report:
     """The report for a device of these ceilings."""
     report = Report(
         f"the engine on {name}, {setup.config.num_layers} layers of {setup.config.hidden_size}",
-        ("what", "found", "unit", "beside", "over it", "to reach"),
+        ("what", "found", "unit", "beside", "over it"),
+        live=live,
     )
-    bench = _Bench(setup)
-    read = bench.model.decoder.matrix_bytes
-    # A copy reads and writes; a step only reads.
-    floor_us = read / ceilings.bytes_per_us
-    for part in (
-        _decode(bench, floor_us),
-        _first_tokens(bench),
-        _constrained(bench),
-        _rounded_weights(bench, ceilings),
-        _quantized_kv(bench),
-        _cascade(bench),
-    ):
-        for row in part:
-            report.add(*row)
-            print(*row, flush=True)
-    del bench
-    _free(setup)
-    if peer:
+    of_ours = [part for part in PARTS if part in parts and part != "transformers"]
+    if of_ours:
+        _measure_ours(report, _Bench(setup), ceilings, of_ours)
+        _free(setup)
+    if "transformers" in parts:
         for row in _transformers(setup):
             report.add(*row)
-    report.notes.append(
-        f"Floor: {floor_us / 1e3:.3g} ms for {read / 1e9:.3g} GB of layers and the head at the measured copy rate."
-    )
     return report
 
 
-Row = tuple[str, float, str, str, float | str, str]
+def _measure_ours(
+    report: Report, bench: "_Bench", ceilings: Ceilings, parts: Sequence[str]
+) -> None:
+    read = bench.model.decoder.matrix_bytes
+    # A copy reads and writes; a step only reads.
+    floor_us = read / ceilings.bytes_per_us
+    report.notes.append(
+        f"Floor: {floor_us / 1e3:.3g} ms for {read / 1e9:.3g} GB of layers and the head at the measured copy rate."
+    )
+    measuring = {
+        "decode": partial(_decode, bench, floor_us),
+        "constrained": partial(_constrained, bench),
+        "first-tokens": partial(_first_tokens, bench),
+        "cascade": partial(_cascade, bench),
+        "rounded-weights": partial(_rounded_weights, bench, ceilings),
+        "quantized-kv": partial(_quantized_kv, bench),
+    }
+    for part in parts:
+        for what, found, unit, beside, share, least in measuring[part]():
+            report.add(what, found, unit, beside, share)
+            if least is not None:
+                report.check(Target(f"{what}, over {beside}", float(share), least=least))
+
+
+Row = tuple[str, float, str, str, float | str, float | None]
+"""Name, figure, unit, what it is beside, its share of that, and the share that is to be reached."""
 
 
 @dataclass(slots=True)
@@ -212,7 +236,7 @@ def _decode(bench: _Bench, floor_us: float) -> Iterator[Row]:
             prompts = [bench.prompt(seed, setup.prompt) for seed in range(batch)]
             times[graphs, batch] = seconds = _step_s(bench, engine, prompts)
             share = floor_us / 1e6 / seconds
-            target = "≥ 80 %" if batch == 1 and graphs else ""
+            target = 0.8 if batch == 1 and graphs else None
             what = f"decode, batch {batch}" + ("" if graphs else ", no graphs")
             yield what, batch / seconds, "tokens/s", "weight floor", share, target
         del engine
@@ -228,7 +252,7 @@ def _first_tokens(bench: _Bench) -> Iterator[Row]:
             began = time.perf_counter()
             _finish(engine)
             times.append(time.perf_counter() - began)
-        yield f"first token of {length:,}", 1e3 * min(times), "ms", "", "", ""
+        yield f"first token of {length:,}", 1e3 * min(times), "ms", "", "", None
 
 
 def _constrained(bench: _Bench) -> Iterator[Row]:
@@ -246,7 +270,7 @@ def _constrained(bench: _Bench) -> Iterator[Row]:
         "tokens/s",
         "free",
         free / on_device,
-        "≥ 98 %",
+        0.98,
     )
     del engine
     engine = bench.engine(num_machines=0)
@@ -257,7 +281,7 @@ def _constrained(bench: _Bench) -> Iterator[Row]:
         "tokens/s",
         "free",
         free / by_host,
-        "",
+        None,
     )
 
 
@@ -273,7 +297,7 @@ def _rounded_weights(bench: _Bench, ceilings: Ceilings) -> Iterator[Row]:
             prompts = [bench.prompt(seed, setup.prompt) for seed in range(batch)]
             seconds = _step_s(bench, engine, prompts)
             what = f"weights in {quantize}, batch {batch}"
-            yield what, batch / seconds, "tokens/s", "weight floor", floor_s / seconds, ""
+            yield what, batch / seconds, "tokens/s", "weight floor", floor_s / seconds, None
         del engine, model
 
 
@@ -287,7 +311,7 @@ def _quantized_kv(bench: _Bench) -> Iterator[Row]:
         if kind is not None:
             seconds = _step_s(bench, bench.engine(kv_dtype=kind), prompts)
             what = f"K/V in {name}, batch {batch} of {length:,}"
-            yield what, batch / seconds, "tokens/s", "its own type", plain / seconds, ""
+            yield what, batch / seconds, "tokens/s", "its own type", plain / seconds, None
 
 
 def _cascade(bench: _Bench) -> Iterator[Row]:
@@ -304,11 +328,11 @@ def _cascade(bench: _Bench) -> Iterator[Row]:
         del engine
     yield (
         f"{requests} × ({shared:,} + {own}), shared prefix read once", requests / times[True], "tokens/s",
-        "read by each", times[False] / times[True], "",
+        "read by each", times[False] / times[True], None,
     )  # fmt: skip
 
 
-def _transformers(setup: Setup) -> Iterator[Row]:
+def _transformers(setup: Setup) -> Iterator[tuple[str, float, str, str, str]]:
     """`generate` with a static cache, compiled: its decode steps, by the difference of a long and a short answer."""
     # Seconds to import, and only this part needs it.
     from transformers import LlamaConfig, LlamaForCausalLM  # noqa: PLC0415
@@ -342,4 +366,4 @@ def _transformers(setup: Setup) -> Iterator[Row]:
         for count in (few, many):  # compiles
             seconds(count)
         step_s = (seconds(many) - seconds(few)) / (many - few)
-        yield f"transformers, static cache, batch {batch}", batch / step_s, "tokens/s", "", "", ""
+        yield f"transformers, static cache, batch {batch}", batch / step_s, "tokens/s", "", ""

@@ -31,11 +31,12 @@ def time_us(work: Work, repeat: int = 30) -> float:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         work()
-    flush = torch.empty(FLUSH_BYTES, dtype=torch.int8, device="cuda")
+    flush = torch.zeros(FLUSH_BYTES // 4, device="cuda")
     times: list[float] = []
     for _ in range(repeat):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-        flush.zero_()
+        # Read, not written: what is written would have to leave the cache while the work reads.
+        flush.sum()
         start.record()
         graph.replay()
         end.record()

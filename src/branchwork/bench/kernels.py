@@ -7,9 +7,11 @@ bytes it must move at the measured copy rate, or of its products at the measured
 import argparse
 import importlib.util
 import itertools
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from branchwork.bench.gpu import Ceilings, Work, measure_ceilings, require_gpu, time_us
-from branchwork.bench.report import Report
+from branchwork.bench.report import Report, Target
 from branchwork.kernels import api
 from branchwork.kernels.quantized import quantize_heads
 from branchwork.kernels.sampling import SamplingRows
@@ -29,7 +31,12 @@ DEVICE = "cuda"
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One line: our work, a peer's, and what must be moved or multiplied at least."""
+    """One line: our work, a peer's, and what must be moved or multiplied at least.
+
+    `others`: the same over other data, done behind it, as in a step of many layers; the figures are those of one. A
+    short piece of work alone would be measured together with the launch of its graph.
+    `share`: of the ceiling, to be reached; `ratio`: over the peer, to be reached.
+    """
 
     name: str
     work: Work
@@ -37,6 +44,15 @@ class Item:
     flop: float = 0.0
     peer: str = ""
     peer_work: Work | None = None
+    others: tuple[Work, ...] = ()
+    share: float = 0.0
+    ratio: float = 0.0
+
+    def all(self) -> None:
+        """Our work, and the others'."""
+        self.work()
+        for work in self.others:
+            work()
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -47,16 +63,21 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> Report:
     """Ceilings first, then each operation and its peer in the same sitting."""
     device = require_gpu()
-    return measure(device, measure_ceilings(), options.only)
+    return measure(device, measure_ceilings(), options.only, live=options.json or Path(os.devnull))
 
 
 def measure(
-    device: str, ceilings: Ceilings, only: str = "", clock: Callable[[Work], float] = time_us
+    device: str,
+    ceilings: Ceilings,
+    only: str = "",
+    clock: Callable[[Work], float] = time_us,
+    live: Path | None = None,
 ) -> Report:
     """The table. `clock` gives the microseconds of a piece of work."""
     report = Report(
         f"Kernels on {device}",
         ("operation", "us", "rate", "floor us", "of ceiling", "peer", "peer us", "over peer"),
+        live=live,
     )
     gigabytes, teraflops = ceilings.bytes_per_us / 1e3, ceilings.flop_per_us / 1e6
     report.notes.append(f"Ceilings: copy {gigabytes:,.0f} GB/s, product {teraflops:,.0f} TFLOP/s.")
@@ -64,7 +85,7 @@ def measure(
         for item in part():
             if not item.name.startswith(only):
                 continue
-            took = clock(item.work)
+            took = clock(item.all) / (1 + len(item.others))
             floor = item.num_bytes / ceilings.bytes_per_us + item.flop / ceilings.flop_per_us
             rate = (
                 f"{item.flop / took / 1e6:,.0f} TFLOP/s"
@@ -76,6 +97,13 @@ def measure(
                 item.name, took, rate, floor, f"{floor / took:.0%}",
                 item.peer, peer or "", peer / took if peer else "",
             )  # fmt: skip
+            if item.share:
+                of = "the product rate" if item.flop else "the copy rate"
+                report.check(Target(f"{item.name}, share of {of}", floor / took, least=item.share))
+            if item.ratio and peer:
+                report.check(
+                    Target(f"{item.name}, over {item.peer}", peer / took, least=item.ratio)
+                )
     return report
 
 
@@ -170,13 +198,15 @@ def _sdpa(context: _Context, q: Tensor, new: int) -> Work:
 
 def decode() -> Iterator[Item]:
     """One new token a request, over slots; SDPA reads keys in a row."""
-    for num_requests, length in ((32, 2048), (1, 32_768), (128, 1024)):
+    for num_requests, length, share in ((32, 2048, 0.85), (1, 32_768, 0.85), (128, 1024, 0.0)):
         context = _context(num_requests, length)
         work, q = _attend(context, 1)
+        others = tuple(_attend(_context(num_requests, length), 1)[0] for _ in range(3))
         name = f"decode {num_requests} x {length:,}"
         yield Item(
-            name, work, context.num_bytes, peer="SDPA, contiguous", peer_work=_sdpa(context, q, 1)
-        )
+            name, work, context.num_bytes, peer="SDPA, contiguous", peer_work=_sdpa(context, q, 1),
+            others=others, share=share,
+        )  # fmt: skip
         if importlib.util.find_spec("flashinfer"):
             yield Item(name + " beside flashinfer", work, context.num_bytes, peer="flashinfer, page 1",
                        peer_work=_flashinfer_decode(context, q))  # fmt: skip
@@ -211,7 +241,9 @@ def cascade() -> Iterator[Item]:
     together, _ = _attend(context, 1, shared=4096)
     alone, _ = _attend(context, 1)
     num_bytes = 2.0 * (4096 + 64 * 256) * KV_HEADS * D * 2
-    yield Item("cascade 64 x (4,096 + 256)", together, num_bytes, peer="unshared", peer_work=alone)
+    yield Item(
+        "cascade 64 x (4,096 + 256)", together, num_bytes, peer="unshared", peer_work=alone, ratio=8
+    )
 
 
 def extend() -> Iterator[Item]:
@@ -226,6 +258,7 @@ def extend() -> Iterator[Item]:
             flop=flop,
             peer="SDPA, causal",
             peer_work=_sdpa(context, q, length),
+            share=0.6,
         )
     context = _context(8, 8192)
     work, _ = _attend(context, 8)
@@ -282,8 +315,13 @@ def _rope(num_tokens: int) -> Item:
 
 
 def sample() -> Iterator[Item]:
-    """64 rows of 128,256 logits in every way of choosing, all masked; the floor is one read of the logits."""
-    num_rows, words = 64, -(-VOCAB // 32)
+    """Rows of 128,256 logits in every way of choosing, all masked; the floor is one read of the logits."""
+    for num_rows in (64, 256):
+        yield from _sample(num_rows)
+
+
+def _sample(num_rows: int) -> Iterator[Item]:
+    words = -(-VOCAB // 32)
     logits = _normal(num_rows, VOCAB)
     out = torch.empty(num_rows, dtype=torch.int32, device=DEVICE)
     workspace = api.make_sampling_workspace(num_rows, VOCAB, DEVICE)
@@ -297,8 +335,9 @@ def sample() -> Iterator[Item]:
         rows = api.device_rows(_rows(num_rows, words, temperature, top_k, top_p), VOCAB, _there)
         peer = partial(_torch_sample, logits, temperature, top_p)
         yield Item(
-            f"sample {name}", partial(api.sample_on_device, logits, rows, out, workspace),
+            f"sample {num_rows} rows, {name}", partial(api.sample_on_device, logits, rows, out, workspace),
             2.0 * logits.numel(), peer="" if top_k else "torch, no mask", peer_work=None if top_k else peer,
+            share=0.5,
         )  # fmt: skip
 
 
@@ -334,18 +373,60 @@ def _rows(num_rows: int, words: int, temperature: float, top_k: int, top_p: floa
 
 
 def linear() -> Iterator[Item]:
-    """Products with quantised weights [14,336 → 4,096], of few tokens and of a prompt's; bf16 as the peer."""
-    weight, room = _normal(HIDDEN, WIDTH), api.make_room(BF16, DEVICE)
+    """Products with quantised weights of few tokens and of a prompt's; bf16 as the peer.
+
+    Those of few tokens over weights that the second-level cache does not hold.
+    """
+    room, qkv = api.make_room(BF16, DEVICE), (HEADS + 2 * KV_HEADS) * D
+    bits: api.Bits
     for bits in (4, 8):
-        packed = api.quantize_linear(weight, 4 if bits == 4 else 8, 128)
-        for num_rows in (1, 16, 32, 64, 128, 2048):
-            x = _normal(num_rows, WIDTH)
-            flop = 2.0 * num_rows * WIDTH * HIDDEN if num_rows > 64 else 0.0
-            yield Item(
-                f"int{bits} linear, {num_rows:,} rows", partial(api.linear, x, packed, room),
-                0.0 if flop else float(packed.num_bytes), flop,
-                peer="bf16 product", peer_work=partial(torch.mm, x, weight.T),
-            )  # fmt: skip
+        for inputs, outputs in (
+            (WIDTH, HIDDEN),
+            (HIDDEN, 2 * WIDTH),
+            (HIDDEN, qkv),
+            (HIDDEN, HIDDEN),
+        ):
+            weight = _normal(outputs, inputs)
+            packed = api.quantize_linear(weight, bits, 128)
+            copies = [_copied(packed) for _ in range(WEIGHTS_BYTES // packed.num_bytes)]
+            for num_rows in (1, 16, 32, 64, 2048) if inputs == WIDTH else (1, 16):
+                x = _normal(num_rows, inputs)
+                name = f"int{bits} linear {inputs:,} to {outputs:,}, {num_rows:,} rows"
+                of_copies = tuple(partial(api.linear, x, copy, room) for copy in copies)
+                flop = 2.0 * num_rows * inputs * outputs if num_rows > 64 else 0.0
+                target = bits == 4 and num_rows <= 16
+                yield Item(
+                    name, partial(api.linear, x, packed, room), 0.0 if flop else float(packed.num_bytes), flop,
+                    peer="bf16 product", peer_work=partial(torch.mm, x, weight.T),
+                    others=() if flop else of_copies, share=0.7 if target else 0.0,
+                )  # fmt: skip
+
+
+WEIGHTS_BYTES = 256 << 20
+
+
+def _copied(linear: api.QuantizedLinear) -> api.QuantizedLinear:
+    return replace(linear, weight=linear.weight.clone(), scale=linear.scale.clone())
+
+
+def dense() -> Iterator[Item]:
+    """The library's products in bf16 of one row: each matrix of a layer, and the head."""
+    sizes = (
+        (HIDDEN, 6144),
+        (HIDDEN, HIDDEN),
+        (HIDDEN, 2 * WIDTH),
+        (WIDTH, HIDDEN),
+        (HIDDEN, VOCAB),
+    )
+    for inputs, outputs in sizes:
+        x, weights = _normal(1, inputs), [_normal(outputs, inputs) for _ in range(4)]
+        work, *others = (partial(F.linear, x, weight) for weight in weights)
+        yield Item(
+            f"bf16 linear {inputs:,} to {outputs:,}, 1 row",
+            work,
+            2.0 * inputs * outputs,
+            others=tuple(others),
+        )
 
 
 def experts() -> Iterator[Item]:
@@ -382,4 +463,5 @@ def experts() -> Iterator[Item]:
         )  # fmt: skip
 
 
-PARTS = (decode, cascade, extend, pointwise, sample, linear, experts)
+PARTS = (decode, cascade, extend, sample, linear, dense, pointwise, experts)
+"""What has a target comes first."""

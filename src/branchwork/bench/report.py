@@ -4,7 +4,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,35 @@ class Line:
     points: tuple[tuple[float, float], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A figure that is to be reached: at least `least`, or at most `most`."""
+
+    name: str
+    measured: float
+    least: float | None = None
+    most: float | None = None
+
+    @property
+    def met(self) -> bool:
+        """Whether it is."""
+        return (self.least is None or self.measured >= self.least) and (
+            self.most is None or self.measured <= self.most
+        )
+
+    def text(self) -> str:
+        """One line."""
+        bound = f"at least {self.least:g}" if self.least is not None else f"at most {self.most:g}"
+        return f"target: {self.name}: {self.measured:.3g}, to reach {bound}: {'met' if self.met else 'MISSED'}"
+
+
 @dataclass(slots=True)
 class Report:
     """A title, the meaning of each column, and rows of values. `notes` are sentences below the table.
 
     `panels` are the columns to draw, those of one unit together; none: each column of figures. `line` is drawn
-    instead, where there is one.
+    instead, where there is one. With `live`, each row is printed and all so far are in that file as soon as it is
+    known: what is cut off keeps what was measured.
     """
 
     title: str
@@ -32,11 +55,24 @@ class Report:
     notes: list[str] = field(default_factory=list)
     panels: tuple[tuple[str, ...], ...] = ()
     line: "Line | None" = None
+    targets: list[Target] = field(default_factory=list)
+    live: Path | None = None
 
     def add(self, *row: Any) -> None:
         """One more row, as many values as columns."""
         assert len(row) == len(self.columns), f"{len(row)} values for {len(self.columns)} columns"
         self.rows.append(row)
+        self._show(" | ".join(map(show, row)))
+
+    def check(self, target: Target) -> None:
+        """One more figure that was to be reached."""
+        self.targets.append(target)
+        self._show(target.text())
+
+    def _show(self, line: str) -> None:
+        if self.live is not None:
+            print(line, flush=True)
+            self.save(self.live)
 
     def text(self) -> str:
         """The table, aligned for a terminal (and readable as Markdown)."""
@@ -48,14 +84,19 @@ class Report:
         ]
         lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
         return "\n".join(
-            [f"## {self.title}", "", *lines, *([""] if self.notes else []), *self.notes]
-        )
+            [
+                f"## {self.title}", "", *lines, *([""] if self.notes else []), *self.notes,
+                *(target.text() for target in self.targets),
+            ]
+        )  # fmt: skip
 
     def save(self, path: Path) -> None:
         """Write the figures as JSON."""
         rows = [dict(zip(self.columns, row, strict=True)) for row in self.rows]
         body = {"title": self.title, "when": time.strftime("%Y-%m-%d"), "rows": rows}
-        path.write_text(json.dumps(body | {"notes": self.notes}, indent=1) + "\n")
+        targets = [asdict(target) | {"met": target.met} for target in self.targets]
+        body |= {"notes": self.notes} | ({"targets": targets} if targets else {})
+        path.write_text(json.dumps(body, indent=1) + "\n")
 
 
 def show(value: Any) -> str:
