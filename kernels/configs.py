@@ -46,6 +46,16 @@ DECODE = {
 three or four has one, which nothing is computed beside. 48 splits: with 8 key heads, one long request is what an H200
 holds at once (3 blocks of threads on each of 132 multiprocessors)."""
 
+
+def decode_config(head_dim: int, capability: int, quantized: bool = False) -> AttentionConfig:
+    """How one new token a request is computed; arguments as those of `extend_config`.
+
+    What a split is is the same on every device. On sm_100 two blocks of keys that become bfloat16 on their way spill.
+    """
+    config = DECODE[head_dim]
+    return replace(config, stages=3) if quantized and capability >= 100 else config
+
+
 DECODE_BLOCKS = 2048
 """Programs of a launch of decode attention, about: enough for all multiprocessors, and few that find nothing to do. One
 without work takes a multiprocessor's place for as long as a length takes to come."""
@@ -119,16 +129,18 @@ def _fitting(
 class SampleConfig:
     """A row of logits is cut into chunks, one for a block of threads; what may be kept is then searched in blocks.
 
-    `choose_warps`: of the program that chooses a row's token, after all others.
+    `choose_warps`: of the program that chooses a row's token, after all others. `cut_blocks`: of threads, about, for
+    all rows together, that look for what a cut may keep.
     """
 
     chunk: int
     search_block: int
     warps: int
     choose_warps: int
+    cut_blocks: int
 
 
-SAMPLE = SampleConfig(chunk=2048, search_block=1024, warps=8, choose_warps=8)
+SAMPLE = SampleConfig(chunk=2048, search_block=1024, warps=8, choose_warps=8, cut_blocks=1024)
 
 
 def sample_config(capability: int) -> SampleConfig:

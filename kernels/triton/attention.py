@@ -20,10 +20,10 @@ from torch import Tensor
 
 from branchwork.kernels.attention import AttentionWorkspace, SharedPrefixes
 from branchwork.kernels.configs import (
-    DECODE,
     DECODE_BLOCKS,
     AttentionConfig,
     cascade_config,
+    decode_config,
     extend_config,
 )
 from branchwork.kernels.triton.capability import capability_of
@@ -386,7 +386,7 @@ def attend(
         # Beyond a window the shared keys are not looked at: then each request reads its own few.
         decode(
             q, pool, kv_len, out, scale, window, workspace, None if window else shared,
-            DECODE[q.shape[2]], cascade_config(*device),
+            decode_config(*device[:3]), cascade_config(*device),
         )  # fmt: skip
     else:
         extend(

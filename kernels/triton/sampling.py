@@ -135,12 +135,11 @@ def _candidates(
     """
     k, p, least, _ = _cuts(row, width, temperature, top_k, top_p, min_p)
     warmth = tl.load(temperature + row)
-    highest, tops, sums = _chunk_sums(
-        chunk_highest, chunk_sum, row, tl.num_programs(1), warmth, CHUNKS
-    )
+    num_chunks = tl.cdiv(width, CHUNK)
+    highest, tops, sums = _chunk_sums(chunk_highest, chunk_sum, row, num_chunks, warmth, CHUNKS)
     better = tl.sum((tops[None, :] > tops[:, None]).to(tl.int32), 1)
     lowest = tl.min(tl.where(better < k, tops, float("inf")), 0)
-    lowest = tl.where(k <= tl.num_programs(1), lowest, -float("inf"))
+    lowest = tl.where(k <= num_chunks, lowest, -float("inf"))
     # Half of the bound: the sum is rounded.
     lightest = tl.maximum(0.5 * (1 - p) * tl.sum(sums, 0) / width, least)
     lightest = tl.where(k < width, 0.0, lightest)
@@ -160,15 +159,18 @@ def count_kernel(
     presence_penalty, mask, mask_row, edited, seen, bias, chunk_highest, chunk_sum, chunk_count,
     CHUNK: tl.constexpr, CHUNKS: tl.constexpr,
 ):  # fmt: skip
-    """One program: how many candidates a chunk of a row has, if the row is cut."""
-    row, chunk = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    """One program: how many candidates each of some chunks of a row has, if the row is cut."""
+    row = tl.program_id(0).to(tl.int64)
     k, p, least, cut = _cuts(row, width, temperature, top_k, top_p, min_p)
+    num_chunks = tl.cdiv(width, CHUNK)
     if cut:
-        token, weight, kept = _candidates(
-            logits, stride, width, temperature, top_k, top_p, min_p, repetition_penalty, frequency_penalty,
-            presence_penalty, mask, mask_row, edited, seen, bias, chunk_highest, chunk_sum, row, chunk, CHUNK, CHUNKS,
-        )  # fmt: skip
-        tl.store(chunk_count + row * tl.num_programs(1) + chunk, tl.sum(kept.to(tl.int32), 0))
+        for chunk in tl.range(tl.program_id(1), num_chunks, tl.num_programs(1)):
+            token, weight, kept = _candidates(
+                logits, stride, width, temperature, top_k, top_p, min_p, repetition_penalty, frequency_penalty,
+                presence_penalty, mask, mask_row, edited, seen, bias, chunk_highest, chunk_sum, row, chunk, CHUNK,
+                CHUNKS,
+            )  # fmt: skip
+            tl.store(chunk_count + row * num_chunks + chunk, tl.sum(kept.to(tl.int32), 0))
 
 
 @triton.jit
@@ -177,20 +179,23 @@ def compact_kernel(
     presence_penalty, mask, mask_row, edited, seen, bias, chunk_highest, chunk_sum, chunk_count, list_weight,
     list_token, CHUNK: tl.constexpr, CHUNKS: tl.constexpr,
 ):  # fmt: skip
-    """One program: writes a chunk's candidates behind those of the chunks before it."""
-    row, chunk = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    """One program: writes the candidates of some chunks, each chunk's behind those of the chunks before it."""
+    row = tl.program_id(0).to(tl.int64)
     k, p, least, cut = _cuts(row, width, temperature, top_k, top_p, min_p)
+    num_chunks = tl.cdiv(width, CHUNK)
     if cut:
-        token, weight, kept = _candidates(
-            logits, stride, width, temperature, top_k, top_p, min_p, repetition_penalty, frequency_penalty,
-            presence_penalty, mask, mask_row, edited, seen, bias, chunk_highest, chunk_sum, row, chunk, CHUNK, CHUNKS,
-        )  # fmt: skip
-        place = tl.arange(0, CHUNKS)
-        counts = chunk_count + row * tl.num_programs(1) + place
-        before = tl.sum(tl.load(counts, mask=place < chunk, other=0), 0)
-        target = row * width + before + tl.cumsum(kept.to(tl.int32), 0) - 1
-        tl.store(list_weight + target, weight, mask=kept)
-        tl.store(list_token + target, token, mask=kept)
+        for chunk in tl.range(tl.program_id(1), num_chunks, tl.num_programs(1)):
+            token, weight, kept = _candidates(
+                logits, stride, width, temperature, top_k, top_p, min_p, repetition_penalty, frequency_penalty,
+                presence_penalty, mask, mask_row, edited, seen, bias, chunk_highest, chunk_sum, row, chunk, CHUNK,
+                CHUNKS,
+            )  # fmt: skip
+            place = tl.arange(0, CHUNKS)
+            counts = chunk_count + row * num_chunks + place
+            before = tl.sum(tl.load(counts, mask=place < chunk, other=0), 0)
+            target = row * width + before + tl.cumsum(kept.to(tl.int32), 0) - 1
+            tl.store(list_weight + target, weight, mask=kept)
+            tl.store(list_token + target, token, mask=kept)
 
 
 @triton.jit
@@ -361,8 +366,10 @@ def sample(
     found = (workspace.chunk_highest, workspace.chunk_sum)
     raw = (None, None) if logprobs is None else (workspace.raw_highest, workspace.raw_sum)
     listed = (workspace.list_weight, workspace.list_token)
-    grid, sizes = (num_rows, num_chunks), {"CHUNK": config.chunk, "CHUNKS": chunks}
-    scan_kernel[grid](
+    sizes = {"CHUNK": config.chunk, "CHUNKS": chunks}
+    # A row that is not cut has nothing to do in the second and the third: few programs find that out.
+    grid = num_rows, min(num_chunks, triton.cdiv(config.cut_blocks, num_rows))
+    scan_kernel[(num_rows, num_chunks)](
         *head, *penalties, *edits, *found, workspace.chunk_token, *raw,
         CHUNK=config.chunk, num_warps=config.warps,
     )  # fmt: skip

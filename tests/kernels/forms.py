@@ -42,7 +42,8 @@ SMALL = AttentionConfig(
     block_rows=16, block_keys=16, split_keys=32, max_splits=4, few_tokens=4, warps=4, stages=1
 )
 FEW_PAIRS = ExpertsConfig(block_rows=16, block_columns=32, block_inputs=32, warps=4, stages=1)
-CHUNKS = SampleConfig(chunk=32, search_block=64, warps=4, choose_warps=4)
+CHUNKS = SampleConfig(chunk=32, search_block=64, warps=4, choose_warps=4, cut_blocks=60)
+"""Rows of 100 tokens are four chunks; with 20 to 50 rows a program looks through two of them, or all."""
 
 
 def reference_attend(groups: Any = (), **arguments: Any) -> None:

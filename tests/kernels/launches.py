@@ -9,7 +9,12 @@ from torch import Tensor
 from branchwork.kernels import api
 from branchwork.kernels.attention import SharedPrefixes, make_workspace
 from branchwork.kernels.automaton import Automata, Places
-from branchwork.kernels.configs import DECODE, cascade_config, extend_config, sample_config
+from branchwork.kernels.configs import (
+    cascade_config,
+    decode_config,
+    extend_config,
+    sample_config,
+)
 from branchwork.kernels.device_rows import DeviceRows, make_sampling_workspace
 from branchwork.kernels.lanes import Lanes, RowState
 from branchwork.kernels.quantized import QuantizedLinear
@@ -51,7 +56,8 @@ def decode(
     groups = SharedPrefixes(ints(33), ints(64), ints(32), ints(64)) if shared else None
     q = empty(64, HEADS, dim)
     work = make_workspace(64, 2048, HEADS, dim, "meta")
-    configs = DECODE[dim], cascade_config(dim, arch, dtype is not BF16)
+    quantized = dtype is not BF16
+    configs = decode_config(dim, arch, quantized), cascade_config(dim, arch, quantized)
     attention.decode(
         q, pool(dtype, dim=dim), ints(64), q, dim**-0.5, window, work, groups, *configs
     )
