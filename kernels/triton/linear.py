@@ -139,8 +139,8 @@ def _finish_tile(
 ):
     """Store a tile that has no splits; else leave this split's sums, and the last of them to come adds them all up.
 
-    Which one is last is chance, but it adds the splits in their order: a row has the same bits in every batch. What
-    the others have stored is seen by it: their stores come before the barrier, that before the count, which releases
+    Which one is last is chance, but it adds the splits in their order, so nothing of a sum is. What the others have
+    stored is seen by it: their stores come before the barrier, that before the count, which releases
     them and acquires them (PTX's causality order).
     """
     if SPLITS > 1:

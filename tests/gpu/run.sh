@@ -9,10 +9,11 @@
 # that takes too long is ended; what it had measured is kept. Figures go to RESULTS as JSON, all output to RESULTS/log, and
 # the last lines say which targets are met. The status is 1 where a step failed or there is no GPU.
 #
-# A bare machine needs python with torch, triton, transformers, numba, pytest, pytest-xdist, pytest-timeout and hypothesis,
-# and this tree; nothing is installed. Wheels of what else it lacks come in a folder, for its version of python:
-#   pip download --no-deps --only-binary=:all: --python-version 3.12 --platform manylinux_2_17_x86_64 … -d WHEELS \
-#     greenlet msgspec pyzmq interegular lark outlines-core
+# A bare machine needs python (3.11 or later) with torch, triton, transformers, numba, regex, tqdm, safetensors, pytest,
+# pytest-xdist, pytest-timeout and hypothesis, and this tree; nothing is installed. Wheels of what else it lacks come in a
+# folder, for its python; they take 1 MB:
+#   pip download --no-deps --only-binary=:all: --python-version 3.12 --platform manylinux_2_28_x86_64 \
+#     --platform manylinux_2_24_x86_64 --platform manylinux2014_x86_64 -d WHEELS greenlet msgspec interegular
 #   WHEELS=… tests/gpu/run.sh RESULTS cases kernels engine
 set -uo pipefail
 cd "$(dirname "$0")/../.."
@@ -63,12 +64,12 @@ engine=("$python" -m branchwork bench engine)
 
 for name in "${steps[@]}"; do
     case $name in
-    cases) step cases 90 "${pytest[@]}" tests/kernels ;;
+    cases) step cases 90 "${pytest[@]}" tests/kernels/test_cases.py tests/kernels/test_refusals.py ;;
     kernels) step kernels 120 "$python" -m branchwork bench kernels --json "$results/kernels.json" ;;
     engine) step engine 140 "${engine[@]}" --parts decode constrained --json "$results/engine.json" ;;
     programs)
         wait "$compiling"
-        step programs 120 "${pytest[@]}" tests/runtime/models
+        step programs 120 "${pytest[@]}" tests/runtime/models/test_device_runner.py
         ;;
     more)
         step more 130 "${engine[@]}" --parts cascade first-tokens rounded-weights quantized-kv \
