@@ -164,7 +164,10 @@ def count_kernel(
     k, p, least, cut = _cuts(row, width, temperature, top_k, top_p, min_p)
     num_chunks = tl.cdiv(width, CHUNK)
     if cut:
-        for chunk in tl.range(tl.program_id(1), num_chunks, tl.num_programs(1)):
+        # What is the same for all chunks is worked out for each: kept, it takes twice as many registers.
+        for chunk in tl.range(
+            tl.program_id(1), num_chunks, tl.num_programs(1), num_stages=1, disable_licm=True
+        ):
             token, weight, kept = _candidates(
                 logits, stride, width, temperature, top_k, top_p, min_p, repetition_penalty, frequency_penalty,
                 presence_penalty, mask, mask_row, edited, seen, bias, chunk_highest, chunk_sum, row, chunk, CHUNK,
@@ -184,7 +187,10 @@ def compact_kernel(
     k, p, least, cut = _cuts(row, width, temperature, top_k, top_p, min_p)
     num_chunks = tl.cdiv(width, CHUNK)
     if cut:
-        for chunk in tl.range(tl.program_id(1), num_chunks, tl.num_programs(1)):
+        # What is the same for all chunks is worked out for each: kept, it takes twice as many registers.
+        for chunk in tl.range(
+            tl.program_id(1), num_chunks, tl.num_programs(1), num_stages=1, disable_licm=True
+        ):
             token, weight, kept = _candidates(
                 logits, stride, width, temperature, top_k, top_p, min_p, repetition_penalty, frequency_penalty,
                 presence_penalty, mask, mask_row, edited, seen, bias, chunk_highest, chunk_sum, row, chunk, CHUNK,
