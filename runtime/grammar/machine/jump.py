@@ -20,6 +20,7 @@ from branchwork.runtime.grammar.machine.program import (
     COUNTED,
     DFA,
     FREE_ORDER,
+    LEAVE,
     LIT,
     LOOPING,
     NO_BYTE,
@@ -193,8 +194,11 @@ def choosing_cost(code: Code, w: Words, owner: int, p: int) -> int:
     separator = int64(code[code[owner + 5] + 1])
     if code[owner] != OBJECT:
         index, count = w[p + 1] & FIELD_MASK, w[p + 1] >> FIELD_SHIFT
-        due = index < code[owner + 6] or count < code[owner + 11]
-        return -separator if due else code[owner + 14] - separator
+        if index < code[owner + 6] or count < code[owner + 11]:
+            return -separator
+        if index < code[owner + 8]:
+            return int64(code[code[owner + ARRAY_WORDS + index] + 1])
+        return int64(code[owner + 14]) - separator
     if not may_close(code, w, owner, (p - NODES) // NODE_WORDS):
         return -separator
     table, num = owner + OBJECT_WORDS, code[owner + 9]
@@ -229,7 +233,9 @@ def cost_of(code: Code, w: Words, i: int) -> int:
     """
     p = CONFIGS + 3 * i
     a, x, node = w[p], w[p + 1], w[p + 2]
-    cost = w[COSTS + node] + code[code[a + 2] + 1]
+    # What is due to an owner that is being left is what is being read.
+    stack = w[NODES + NODE_WORDS * node + 3] if code[code[a + 2]] == LEAVE else node
+    cost = w[COSTS + stack] + code[code[a + 2] + 1]
     if code[a] == LIT:
         cost += code[a + 3] - x
     else:
