@@ -187,18 +187,8 @@ def _edges(dfa: Dfa) -> tuple[tuple[tuple[int, int, int], ...], ...]:
 
 @functools.lru_cache(maxsize=4096)
 def _in_order(dfa: Dfa) -> list[int] | None:
-    """All live states, each before those that it leads to (Kahn's order); None if some state leads back to itself."""
-    targets = [[t for t in found if t != DEAD] for found in normal.successors(dfa.table)]
-    left = [0] * dfa.num_states
-    for target in itertools.chain.from_iterable(targets):
-        left[target] += 1
-    order = [dfa.start] if dfa.start != DEAD and left[dfa.start] == 0 else []
-    for state in order:
-        for target in targets[state]:
-            left[target] -= 1
-            if left[target] == 0:
-                order.append(target)
-    return order if len(order) == dfa.num_states - 1 else None
+    """All live states, each before those that it leads to; None if some state leads back to itself."""
+    return normal.in_order(normal.successors(dfa.table), dfa.start)
 
 
 # ------------------------------------------------------------------ normal form
@@ -338,13 +328,17 @@ class Nfa:
         for subset in order:
             members = (subsets.moves(kept[index], columns) for index in _bits(subset))
             moves = functools.reduce(lambda a, b: list(map(operator.or_, a, b)), members)
-            for full in set(moves).difference(numbers):
-                least = full & absorbed or full
-                if least not in numbers:
-                    numbers[least] = len(order) + 1
-                    order.append(least)
-                numbers[full] = numbers[least]
-            rows.append(list(map(numbers.__getitem__, moves)))
+            # By identity first: to hash a set of thousand states takes a microsecond, and most columns lead alike.
+            number: dict[int, int] = {}
+            for full in {id(full): full for full in moves}.values():
+                if full not in numbers:
+                    least = full & absorbed or full
+                    if least not in numbers:
+                        numbers[least] = len(order) + 1
+                        order.append(least)
+                    numbers[full] = numbers[least]
+                number[id(full)] = numbers[full]
+            rows.append([number[id(full)] for full in moves])
             if len(order) > limit:
                 raise TooManyStates(f"the automaton has more than {limit} states")
         accepting = np.array([False, *(bool(subset & ending) for subset in order)])
@@ -399,7 +393,7 @@ class _Subsets:
             for low, high, target in self._nfa.edges(state):
                 reached = self.closure(target)
                 for column in range(columns[low], columns[high + 1]):
-                    found[column] |= reached
+                    found[column] = found[column] | reached if found[column] else reached
         return found
 
 
@@ -432,7 +426,7 @@ def of_strings(strings: Iterable[bytes]) -> Dfa:
     final = [False]
     path, previous = [0], b""
     for string in ordered:
-        common = _common_prefix(previous, string)
+        common = common_prefix(previous, string)
         del path[common + 1 :]
         for byte in string[common:]:
             edges[path[-1]][byte] = len(edges)
@@ -446,9 +440,11 @@ def of_strings(strings: Iterable[bytes]) -> Dfa:
     return _of_trie(edges, final)
 
 
-def _common_prefix(a: bytes, b: bytes) -> int:
-    length = min(len(a), len(b))
-    return next((index for index in range(length) if a[index] != b[index]), length)
+def common_prefix(a: bytes, b: bytes) -> int:
+    """With how many bytes two strings begin alike."""
+    size = min(len(a), len(b))
+    differing = int.from_bytes(a[:size], "big") ^ int.from_bytes(b[:size], "big")
+    return size - (differing.bit_length() + 7) // 8
 
 
 def _of_trie(edges: list[dict[int, int]], final: list[bool]) -> Dfa:

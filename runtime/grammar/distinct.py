@@ -86,6 +86,8 @@ class Values:
         return found
 
     def _counted(self, node: ir.Node) -> tuple[int, int]:
+        if isinstance(node, ir.Choice):
+            return len(node.strings), len(node.strings)
         regular = _regular(node)
         if regular is not None:
             count = regular.count()

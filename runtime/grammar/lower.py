@@ -14,7 +14,7 @@ import numpy as np
 
 from branchwork.runtime.grammar import dfa, ir
 from branchwork.runtime.grammar.blocks import block_of
-from branchwork.runtime.grammar.dfa import Dfa, TooManyStates
+from branchwork.runtime.grammar.dfa import Dfa, TooManyStates, common_prefix
 from branchwork.runtime.grammar.lengths import Lengths, shortest
 from branchwork.runtime.grammar.machine import program
 from branchwork.runtime.grammar.machine.program import COST_LIMIT, NONE, Code, Program
@@ -58,6 +58,7 @@ class _Emitter:
         self.records = False
         self._shared: dict[int, int] = {}
         self._kept: list[ir.Node] = []
+        self._choices: dict[frozenset[bytes], int] = {}
         self._calls: list[tuple[int, str]] = []
         self.ret = self._emit(program.RET, 0)
 
@@ -137,8 +138,18 @@ class _Emitter:
         return self._with_piece(self._block(language, None), program.DFA, cost, following, 0)
 
     def _choice(self, strings: frozenset[bytes], following: int) -> int:
-        """A large set of strings as literals and branches: the trie of its members, equal branches shared."""
-        ordered = sorted(strings)
+        """A large set of strings: emitted once, and called, since schemas repeat their largest sets."""
+        target = self._choices.get(strings)
+        if target is None:
+            target = self._choices[strings] = self._trie(strings)
+        if following == self.ret:
+            return target
+        cost = min(self.code[target + 1] + self.code[following + 1], COST_LIMIT)
+        return self._emit(program.CALL, cost, following, target)
+
+    def _trie(self, strings: frozenset[bytes]) -> int:
+        """Literals and branches: the trie of the strings, equal branches shared."""
+        ordered, following = sorted(strings), self.ret
         known: dict[tuple[tuple[bytes, int], ...], int] = {}
 
         def branch(options: list[tuple[bytes, int]]) -> int:
@@ -150,7 +161,7 @@ class _Emitter:
         # The branches that the string is within: how deep each is, and its options so far.
         within: list[tuple[int, list[tuple[bytes, int]]]] = [(0, [])]
         for string, following_string in itertools.zip_longest(ordered, ordered[1:], fillvalue=b""):
-            common = _common_prefix(string, following_string)
+            common = common_prefix(string, following_string)
             if common > within[-1][0]:
                 within.append((common, []))
             within[-1][1].append((string[within[-1][0] :], following))
@@ -386,13 +397,6 @@ def _join_regular(options: list[ir.Node]) -> list[ir.Node]:
         return [*others, ir.Piece(dfa.union(*pieces) if len(pieces) > 1 else pieces[0])]
     except TooManyStates:
         return options
-
-
-def _common_prefix(a: bytes, b: bytes) -> int:
-    """How many bytes the two have in common at their beginning."""
-    length = min(len(a), len(b))
-    differing = int.from_bytes(a[:length], "big") ^ int.from_bytes(b[:length], "big")
-    return length - (differing.bit_length() + 7) // 8
 
 
 def _refuse_left_recursion(code: Any, entry: int, names: dict[int, str]) -> None:

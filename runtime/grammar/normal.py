@@ -6,7 +6,8 @@ the same normal form, array by array.
 
 import functools
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,14 +26,21 @@ def minimal(classes: Classes, table: Table, accepting: Flags, start: int) -> For
     """The normal form of any automaton."""
     distance = distances(table, accepting)
     table, start = _trim(table, distance, start)
-    table, accepting, start = _merge_states(table, accepting, distance, start)
+    order = None if _has_loop(table) else in_order(successors(table), start)
+    if order is not None:
+        table, accepting, start = _merge_upwards(table, accepting, order, start)
+    else:
+        table, accepting, start = _merge_states(table, accepting, distance, start)
     return numbered(classes, table, accepting, start)
 
 
 def numbered(classes: Classes, table: Table, accepting: Flags, start: int) -> Form:
     """The normal form of an automaton that is trim and minimal already (unreachable states may be left)."""
     classes, table = merge_classes(classes, table)
+    num_states = len(table)
     table, accepting, start = _number(table, accepting, start)
+    if start != DEAD and len(table) < num_states:  # what only those told apart that are gone
+        classes, table = merge_classes(classes, table)
     return (classes if start != DEAD else np.zeros(256, np.uint8)), table, accepting, start
 
 
@@ -96,27 +104,79 @@ def _trim(table: Table, distance: npt.NDArray[np.int32], start: int) -> tuple[Ta
     return table, DEAD if useless[start] else start
 
 
+def _has_loop(table: Table) -> bool:
+    """Whether a state leads to itself: so most languages without an end are told at once."""
+    return bool((table == np.arange(len(table))[:, None])[1:].any())
+
+
+def in_order(targets: Sequence[Sequence[int]], start: int) -> list[int] | None:
+    """The states that can be reached, each before those that it leads to (Kahn's order); None if there is a circle."""
+    if start == DEAD:
+        return []
+    reached = breadth_first(targets, start)[1:]
+    left = [0] * len(targets)
+    for state in reached:
+        for target in targets[state]:
+            left[target] += 1
+    order = [start] if left[start] == 0 else []
+    for state in order:
+        for target in targets[state]:
+            left[target] -= 1
+            if left[target] == 0 and target != DEAD:
+                order.append(target)
+    return order if len(order) == len(reached) else None
+
+
+def _merge_upwards(
+    table: Table, accepting: Flags, order: list[int], start: int
+) -> tuple[Table, Flags, int]:
+    """From the leaves up, a state with the end and the edges of another is that other: linear in the table.
+
+    As in "Incremental construction of minimal acyclic finite-state automata" (Daciuk et al., 2000).
+    """
+    rows, ends = table.tolist(), accepting.tolist()
+    number, kept = [DEAD] * len(rows), [DEAD]
+    same: dict[tuple[int, ...], int] = {}
+    for state in reversed(order):
+        key = (ends[state], *map(number.__getitem__, rows[state]))
+        found = same.setdefault(key, len(kept))
+        if found == len(kept):
+            kept.append(state)
+        number[state] = found
+    renamed = np.array(number, np.int32)[table[kept]]
+    return renamed, accepting[kept], number[start]
+
+
 def _merge_states(
     table: Table, accepting: Flags, distance: npt.NDArray[np.int32], start: int
 ) -> tuple[Table, Flags, int]:
-    """Moore's refinement, begun at the distances to acceptance (equal states have equal ones).
+    """Hopcroft's refinement, begun at the distances to acceptance (equal states have equal ones).
 
-    A state that is alone in its block stays so: only the others are looked at again.
+    Of a block that splits the largest part keeps the name, and only states that lead to others are looked at again.
     """
-    block = (distance + 1).astype(np.uint64)
+    block = (distance + 1).astype(np.int64)
     weights = _weights(table.shape[1] + 1)
-    active, num_blocks, unused = np.arange(len(table)), 0, int(block.max()) + 1
-    while len(active):
-        signature = block[active] * weights[0]
-        signature += (block[table[active]] * weights[1:]).sum(axis=1)
-        _, found, sizes = np.unique(signature, return_inverse=True, return_counts=True)
-        if len(sizes) == num_blocks:
+    lead_to = _leading_to(table)
+    affected, num_names = np.arange(len(table)), int(block.max()) + 1
+    while True:
+        sizes = np.bincount(block, minlength=num_names)
+        affected = affected[sizes[block[affected]] > 1]
+        if not len(affected):
             break
-        block[active] = found + unused
-        unused += len(sizes)
-        shared = sizes > 1
-        num_blocks = int(shared.sum())
-        active = active[shared[found]]
+        own = block[affected].astype(np.uint64)
+        signature = own * weights[0]
+        signature += (block[table[affected]].astype(np.uint64) * weights[1:]).sum(axis=1)
+        _, first, part, count = np.unique(
+            signature, return_index=True, return_inverse=True, return_counts=True
+        )
+        renamed = _split(block[affected[first]], count, sizes)
+        names = np.full(len(first), -1, np.int64)
+        names[renamed] = np.arange(num_names, num_names + len(renamed))
+        num_names += len(renamed)
+        moves = names[part] >= 0
+        moved = affected[moves]
+        block[moved] = names[part[moves]]
+        affected = lead_to(moved)
     # The dead state is the only one without a distance: its block keeps number 0, as its state does.
     _, first, number = np.unique(block, return_index=True, return_inverse=True)
     order = np.arange(len(first))
@@ -124,6 +184,35 @@ def _merge_states(
     order[dead], order[0] = 0, dead
     number, first = order[number], first[order]
     return number[table[first]].astype(np.int32), accepting[first], int(number[start])
+
+
+def _split(home: npt.NDArray[np.int64], count: Any, sizes: Any) -> npt.NDArray[np.int64]:
+    """Which parts of blocks get names of their own, by number; `home` says of which block each part is.
+
+    Those that were not looked at keep their block's name; where all were, the largest part does.
+    """
+    order = np.lexsort((-count, home))
+    is_largest = np.ones(len(home), np.bool_)
+    is_largest[1:] = home[order[1:]] != home[order[:-1]]
+    looked_at = np.bincount(home, weights=count, minlength=len(sizes))
+    keeps = is_largest & (looked_at[home[order]] == sizes[home[order]])
+    parts: npt.NDArray[np.int64] = order[~keeps]
+    return parts
+
+
+def _leading_to(table: Table) -> Callable[[npt.NDArray[np.int64]], npt.NDArray[np.int64]]:
+    """Finds the states that lead to any of some states."""
+    targets = table.ravel()
+    order = np.argsort(targets, kind="stable")
+    sources = order // table.shape[1]
+    bounds = np.searchsorted(targets[order], np.arange(len(table) + 1))
+
+    def find(states: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        leading = [sources[bounds[state] : bounds[state + 1]] for state in states.tolist()]
+        found: npt.NDArray[np.int64] = np.unique(np.concatenate([states[:0], *leading]))
+        return found
+
+    return find
 
 
 @functools.cache

@@ -201,7 +201,7 @@ class _Branch:
 
     def telling(self, state: _State) -> str:
         """The digits after which the numeral may go on in different ways; those between two of them are alike."""
-        if self.divisors:
+        if any(divisor.modulus > 1 for divisor in self.divisors):
             return _DIGITS
         index, in_fraction = state.position, state.phase == "fraction"
         digits = {"0"}

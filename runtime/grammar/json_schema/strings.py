@@ -66,7 +66,7 @@ def text_dfa(language: Language) -> Dfa:
     present = [
         text_dfa(part) for part in language.parts if part not in lengths and part not in absent
     ]
-    found = functools.reduce(Dfa.__and__, present, any_text())
+    found = functools.reduce(Dfa.__and__, present) if present else any_text()
     for part in absent:
         found = found - text_dfa(part.inner)
     for bounds in lengths:

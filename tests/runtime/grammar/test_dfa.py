@@ -1,5 +1,7 @@
 from itertools import product
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -103,3 +105,41 @@ def test_growth_beyond_the_fuel_is_refused() -> None:
     tail = dfa.repeat(letter, 20, 20)
     with pytest.raises(TooManyStates):
         dfa.concat(dfa.star(letter), dfa.literal(b"a"), tail)
+
+
+@st.composite
+def automata(draw: st.DrawFn) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_], int]:
+    """Any table over a and b and all other bytes, with states that lead nowhere and that nothing leads to."""
+    size = draw(st.integers(1, 6))
+    only_onward = draw(st.booleans())
+    rows = [[0, 0, 0]]
+    for state in range(1, size + 1):
+        targets = st.integers(state + 1, size) if only_onward and state < size else st.just(0)
+        if not only_onward:
+            targets = st.integers(1, size)
+        rows.append([0, *(draw(st.one_of(st.just(0), targets)) for _ in "ab")])
+    ends = [False, *(draw(st.booleans()) for _ in range(size))]
+    return np.array(rows, np.int32), np.array(ends), draw(st.integers(1, size))
+
+
+@given(automata())
+def test_the_normal_form_is_that_of_the_language_whatever_states_nothing_leads_to(
+    automaton: tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_], int],
+) -> None:
+    table, ends, start = automaton
+    classes = np.zeros(256, np.uint8)
+    classes[list(b"ab")] = 1, 2
+    made = dfa.make(classes, table, ends, start)
+
+    def accepts(word: bytes) -> bool:
+        state = start
+        for byte in word:
+            state = int(table[state, classes[byte]])
+        return bool(ends[state])
+
+    expected = {word for word in EVERY if accepts(word)}
+    assert members(made) == expected
+    if made.is_finite() and made.num_states <= 5:  # no member is longer than those of EVERY
+        assert made == dfa.of_strings(expected)
+    # Twice side by side is the same language, in states that were numbered in another way.
+    assert made | made == made
