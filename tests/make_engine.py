@@ -7,7 +7,7 @@ from typing import Any
 import interegular
 import numpy as np
 
-from branchwork.runtime.grammar.interface import Grammar, MaskRow, Vocabulary
+from branchwork.runtime.grammar.interface import Grammar, MaskRow, Outlook, Vocabulary
 from branchwork.runtime.inbox import (
     Append,
     BranchKey,
@@ -156,13 +156,13 @@ class NaiveMatcher:
             state = None if state is None else self.grammar.moves[state].get(value)
         return state
 
-    def fill_mask(self, row: MaskRow) -> None:
+    def mask(self) -> MaskRow:
         if self.state not in self.grammar.masks:
-            self.grammar.masks[self.state] = self.mask(len(row))
-        row[:] = self.grammar.masks[self.state]
+            self.grammar.masks[self.state] = self.new_mask()
+        return self.grammar.masks[self.state]
 
-    def mask(self, num_words: int) -> MaskRow:
-        bits = np.zeros(num_words * 32, np.uint8)
+    def new_mask(self) -> MaskRow:
+        bits = np.zeros(self.grammar.vocabulary.mask_words * 32, np.uint8)
         for token, data in enumerate(self.grammar.vocabulary.token_bytes):
             bits[token] = bool(data) and self.walk(data) is not None
         bits[list(self.grammar.vocabulary.eos_ids)] = self.can_end()
@@ -181,8 +181,9 @@ class NaiveMatcher:
     def can_end(self) -> bool:
         return self.state in self.grammar.accepting
 
-    def must_end(self) -> bool:
-        return self.can_end() and not self.grammar.moves[self.state]
+    def outlook(self) -> Outlook:
+        must_end = self.can_end() and not self.grammar.moves[self.state]
+        return Outlook(must_end, bool(self.forced()), len(self.closing()) + 3)
 
     def forced(self) -> bytes:
         run = b""
@@ -203,9 +204,6 @@ class NaiveMatcher:
                     seen.add(after)
                     queue.append((after, run + bytes([value])))
         raise AssertionError("a dead state")
-
-    def closing_len(self) -> int:
-        return len(self.closing()) + 3
 
     def place(self) -> int:
         return self.state

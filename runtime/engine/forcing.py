@@ -42,7 +42,7 @@ def find_jump(matcher: Matcher, tokenizer: EngineTokenizer, tokens: SortedTokens
     after = matcher.copy()
     if not after.accept_bytes(data):
         raise InternalError("the constraint forbids the bytes that it forces")
-    if len(data) == whole and after.must_end():
+    if len(data) == whole and after.outlook().must_end:
         return Jump(token_ids, after, complete=True)
     count, size = _settled(data, token_ids, tokens)
     if count == 0:
@@ -78,7 +78,7 @@ def _beginning(run: bytes) -> bytes:
 
 def closes_within(matcher: Matcher, num_tokens: int, tokenizer: EngineTokenizer) -> bool:
     """Whether the text can be ended in so many tokens. A token is a byte at least, so mostly bounds on bytes tell."""
-    size = matcher.closing_len()
+    size = matcher.outlook().closing_len
     if size <= num_tokens or size > num_tokens * LONGEST_TOKEN:
         return size <= num_tokens
     return len(tokenizer.encode_bytes(matcher.closing())) <= num_tokens

@@ -13,7 +13,7 @@ from branchwork.runtime.engine.forcing import LONGEST_TOKEN, closes_within, find
 from branchwork.runtime.engine.healing import HealedMatcher
 from branchwork.runtime.engine.request import Ask, Req
 from branchwork.runtime.engine.speculation import Guesser
-from branchwork.runtime.grammar.interface import Grammar, MaskRow, Matcher
+from branchwork.runtime.grammar.interface import Grammar, MaskRow, Matcher, Outlook
 from branchwork.runtime.grammar.stops import StopTable
 from branchwork.runtime.plan import Place, Sample, Sampler, Score, Scored, SegmentResult
 from branchwork.runtime.wire.errors import ConstraintError, InternalError, InvalidParameter
@@ -48,7 +48,6 @@ class Generation:
         self._grammar = grammar
         self._matcher: Matcher | None = grammar.start() if grammar is not None else None
         self._length_safe = gen.length_safe and grammar is not None
-        self._mask: MaskRow | None = None
         self._place: Place | None = None  # on the device, as the last step was asked for
         self._answer = Answer(context, branch.key.client, gen, stops)
         self._sampler = _sampler(gen.sampling, context)
@@ -74,6 +73,12 @@ class Generation:
             context.speculate == 0
             and gen.sampling.min_tokens == 0
             and not self._sampler.has_penalties
+        )
+        self._may_have_place = (
+            context.num_machines > 0
+            and context.speculate == 0
+            and grammar is not None
+            and not self._sampler.banned
         )
         self._ahead: list[MaskRow | None] = []  # after each guessed token: what may follow it
         self._guesser: Guesser | None = None
@@ -169,9 +174,10 @@ class Generation:
             return Ask(None, score)
         mask, num_unknown = None, stop - self._tokens.length
         if self._matcher is not None:
-            self._place = self._find_place(self._matcher, num_unknown)
+            if self._may_have_place:
+                self._place = self._find_place(self._matcher, num_unknown)
             if self._place is None:
-                mask = self._mask = self._mask_of(self._matcher, self._mask)
+                mask = self._matcher.mask()
         if self._is_plain:
             sampler, logprobs = self._sampler, self._gen.logprobs
             return Ask(Sample(sampler, stop, mask, (), logprobs, (), (), self._place), score)
@@ -248,14 +254,9 @@ class Generation:
         if num_unknown:  # it could in the step before: see `runs_ahead`
             assert self._place is not None
             return self._context.machines.onward(self._place)
-        sampling = self._gen.sampling
-        if (
-            self._grammar is None
-            or self._guesser is not None
-            or self._sampler.banned
-            or self._answer.num_tokens < sampling.min_tokens
-        ):
+        if self._answer.num_tokens < self._gen.sampling.min_tokens:
             return None
+        assert self._grammar is not None
         return self._context.machines.place(self._grammar, matcher)
 
     def _take_sampled(self, scored: Scored | None, kind: Kind) -> None:
@@ -272,28 +273,33 @@ class Generation:
                 self._write((token,), kind, scored)
             self._finish("stop_token", token)
             return
-        if self._matcher is not None and not self._follow(self._matcher, token):
-            self._close()
-            return
+        outlook: Outlook | None = None
+        if self._matcher is not None:
+            outlook = self._follow(self._matcher, token)
+            if outlook is None:
+                self._close()
+                return
         self._write((token,), kind, scored)
         if self._reason is not None:
             return
-        if self._matcher is not None and self._matcher.must_end():
+        if outlook is not None and outlook.must_end:
             self._finish("stop")
         elif self._left == 0:
             self._finish("length")
-        else:
+        elif outlook is not None and outlook.is_forced:
             self._jump()
 
-    def _follow(self, matcher: Matcher, token: int) -> bool:
-        """Advance the constraint; False if it could not be closed any more within `max_tokens` after this token."""
+    def _follow(self, matcher: Matcher, token: int) -> Outlook | None:
+        """Advance the constraint; None if it could not be closed any more within `max_tokens` after this token."""
         if not matcher.accept(token):
             raise InternalError("the model runner chose a token that the constraint forbids")
         if isinstance(matcher, HealedMatcher) and not matcher.pending:
             self._matcher = matcher.inner
-        return not self._length_safe or closes_within(
-            matcher, self._left - 1, self._context.tokenizer
-        )
+        outlook, left = matcher.outlook(), self._left - 1
+        # Mostly the bound tells; only where it does not is the way to the end looked for.
+        if outlook.closing_len <= left or not self._length_safe:
+            return outlook
+        return outlook if closes_within(matcher, left, self._context.tokenizer) else None
 
     def _close(self) -> None:
         """End within `max_tokens` by the shortest way from where the last token was not yet taken."""
@@ -393,7 +399,7 @@ class Generation:
         assert self._matcher is not None
         tokenizer = self._context.tokenizer
         if not closes_within(self._matcher, self._max_tokens, tokenizer):
-            size = self._matcher.closing_len()
+            size = self._matcher.outlook().closing_len
             shortest = f"{size} bytes"
             if size <= self._max_tokens * LONGEST_TOKEN:
                 shortest = f"{len(tokenizer.encode_bytes(self._matcher.closing()))} tokens"
@@ -402,13 +408,6 @@ class Generation:
                 f"max_tokens is {self._max_tokens}",
                 "max_tokens",
             )
-
-    def _mask_of(self, matcher: Matcher, row: MaskRow | None = None) -> MaskRow:
-        """What may follow, written into `row` if there is one."""
-        if row is None:
-            row = np.zeros(self._context.vocabulary.mask_words, np.int32)
-        matcher.fill_mask(row)
-        return row
 
     # ------------------------------------------------------------------ guesses
 
@@ -424,9 +423,11 @@ class Generation:
             return guessed
         self._ahead, matcher = [], self._matcher.copy()
         for token in guessed:
-            if token in self._ends or not matcher.accept(token) or matcher.must_end():
+            if token in self._ends or not matcher.accept(token):
                 break
-            self._ahead.append(self._mask_of(matcher))
+            if matcher.outlook().must_end:
+                break
+            self._ahead.append(matcher.mask())
         return guessed[: len(self._ahead)]
 
     def _take_guessed(self, result: SegmentResult) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from branchwork.runtime.grammar.interface import MaskRow, Matcher, Vocabulary
+from branchwork.runtime.grammar.interface import MaskRow, Matcher, Outlook, Vocabulary
 
 # Bytes whose continuations are remembered; those of a blank are 60,000 tokens of 151,000.
 MAX_REMEMBERED = 64
@@ -42,6 +42,7 @@ class SortedTokens:
     """The vocabulary in the order of its bytes: the tokens that begin with some bytes stand side by side."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
+        self.mask_words = vocabulary.mask_words
         self._token_bytes = vocabulary.token_bytes
         ids = [token for token, data in enumerate(vocabulary.token_bytes) if data]
         ids.sort(key=vocabulary.token_bytes.__getitem__)
@@ -109,10 +110,10 @@ class HealedMatcher:
         self.inner = inner
         self._tokens = tokens
 
-    def fill_mask(self, row: MaskRow) -> None:
+    def mask(self) -> MaskRow:
         """Tokens inside the pending bytes, and those that go past them in a way that `inner` allows."""
         tokens, pending = self._tokens, self.pending
-        bits = np.zeros(len(row) * 32, np.uint8)
+        bits = np.zeros(32 * tokens.mask_words, np.uint8)
         for length in range(1, len(pending)):
             bits[list(tokens.exactly(pending[:length]))] = 1
         after = tokens.continuations(pending)
@@ -121,15 +122,14 @@ class HealedMatcher:
             bits[after.longer] = 1
             bits[after.others] = 1
         else:
-            self.inner.fill_mask(row)
-            allowed = np.unpackbits(row.view(np.uint8), bitorder="little")
+            allowed = np.unpackbits(self.inner.mask().view(np.uint8), bitorder="little")
             bits[after.longer] = allowed[after.rests]
             for token, rest in zip(after.others, after.other_rests[:MAX_TRIED], strict=False):
                 bits[token] = self.inner.copy().accept_bytes(rest)
-        row[:] = np.packbits(bits, bitorder="little").view(np.int32)
+        return np.packbits(bits, bitorder="little").view(np.int32)
 
     def accept(self, token_id: int) -> bool:
-        """Advance over a token that `fill_mask` allows."""
+        """Advance over a token that `mask` allows."""
         return self.accept_bytes(self._tokens.bytes_of(token_id))
 
     def accept_bytes(self, data: bytes) -> bool:
@@ -147,9 +147,15 @@ class HealedMatcher:
         """Whether the pending bytes are written and `inner` may end."""
         return not self.pending and (self.inner is None or self.inner.can_end())
 
-    def must_end(self) -> bool:
-        """Whether nothing but the end may follow."""
-        return not self.pending and self.inner is not None and self.inner.must_end()
+    def outlook(self) -> Outlook:
+        """That of `inner`, as far as pending bytes let it be seen."""
+        if self.inner is None:
+            return Outlook(must_end=False, is_forced=False, closing_len=len(self.pending))
+        inner = self.inner.outlook()
+        if not self.pending:
+            return inner
+        closing_len = len(self.pending) + inner.closing_len
+        return Outlook(must_end=False, is_forced=False, closing_len=closing_len)
 
     def forced(self) -> bytes:
         """Nothing while bytes are pending: which token writes them is what healing leaves to the model."""
@@ -158,10 +164,6 @@ class HealedMatcher:
     def closing(self) -> bytes:
         """The pending bytes, and a shortest end of `inner`."""
         return self.pending + (self.inner.closing() if self.inner is not None else b"")
-
-    def closing_len(self) -> int:
-        """Not less than the length of `closing`."""
-        return len(self.pending) + (self.inner.closing_len() if self.inner is not None else 0)
 
     def place(self) -> None:
         """Unknown: bytes are pending that no place of the grammar knows of."""

@@ -50,7 +50,7 @@ class Engine:
 
     def mask(self, matcher: MachineMatcher) -> None:
         """Write `bits`."""
-        matcher.fill_mask(self.bits)
+        np.copyto(self.bits, matcher.mask())
 
     def accept(self, matcher: MachineMatcher, token_id: int) -> bool:
         """Advance."""

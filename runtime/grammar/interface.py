@@ -5,7 +5,7 @@ Two back ends stand behind it: the compressed state machine of this package, and
 
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -32,11 +32,27 @@ class Vocabulary:
         return (self.size + 31) // 32
 
 
+class Outlook(NamedTuple):
+    """What is asked of a place after every token, said at once.
+
+    must_end     nothing but the end may follow
+    is_forced    `Matcher.forced` has something
+    closing_len  at least as many bytes as `Matcher.closing` has
+    """
+
+    must_end: bool
+    is_forced: bool
+    closing_len: int
+
+
 class Matcher(Protocol):
     """Where one request stands in its grammar. Cheap to copy; never shared between requests."""
 
-    def fill_mask(self, row: MaskRow) -> None:
-        """Write the tokens that may follow; an end-of-sequence bit is set exactly if the text may end here."""
+    def mask(self) -> MaskRow:
+        """The tokens that may follow; an end-of-sequence bit is set exactly if the text may end here.
+
+        Never written to again, by nobody: whoever stands at the same place may have the very same row.
+        """
         ...
 
     def accept(self, token_id: int) -> bool:
@@ -51,8 +67,8 @@ class Matcher(Protocol):
         """Whether the text so far is a whole sentence of the grammar."""
         ...
 
-    def must_end(self) -> bool:
-        """Whether nothing but the end may follow."""
+    def outlook(self) -> Outlook:
+        """What may come from here, in short."""
         ...
 
     def forced(self) -> bytes:
@@ -61,10 +77,6 @@ class Matcher(Protocol):
 
     def closing(self) -> bytes:
         """A shortest run of bytes after which the text may end (b"" if it may end here)."""
-        ...
-
-    def closing_len(self) -> int:
-        """At least as many bytes as `closing` has; cheap, since it is asked for after every token."""
         ...
 
     def place(self) -> Hashable | None:

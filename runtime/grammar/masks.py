@@ -51,6 +51,7 @@ class Workspace(threading.local):
         self.view: Words = np.zeros(MAX_VIEW_WORDS, np.int64)
         self.scratch: Bytes = np.zeros(4 * MAX_DEPTH, np.uint8)
         self.run: Bytes = np.zeros(1 << 16, np.uint8)
+        self.byte = self.run[:1]
         self._edges: Edges = (np.zeros(0, np.int32), np.zeros(0, np.int32))
 
     def edges(self, num_nodes: int) -> "Edges":
@@ -140,6 +141,7 @@ class Lexicon:
         self.end_row: MaskRow = np.zeros(vocabulary.mask_words, np.int32)
         for token in vocabulary.eos_ids:
             self.end_row[token >> 5] |= np.uint32(1 << (token & 31)).astype(np.int32)
+        self.end_row.flags.writeable = False
         self._bases: OrderedDict[tuple[bytes, int, Limit], Base] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()

@@ -6,7 +6,7 @@ from collections import OrderedDict
 import numpy as np
 
 from branchwork.runtime.grammar.closing import close
-from branchwork.runtime.grammar.interface import MaskRow
+from branchwork.runtime.grammar.interface import MaskRow, Outlook
 from branchwork.runtime.grammar.machine import jump, values, views
 from branchwork.runtime.grammar.machine.program import Bytes, Program, Words
 from branchwork.runtime.grammar.machine.stack import MAX_DEPTH
@@ -22,18 +22,19 @@ LINK_BYTES = 100
 # What a way around keys that were there before may cost more than the straight one.
 BARRED_BYTES = 8
 
+AT_END = Outlook(must_end=True, is_forced=False, closing_len=0)
+
 _numbers = itertools.count(1)
 
 
 class View:
     """What can be told of a place without the text before it, but for what its view holds (see `views`)."""
 
-    __slots__ = ("can_end", "must_end", "row")
+    __slots__ = ("can_end", "row")
 
     def __init__(self) -> None:
         self.row: MaskRow | None = None
         self.can_end: bool | None = None
-        self.must_end: bool | None = None
 
 
 class Spot:
@@ -42,14 +43,14 @@ class Spot:
     `following` are the places that tokens have led to from here.
     """
 
-    __slots__ = ("closing", "cost", "following", "forced", "state", "view")
+    __slots__ = ("closing", "following", "forced", "outlook", "state", "view")
 
     def __init__(self, state: Words, view: View) -> None:
         self.state = state
         self.view = view
         self.forced: bytes | None = None
         self.closing: bytes | None = None
-        self.cost: int | None = None
+        self.outlook: Outlook | None = None
         self.following: dict[int, Spot] = {}
 
     @property
@@ -163,29 +164,30 @@ class MachineMatcher:
             return None
         return self._spot.state.tobytes()
 
-    def fill_mask(self, row: MaskRow) -> None:
-        """Write the tokens that may follow; the end-of-sequence bits say whether the text may end here."""
+    def mask(self) -> MaskRow:
+        """The tokens that may follow; the end-of-sequence bits say whether the text may end here."""
         if self._ended:
-            np.copyto(row, self._grammar.lexicon.end_row)
-            return
+            return self._grammar.lexicon.end_row
         known = self._spot.view.row
-        np.copyto(row, self._look() if known is None else known)
+        return self._look() if known is None else known
 
     def _look(self) -> MaskRow:
         grammar, spot = self._grammar, self._spot
         look = grammar.lexicon.look(grammar.program, spot.state, self._room(0), self._pos)
         if look.text_read:
             spot.view = View()
+        look.row.flags.writeable = False
         spot.view.row, spot.view.can_end = look.row, look.can_end
         return look.row
 
     def accept(self, token_id: int) -> bool:
         """Advance over a token (an end-of-sequence id where the text may end)."""
-        before, lexicon = self._spot, self._grammar.lexicon
+        before = self._spot
         known = before.following.get(token_id)
         if known is not None and not self._ended:
             self._spot = known
             return True
+        lexicon = self._grammar.lexicon
         if token_id in lexicon.eos_ids:
             self._ended = self._ended or self.can_end()
             return self._ended
@@ -238,15 +240,24 @@ class MachineMatcher:
             )
         return view.can_end
 
-    def must_end(self) -> bool:
-        """Whether nothing but the end may follow."""
-        view = self._spot.view
-        if view.must_end is None:
-            code, work = self._grammar.program.code, self._grammar.lexicon.work
-            view.must_end = self.can_end() and not values.may_go_on(
-                code, work.words, self._room(0), self._spot.state, self._pos
-            )
-        return self._ended or view.must_end
+    def outlook(self) -> Outlook:
+        """What may come from here, in short."""
+        if self._ended:
+            return AT_END
+        known = self._spot.outlook
+        return self._look_out() if known is None else known
+
+    def _look_out(self) -> Outlook:
+        spot, code, work = self._spot, self._grammar.program.code, self._grammar.lexicon.work
+        text, state, pos = self._room(len(work.byte)), spot.state, self._pos
+        may_go_on = not self.can_end() or values.may_go_on(code, work.words, text, state, pos)
+        is_forced = jump.forced_run(code, work.words, text, state, pos, work.byte) > 0
+        closing_len = int(jump.least_cost(code, work.words, text, state, pos))
+        # Where keys or items must be new, the way straight to the end may be barred.
+        if closing_len and self._grammar.program.records:
+            closing_len += BARRED_BYTES
+        spot.outlook = Outlook(not may_go_on, is_forced, closing_len)
+        return spot.outlook
 
     def forced(self) -> bytes:
         """The longest run of bytes that every continuation begins with."""
@@ -258,21 +269,6 @@ class MachineMatcher:
             spot.forced = work.run[:length].tobytes()
         return b"" if self._ended else spot.forced
 
-    def closing_len(self) -> int:
-        """At least as many bytes as `closing` has."""
-        spot = self._spot
-        if self._ended:
-            return 0
-        if spot.closing is not None:
-            return len(spot.closing)
-        if spot.cost is None:
-            code, work = self._grammar.program.code, self._grammar.lexicon.work
-            text = self._room(0)
-            spot.cost = int(jump.least_cost(code, work.words, text, spot.state, self._pos))
-            # Where keys or items must be new, the way straight to the end may be barred.
-            spot.cost += BARRED_BYTES if spot.is_textual else 0
-        return spot.cost
-
     def closing(self) -> bytes:
         """A shortest run of bytes after which the text may end; ConstraintError if it is longer than 64 KiB."""
         spot = self._spot
@@ -282,4 +278,6 @@ class MachineMatcher:
             spot.closing = close(code, work, text, spot.state, self._pos)
             if spot.closing is None:
                 raise ConstraintError("no way was found to close the constraint from here")
+            if spot.outlook is not None:
+                spot.outlook = spot.outlook._replace(closing_len=len(spot.closing))
         return b"" if self._ended else spot.closing

@@ -10,7 +10,7 @@ import numpy as np
 import outlines_core
 from outlines_core import json_schema
 
-from branchwork.runtime.grammar.interface import Grammar, MaskRow, Matcher, Vocabulary
+from branchwork.runtime.grammar.interface import Grammar, MaskRow, Matcher, Outlook, Vocabulary
 from branchwork.runtime.wire.errors import ConstraintError
 from branchwork.runtime.wire.messages import Choices, Constraint, JsonSchema, Regex
 
@@ -87,14 +87,15 @@ class OutlinesMatcher:
         row = self._grammar.transitions.get(self._state, {})
         return {token: state for token, state in row.items() if token not in eos}
 
-    def fill_mask(self, row: MaskRow) -> None:
-        """Write the tokens that may follow; the end-of-sequence bits say whether the text may end here."""
+    def mask(self) -> MaskRow:
+        """The tokens that may follow; the end-of-sequence bits say whether the text may end here."""
+        vocabulary = self._grammar.vocabulary
         tokens = [] if self._ended else list(self._tokens())
         if self.can_end():
-            tokens += self._grammar.vocabulary.eos_ids
-        bits = np.zeros(32 * len(row), np.uint8)
+            tokens += vocabulary.eos_ids
+        bits = np.zeros(32 * vocabulary.mask_words, np.uint8)
         bits[tokens] = 1
-        row[:] = np.packbits(bits, bitorder="little").view(np.int32)
+        return np.packbits(bits, bitorder="little").view(np.int32)
 
     def accept(self, token_id: int) -> bool:
         """Advance over a token."""
@@ -124,9 +125,10 @@ class OutlinesMatcher:
         """Whether the text so far is a whole sentence."""
         return self._ended or self._state in self._grammar.finals
 
-    def must_end(self) -> bool:
-        """Whether nothing but the end may follow."""
-        return self._ended or (self.can_end() and not self._tokens())
+    def outlook(self) -> Outlook:
+        """What may come from here, in short."""
+        must_end = self._ended or (self.can_end() and not self._tokens())
+        return Outlook(must_end, bool(self.forced()), len(self.closing()))
 
     def forced(self) -> bytes:
         """The bytes that all tokens here share, as far as one step shows."""
@@ -138,10 +140,6 @@ class OutlinesMatcher:
         low, high = min(texts), max(texts)
         same = next((i for i, b in enumerate(low) if b != high[i]), len(low))
         return low[:same]
-
-    def closing_len(self) -> int:
-        """As many bytes as `closing` has."""
-        return len(self.closing())
 
     def closing(self) -> bytes:
         """The bytes on a path of fewest tokens to a final state."""

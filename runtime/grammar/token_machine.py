@@ -172,8 +172,7 @@ class _Search:
     def _walk(self, number: int) -> None:
         """Where each token leads from a place, and what may follow there."""
         table, matcher = self._table, self._matchers[number]
-        mask = np.zeros(table.mask_words, np.int32)
-        matcher.fill_mask(mask)
+        mask = matcher.mask()
         allowed = np.unpackbits(mask.view(np.uint8), bitorder="little")[: table.num_tokens] != 0
         allowed[table.eos_ids[table.eos_ids < table.num_tokens]] = False
         row = table.walk(self._moves, number, allowed)
@@ -214,13 +213,13 @@ class _Search:
         end_mask = np.zeros(self._table.mask_words, np.int32)
         for token in self._table.eos_ids.tolist():
             end_mask[token >> 5] |= np.uint32(1 << (token & 31)).astype(np.int32)
-        matchers = [self._matchers[place] for place in self._states]
+        outlooks = [self._matchers[place].outlook() for place in self._states]
         return TokenMachine(
             masks=np.stack([*self._masks, end_mask]),
             class_of=classes.astype(np.int16),
             next_state=next_state,
-            is_done=np.array([*(matcher.must_end() for matcher in matchers), True]),
-            is_forced=np.array([*(bool(matcher.forced()) for matcher in matchers), False]),
+            is_done=np.array([*(outlook.must_end for outlook in outlooks), True]),
+            is_forced=np.array([*(outlook.is_forced for outlook in outlooks), False]),
             state_of={
                 place: int(state_of_place[number])
                 for place, number in self._number.items()

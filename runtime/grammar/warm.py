@@ -1,7 +1,5 @@
 """Have every function of the machine ready: compiled, or read from the disk where it was compiled before."""
 
-import numpy as np
-
 from branchwork.runtime.grammar import dfa, ir
 from branchwork.runtime.grammar.interface import Vocabulary
 from branchwork.runtime.grammar.lower import lower
@@ -23,13 +21,12 @@ def warm() -> None:
     items = ir.Array((), ir.Alternation((string, *short)), ir.FIXED, unique=True)
     root = ir.Object((ir.Property(b'"a"', items),), (ir.Extra(string.dfa, string),), ir.FIXED)
     matcher = MachineGrammar(lower(ir.Rules(root)), lexicon).start()
-    row = np.zeros(vocabulary.mask_words, np.int32)
     for part in (b'{"a": ["x', b'"', b', "', b'y"], "b', b'": "z"'):
         assert matcher.accept_bytes(part), part
-        matcher.fill_mask(row)
+        matcher.mask()
+        matcher.outlook()
         matcher.forced()
         matcher.closing()
-        matcher.must_end()
     builder = MachineBuilder(
         MachineGrammar(lower(ir.Rules(string)), lexicon), TokenTable(vocabulary)
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from itertools import chain
+from operator import is_
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,8 @@ Ints = npt.NDArray[np.int32]
 
 
 class SampleRows:
-    """`sampling_rows`, step after step. Where the requests are those of the step before, only places and masks are new.
+    """`sampling_rows`, step after step. Where the requests are those of the step before, only places are new, and
+    those masks that are not the very rows of the step before.
 
     Making all arrays anew takes 60 µs for one request and 190 for 32, a tenth of a small model's step.
     """
@@ -21,7 +23,8 @@ class SampleRows:
     def __init__(self, vocab_size: int) -> None:
         self._vocab_size = vocab_size
         self._samplers: list[Sampler] = []
-        self._rows: SamplingRows | None = None  # of `_samplers`
+        self._rows: SamplingRows | None = None  # of `_samplers`, with `_masks`
+        self._masks: Sequence[Ints | None] = ()
 
     def of(self, samples: Sequence[Sample]) -> SamplingRows:
         """One row for each sample."""
@@ -33,14 +36,25 @@ class SampleRows:
             rows = sampling_rows(samples, self._vocab_size)
             # Penalties look at tokens, of which there are more in each step.
             if not rows.has_penalties.any():
-                self._samplers, self._rows = samplers, rows
+                self._samplers, self._rows, self._masks = samplers, rows, masks
             return rows
+        self._rows = self._rows._replace(position=np.array(positions, dtype=np.int64))
+        # What is held here is alive, so no other row can have its identity.
+        if not all(map(is_, masks, self._masks)):
+            self._rows = self._with(self._rows, masks)
+        return self._rows
+
+    def _with(self, rows: SamplingRows, masks: Sequence[Ints | None]) -> SamplingRows:
+        """The rows of the last step, with other masks."""
         has_mask = [mask is not None for mask in masks]
-        return self._rows._replace(
-            position=np.array(positions, dtype=np.int64),
-            has_mask=np.array(has_mask),
-            mask=_masks(masks, has_mask, self._vocab_size),
-        )
+        if len(rows.mask) == 0 or True not in has_mask:
+            rows = rows._replace(mask=_masks(masks, has_mask, self._vocab_size))
+        else:
+            for row, (mask, before) in enumerate(zip(masks, self._masks, strict=True)):
+                if mask is not before and mask is not None:
+                    rows.mask[row] = mask
+        self._masks = masks
+        return rows._replace(has_mask=np.array(has_mask))
 
 
 def sampling_rows(samples: Sequence[Sample], vocab_size: int) -> SamplingRows:

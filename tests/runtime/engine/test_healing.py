@@ -18,9 +18,7 @@ TOKENS = SortedTokens(VOCABULARY)
 
 
 def allowed(matcher: HealedMatcher) -> set[bytes]:
-    row = np.zeros(VOCABULARY.mask_words, np.int32)
-    matcher.fill_mask(row)
-    bits = np.unpackbits(row.view(np.uint8), bitorder="little")
+    bits = np.unpackbits(matcher.mask().view(np.uint8), bitorder="little")
     return {VOCABULARY.token_bytes[token] for token in np.flatnonzero(bits).tolist()}
 
 
@@ -75,7 +73,7 @@ def test_a_copy_goes_its_own_way() -> None:
     matcher = HealedMatcher(b"ab", NaiveGrammar("cd", VOCABULARY).start(), TOKENS)
     copy = matcher.copy()
     assert copy.accept_bytes(b"abcd")
-    assert copy.must_end()
+    assert copy.outlook().must_end
     assert matcher.pending == b"ab"
     assert matcher.closing() == b"abcd"
     assert matcher.forced() == b""

@@ -170,9 +170,7 @@ class Oracle:
         matcher = self._grammar.start()
         assert matcher.accept_bytes(data), data
         if matcher.state not in self._masks:
-            row = np.zeros(VOCABULARY.mask_words, np.int32)
-            NaiveMatcher.fill_mask(matcher, row)
-            self._masks[matcher.state] = row.tobytes()
+            self._masks[matcher.state] = NaiveMatcher.mask(matcher).tobytes()
         return self._masks[matcher.state]
 
     def forces(self, before: bytes, data: bytes) -> bool:

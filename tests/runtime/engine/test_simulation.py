@@ -505,7 +505,7 @@ def faulty_run(
 
 
 def install_matcher(patch: pytest.MonkeyPatch, runtime: MockRuntime, faults: Faults) -> None:
-    for name in ("fill_mask", "accept", "can_end", "must_end", "forced", "closing", "copy"):
+    for name in ("mask", "accept", "can_end", "outlook", "forced", "closing", "copy"):
         patch.setattr(NaiveMatcher, name, faults.around(getattr(NaiveMatcher, name)))
     patch.setattr(NaiveGrammar, "start", faults.around(NaiveGrammar.start))
 

@@ -72,7 +72,7 @@ def try_texts(node: ir.Node, seed: int) -> None:
                 assert matcher.copy().accept(token) == (token in tokens), (text, token)
             closing = matcher.closing()
             assert naive.accepts(rules, (text + closing).decode()), text
-            assert len(closing) <= matcher.closing_len()
+            assert len(closing) <= matcher.outlook().closing_len
             long = sorted(tokens - {EOS}, key=lambda t: -len(JSON.token_bytes[t]))
             if not long:
                 break
@@ -273,7 +273,7 @@ def test_ten_thousand_properties_and_large_counts_are_cheap_to_hold() -> None:
     assert program.code.nbytes < 2 << 20
     matcher = MachineGrammar(program, lexicon_of(JSON)).start()
     assert matcher.accept_bytes(b'{"p3": 1, "p9999": 2}' + b"0," * 1000)
-    assert matcher.must_end()
+    assert matcher.outlook().must_end
 
 
 @pytest.mark.parametrize(

@@ -59,9 +59,9 @@ def agrees(language: dfa.Dfa, node: ir.Node, vocabulary: Vocabulary, rounds: int
         expected = brute_mask(language, prefix, vocabulary)
         assert allowed(matcher, vocabulary) == expected, prefix
         assert matcher.can_end() == language.accepting[state]
-        assert matcher.must_end() == (expected == {EOS})
+        assert matcher.outlook().must_end == (expected == {EOS})
         assert matcher.forced() == brute_forced(language, prefix)
-        assert len(matcher.closing()) == distance[state] <= matcher.closing_len()
+        assert len(matcher.closing()) == distance[state] <= matcher.outlook().closing_len
         assert language.accepts(prefix + matcher.closing())
         for token in sorted(expected - {EOS}, key=lambda t: (-len(vocabulary.token_bytes[t]), t)):
             data = vocabulary.token_bytes[token]
@@ -166,14 +166,14 @@ def test_what_may_not_follow_changes_nothing() -> None:
     assert not matcher.accept(EOS)
     assert not matcher.accept(257)
     assert matcher.accept_bytes(b"bc")
-    assert matcher.must_end()
+    assert matcher.outlook().must_end
 
 
 def test_after_the_end_of_sequence_nothing_follows() -> None:
     matcher = grammar(ir.Piece(dfa.star(dfa.literal(b"a")))).start()
     assert matcher.accept(EOS)
     assert allowed(matcher, LETTERS) == {EOS}
-    assert matcher.must_end()
+    assert matcher.outlook().must_end
     assert not matcher.accept_bytes(b"a")
 
 
@@ -187,9 +187,7 @@ def test_copies_do_not_share_their_place() -> None:
 
 def test_a_mask_leaves_no_bit_beyond_the_tokens() -> None:
     matcher = grammar(ir.Piece(dfa.any_bytes())).start()
-    row = np.full(LETTERS.mask_words, -1, np.int32)
-    matcher.fill_mask(row)
-    bits = np.unpackbits(row.view(np.uint8), bitorder="little")
+    bits = np.unpackbits(matcher.mask().view(np.uint8), bitorder="little")
     assert not bits[len(LETTERS.token_bytes) :].any()
     assert not bits[257]
 
@@ -204,7 +202,7 @@ def test_recursion_goes_as_deep_as_the_text() -> None:
     assert matcher.closing() == b"]" * 3000
     assert not matcher.accept_bytes(b"]" * 3001)
     assert matcher.accept_bytes(b"]" * 3000)
-    assert matcher.must_end()
+    assert matcher.outlook().must_end
 
 
 @st.composite
@@ -249,7 +247,7 @@ def test_many_rules_called_at_one_place_cost_fuel_in_proportion() -> None:
         assert allowed(matcher, JSON) >= {ord("a"), ord("b")}
         assert matcher._spot.state[0] == 2
         assert matcher.accept_bytes(b"b")
-        assert matcher.must_end()
+        assert matcher.outlook().must_end
         return FUEL_PER_CALL - fuel
 
     few, many = spent(500), spent(2000)
@@ -273,4 +271,4 @@ def test_readings_that_go_on_alike_are_one_however_deep_they_are() -> None:
     assert len(matcher.closing()) == 40
     assert allowed(matcher, LETTERS) >= {ord("a"), ord(")"), ord("]")}
     assert matcher.accept_bytes(b")]" * 20)
-    assert matcher.must_end()
+    assert matcher.outlook().must_end

@@ -9,7 +9,7 @@ from tests.runtime.grammar.vocabularies import EOS, json_pieces, letters
 from branchwork.runtime.engine.machines import MAX_KNOWN, Machines
 from branchwork.runtime.grammar import token_machine
 from branchwork.runtime.grammar.compile import compile_constraint
-from branchwork.runtime.grammar.interface import MaskRow, Matcher, Vocabulary
+from branchwork.runtime.grammar.interface import Vocabulary
 from branchwork.runtime.grammar.masks import lexicon_of
 from branchwork.runtime.grammar.matcher import MachineGrammar
 from branchwork.runtime.grammar.token_machine import (
@@ -42,12 +42,6 @@ def build(
     return grammar, builder.machine
 
 
-def mask_of(matcher: Matcher, vocabulary: Vocabulary) -> MaskRow:
-    row = np.zeros(vocabulary.mask_words, np.int32)
-    matcher.fill_mask(row)
-    return row
-
-
 SMALL: list[Constraint] = [
     Choices(("ab", "abb", "abc", "ba")),
     Regex("[ab]*"),
@@ -72,8 +66,8 @@ def test_every_token_leads_where_the_matcher_goes(
     while waiting:
         state, matcher = waiting.pop()
         assert machine.state_of[matcher.place()] == state
-        assert (machine.masks[state] == mask_of(matcher, vocabulary)).all()
-        assert machine.is_done[state] == matcher.must_end()
+        assert (machine.masks[state] == matcher.mask()).all()
+        assert machine.is_done[state] == matcher.outlook().must_end
         assert machine.is_forced[state] == bool(matcher.forced())
         for token, data in enumerate(vocabulary.token_bytes):
             following = int(machine.next_state[state, machine.class_of[token]])

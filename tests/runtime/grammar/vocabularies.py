@@ -56,7 +56,7 @@ def json_pieces() -> Vocabulary:
 
 def allowed(matcher: Matcher, vocabulary: Vocabulary) -> set[int]:
     """The tokens of the matcher's mask."""
-    row = np.full(vocabulary.mask_words, -1, np.int32)
-    matcher.fill_mask(row)
+    row = matcher.mask()
+    assert len(row) == vocabulary.mask_words
     bits = np.unpackbits(row.view(np.uint8), bitorder="little")
     return set(np.flatnonzero(bits).tolist())

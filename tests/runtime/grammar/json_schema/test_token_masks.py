@@ -3,7 +3,6 @@
 import json
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
@@ -36,9 +35,8 @@ def tokens(text: str) -> list[int]:
 def passes(grammar: Grammar, text: str) -> bool:
     """Whether every token of a text is in its mask, and the end behind them."""
     matcher = grammar.start()
-    row = np.zeros(JSON.mask_words, np.int32)
     for token in (*tokens(text), EOS):
-        matcher.fill_mask(row)
+        row = matcher.mask()
         is_allowed = bool(row[token >> 5] >> (token & 31) & 1)
         # What may be accepted is found byte by byte, without a mask.
         assert matcher.accept(token) == is_allowed, (text, token)
