@@ -18,6 +18,9 @@ Flags = npt.NDArray[np.bool_]
 Form = tuple[Classes, Table, Flags, int]
 """Classes, table, accepting and start of an automaton."""
 
+# From so many states on the longer rounds of Hopcroft's refinement are worth being fewer states each.
+MANY_STATES = 500
+
 DEAD = 0
 """State from which nothing is accepted; row 0 of every table."""
 
@@ -150,9 +153,40 @@ def _merge_upwards(
 def _merge_states(
     table: Table, accepting: Flags, distance: npt.NDArray[np.int32], start: int
 ) -> tuple[Table, Flags, int]:
-    """Hopcroft's refinement, begun at the distances to acceptance (equal states have equal ones).
+    """Equal states become one; they are found by refining the distances to acceptance, which equal ones share."""
+    refined = _refined_by_rounds if len(table) < MANY_STATES else _refined_by_parts
+    block = refined(table, distance)
+    # The dead state is the only one without a distance: its block keeps number 0, as its state does.
+    _, first, number = np.unique(block, return_index=True, return_inverse=True)
+    order = np.arange(len(first))
+    dead = number[DEAD]
+    order[dead], order[0] = 0, dead
+    number, first = order[number], first[order]
+    return number[table[first]].astype(np.int32), accepting[first], int(number[start])
 
-    Of a block that splits the largest part keeps the name, and only states that lead to others are looked at again.
+
+def _refined_by_rounds(table: Table, distance: npt.NDArray[np.int32]) -> npt.NDArray[Any]:
+    """Moore's refinement: a block for each state. One that is alone in its block is not looked at again."""
+    block = (distance + 1).astype(np.uint64)
+    weights = _weights(table.shape[1] + 1)
+    active, num_blocks, unused = np.arange(len(table)), 0, int(block.max()) + 1
+    while len(active):
+        signature = block[active] * weights[0]
+        signature += (block[table[active]] * weights[1:]).sum(axis=1)
+        _, found, sizes = np.unique(signature, return_inverse=True, return_counts=True)
+        if len(sizes) == num_blocks:
+            break
+        block[active] = found + unused
+        unused += len(sizes)
+        shared = sizes > 1
+        num_blocks = int(shared.sum())
+        active = active[shared[found]]
+    return block
+
+
+def _refined_by_parts(table: Table, distance: npt.NDArray[np.int32]) -> npt.NDArray[Any]:
+    """Hopcroft's refinement: of a block that splits the largest part keeps the name, and only states that lead to
+    others are looked at again. A counted pattern splits a few states at a time, as often as it counts.
     """
     block = (distance + 1).astype(np.int64)
     weights = _weights(table.shape[1] + 1)
@@ -177,13 +211,7 @@ def _merge_states(
         moved = affected[moves]
         block[moved] = names[part[moves]]
         affected = lead_to(moved)
-    # The dead state is the only one without a distance: its block keeps number 0, as its state does.
-    _, first, number = np.unique(block, return_index=True, return_inverse=True)
-    order = np.arange(len(first))
-    dead = number[DEAD]
-    order[dead], order[0] = 0, dead
-    number, first = order[number], first[order]
-    return number[table[first]].astype(np.int32), accepting[first], int(number[start])
+    return block
 
 
 def _split(home: npt.NDArray[np.int64], count: Any, sizes: Any) -> npt.NDArray[np.int64]:
