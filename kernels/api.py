@@ -44,6 +44,7 @@ from branchwork.kernels.errors import KernelError
 from branchwork.kernels.lanes import Lanes, RowState, make_lanes
 from branchwork.kernels.linear import PackedLinear
 from branchwork.kernels.linear import pack as pack_linear
+from branchwork.kernels.low_rank import AdapterRows, make_adapter_rows, splits_of
 from branchwork.kernels.quantized import (
     BITS_OF_HEAD,
     BITS_OF_LAYERS,
@@ -57,7 +58,14 @@ from branchwork.kernels.quantized import (
     quantized_bytes,
 )
 from branchwork.kernels.sampling import NO_TOKEN, SamplingRows
-from branchwork.kernels.weights import DecoderWeights, ExpertWeights, LayerWeights
+from branchwork.kernels.weights import (
+    AdapterWeights,
+    DecoderWeights,
+    ExpertWeights,
+    LayerAdapters,
+    LayerWeights,
+    LowRank,
+)
 
 __all__ = [
     "BITS_OF_HEAD",
@@ -67,6 +75,8 @@ __all__ = [
     "HEAD_DIMS",
     "INT4_GROUP",
     "NO_TOKEN",
+    "AdapterRows",
+    "AdapterWeights",
     "AttentionWorkspace",
     "Automata",
     "Bits",
@@ -75,8 +85,10 @@ __all__ = [
     "ExpertWeights",
     "KernelError",
     "Lanes",
+    "LayerAdapters",
     "LayerWeights",
     "LinearRoom",
+    "LowRank",
     "Network",
     "PackedLinear",
     "Places",
@@ -97,9 +109,12 @@ __all__ = [
     "expert_linear",
     "fill_lanes",
     "fsm_advance",
+    "group_rows",
     "is_compiled",
     "largest_stored",
     "linear",
+    "low_rank",
+    "make_adapter_rows",
     "make_lanes",
     "make_room",
     "make_sampling_workspace",
@@ -503,6 +518,44 @@ def combine(values: Tensor, weight: Tensor, out: Tensor) -> None:
     _require("values", values, values, weight.numel(), -1)
     _require("out", out, values, weight.shape[0], values.shape[1])
     _form(values, "experts").combine(values, weight, out)
+
+
+def group_rows(adapter: Tensor, rows: AdapterRows) -> None:
+    """Find each adapter's tokens.
+
+    adapter  [T] int32: 0: none; n from 1 to N: adapter n − 1 of the weights; any other number is none too
+    """
+    num_adapters = len(rows.count)
+    _require_ints("adapter", adapter, -1)
+    _require_ints("rows.count", rows.count, num_adapters, device=adapter.device)
+    _require_ints("rows.rows", rows.rows, num_adapters, len(adapter), device=adapter.device)
+    _form(adapter, "low_rank").group_rows(adapter, rows)
+
+
+def low_rank(x: Tensor, weights: LowRank, rows: AdapterRows, out: Tensor) -> None:
+    """out[t] += B (A x[t]) with the weights of the token's adapter; rows without one are neither read nor written.
+
+    A x is summed in float32 and rounded to the type of x; B (A x) is summed in float32, and so is what is in `out`.
+
+    x    [T, in]   float32 | bfloat16
+    out  [T, out]  as x
+    """
+    num_adapters, num_values, num_inputs = weights.shrink.shape
+    num_columns, rank = weights.expand.shape[1:]
+    _require("x", x, weights.shrink, -1, num_inputs)
+    _require("weights.shrink", weights.shrink, x, num_adapters, len(weights.widths) * rank, -1)
+    _require("weights.expand", weights.expand, x, num_adapters, sum(weights.widths), rank)
+    _require("out", out, x, len(x), num_columns)
+    _require_ints("rows.count", rows.count, num_adapters, device=x.device)
+    _require_ints("rows.rows", rows.rows, num_adapters, len(x), device=x.device)
+    if not runs_triton(x):
+        reference.low_rank(x, weights, rows, out)
+        return
+    elements = splits_of(weights) * num_values * len(x)
+    if rows.room.dtype is not torch.float32 or rows.room.numel() < elements:
+        found = f"{rows.room.numel()} of {rows.room.dtype}"
+        raise KernelError("rows.room", f"at least {elements} of float32", found)
+    _form(x, "low_rank").low_rank(x, weights, rows, out)
 
 
 def fsm_advance(tokens: Tensor, automata: Automata, places: Places) -> None:

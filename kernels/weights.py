@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -59,3 +60,53 @@ class DecoderWeights:
     num_kv_heads: int
     head_dim: int
     eps: float
+
+
+@dataclass(frozen=True, slots=True)
+class LowRank:
+    """What N adapters add to matrices that are applied together: B (A x) for a token that has one (Hu et al. 2021).
+
+    Each of the matrices has `rank` rows of A, one after another, and its own outputs in B. An adapter of a smaller
+    rank, or one that leaves a matrix alone, has zeros there.
+
+    shrink  [N, parts · rank, in]  A
+    expand  [N, out, rank]         B, scaled
+    widths  outputs of each part; they sum to out
+    """
+
+    shrink: Tensor
+    expand: Tensor
+    widths: tuple[int, ...]
+
+    def on_device(self, device: torch.device) -> "LowRank":
+        """The same there."""
+        return LowRank(self.shrink.to(device), self.expand.to(device), self.widths)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerAdapters:
+    """Of one layer; None: no adapter touches these matrices."""
+
+    qkv: LowRank | None
+    out: LowRank | None
+    gate_up: LowRank | None
+    down: LowRank | None
+
+    def on_device(self, device: torch.device) -> "LayerAdapters":
+        """The same there."""
+        every = (self.qkv, self.out, self.gate_up, self.down)
+        return LayerAdapters(*(None if one is None else one.on_device(device) for one in every))
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterWeights:
+    """`number` adapters of one padded rank, layer by layer."""
+
+    number: int
+    rank: int
+    layers: tuple[LayerAdapters, ...]
+
+    def on_device(self, device: torch.device) -> "AdapterWeights":
+        """The same there."""
+        layers = tuple(layer.on_device(device) for layer in self.layers)
+        return AdapterWeights(self.number, self.rank, layers)

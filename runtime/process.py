@@ -71,6 +71,7 @@ class Parent:
         line, _, self._unread = self._unread.partition(b"\n")
         options = json.loads(line)
         self._folder = options.pop("folder")
+        options["adapters"] = tuple(map(tuple, options["adapters"]))
         return RuntimeConfig(**options)
 
     def tell(self, **line: object) -> None:

@@ -1,9 +1,12 @@
 """Random-weight model folders for tests, written by transformers as a user's folder would be."""
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 TINY = {
@@ -33,3 +36,43 @@ def make_model(
             parameter.normal_(1.0 if name.endswith("norm.weight") else 0.0, 0.15)
     model.save_pretrained(folder, max_shard_size=shard_size)
     return model
+
+
+ADAPTED = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def make_adapter(
+    folder: Path,
+    model: PreTrainedModel,
+    rank: int = 4,
+    seed: int = 0,
+    targets: Sequence[str] = ADAPTED,
+    **changes: Any,
+) -> Path:
+    """Write a low-rank adapter of `model` with random weights to `folder`, in PEFT's format; returns `folder`.
+
+    `changes` are of its adapter_config.json; a value of None takes a key out.
+    """
+    random = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for name, module in model.named_modules():
+        if name.split(".")[-1] in targets and isinstance(module, torch.nn.Linear):
+            a = torch.randn(rank, module.in_features, generator=random) * module.in_features**-0.5
+            b = torch.randn(module.out_features, rank, generator=random) * 0.3
+            tensors[f"base_model.model.{name}.lora_A.weight"] = a
+            tensors[f"base_model.model.{name}.lora_B.weight"] = b
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "r": rank,
+        "lora_alpha": 2 * rank,
+        "target_modules": list(targets),
+        "bias": "none",
+        "init_lora_weights": True,
+        **changes,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / "adapter_model.safetensors")
+    read = {key: value for key, value in config.items() if value is not None}
+    (folder / "adapter_config.json").write_text(json.dumps(read))
+    return folder

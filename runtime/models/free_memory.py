@@ -27,8 +27,12 @@ def check_fits(
     dtype: torch.dtype,
     device: torch.device,
     quantize: kernels.Quantize = "none",
+    num_adapters: int = 0,
 ) -> None:
-    """Raises ConfigError, with both numbers and what to change, if weights of this size cannot be had."""
+    """Raises ConfigError, with both numbers and what to change, if weights of this size cannot be had.
+
+    `num_bytes` are those of the model and of its adapters.
+    """
     free = available_bytes(device)
     if num_bytes > free:
         kind, smaller = str(dtype).removeprefix("torch."), ""
@@ -38,8 +42,11 @@ def check_fits(
             smaller = ", --dtype bfloat16 (half of it)"
         else:
             smaller = ", --quantize int8 (about half of it) or int4"
+        whose = (
+            f"its weights and {num_adapters} adapters take" if num_adapters else "its weights take"
+        )
         raise ConfigError(
-            f"--model {name}: its weights take {gib(num_bytes)} as {kind} "
+            f"--model {name}: {whose} {gib(num_bytes)} as {kind} "
             f"and this machine has {gib(free)} free; choose a smaller model{smaller}, or a machine with more memory"
         )
 

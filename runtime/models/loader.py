@@ -8,6 +8,12 @@ import torch
 from torch import Tensor
 
 from branchwork.kernels import api as kernels
+from branchwork.runtime.models.adapters import (
+    Adapters,
+    adapter_bytes,
+    placed_adapters,
+    read_folders,
+)
 from branchwork.runtime.models.config import ExpertsConfig, ModelConfig, read_config
 from branchwork.runtime.models.decoder import Decoder
 from branchwork.runtime.models.free_memory import check_fits, weight_bytes
@@ -26,7 +32,7 @@ class LoadedModel:
     """A model ready to run. `checksum` tells it apart from others; `folder` also holds its tokenizer.
 
     `quantize` is what its matrices are rounded to: on a device they are, on the CPU the decoder has them as they were
-    stored, and whoever runs it rounds them.
+    stored, and whoever runs it rounds them. `adapters` lie on the decoder's device.
     """
 
     name: str
@@ -35,6 +41,7 @@ class LoadedModel:
     decoder: Decoder
     checksum: str
     quantize: kernels.Quantize = "none"
+    adapters: Adapters | None = None
 
 
 def load_model(options: RuntimeConfig) -> LoadedModel:
@@ -46,7 +53,11 @@ def load_model(options: RuntimeConfig) -> LoadedModel:
     check_quantize(options.quantize, dtype, config)
     check_kv_cache_dtype(options.kv_cache_dtype, device)
     num_bytes = weight_bytes(config, stored_bytes(folder), dtype, options.quantize)
-    check_fits(options.model, num_bytes, dtype, device, options.quantize)
+    sources = [(name, Path(there).expanduser()) for name, there in options.adapters]
+    adapted = read_folders(sources, config)
+    if adapted:
+        num_bytes += adapter_bytes(adapted, config, dtype)
+    check_fits(options.model, num_bytes, dtype, device, options.quantize, len(adapted))
     with Weights(folder) as weights, torch.inference_mode():
         plain = _weights(config, weights, dtype)
         decoder = Decoder(config, plain)
@@ -60,12 +71,17 @@ def load_model(options: RuntimeConfig) -> LoadedModel:
         raise ConfigError(
             f"--quantize {options.quantize}: {options.model} has layers of odd widths; --quantize none runs it"
         )
-    return LoadedModel(options.model, folder, config, decoder, checksum(folder), options.quantize)
+    adapters = placed_adapters(adapted, config, dtype, device) if adapted else None
+    return LoadedModel(
+        options.model, folder, config, decoder, checksum(folder), options.quantize, adapters
+    )
 
 
 def on_device(model: LoadedModel, name: str) -> LoadedModel:
     """The model with its weights laid out on a device, and rounded as `model.quantize` says."""
-    return replace(model, decoder=placed(model.decoder, torch.device(name), model.quantize))
+    device = torch.device(name)
+    adapters = None if model.adapters is None else model.adapters.on_device(device)
+    return replace(model, decoder=placed(model.decoder, device, model.quantize), adapters=adapters)
 
 
 def check_quantize(quantize: kernels.Quantize, dtype: torch.dtype, config: ModelConfig) -> None:

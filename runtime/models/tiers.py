@@ -62,7 +62,8 @@ def kv_identity(options: RuntimeConfig, model: LoadedModel, weights_digest: str)
     ways = [
         f"{spec.name}={getattr(options, spec.name)}"
         for spec in fields(options)
-        if spec.metadata["group"] == "model" and spec.name not in ("model", "max_len", "dtype")
+        if spec.metadata["group"] == "model"
+        and spec.name not in ("model", "max_len", "dtype", "adapters")
     ]
     parts = (
         version("branchwork"),

@@ -54,20 +54,50 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     raise ModelError(f"{folder} has no *.safetensors weights")
 
 
+class TensorFile:
+    """The tensors of one safetensors file by name. A context manager: the file closes with it. Raises ModelError."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stack = ExitStack()
+        try:
+            self._file: Any = self._stack.enter_context(safe_open(path, framework="pt"))
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"{path} is not a safetensors file: {error}") from error
+        self.names: tuple[str, ...] = tuple(self._file.keys())
+
+    def __enter__(self) -> "TensorFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def read(self, name: str, *shape: int) -> Tensor:
+        """The tensor of that name, held to its shape and to a float type. Raises ModelError."""
+        tensor: Tensor = self._file.get_tensor(name)
+        if tuple(tensor.shape) != shape:
+            found = f"must have shape {list(shape)}, found {list(tensor.shape)}"
+        elif not tensor.is_floating_point():
+            found = f"must be of a float type, found {tensor.dtype}"
+        else:
+            return tensor
+        raise ModelError(f"{self._path.parent}: {name} {found}")
+
+
 class Weights:
     """The tensors of a folder by name; each may be taken once. A context manager: the files close with it."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._stack = ExitStack()
-        self._files: dict[str, Any] = {}
+        self._files: dict[str, TensorFile] = {}
         for path in weight_files(folder):
             try:
-                file = self._stack.enter_context(safe_open(path, framework="pt"))
-            except (SafetensorError, OSError) as error:
+                file = self._stack.enter_context(TensorFile(path))
+            except ModelError:
                 self._stack.close()
-                raise ModelError(f"{path} is not a safetensors file: {error}") from error
-            self._files.update(dict.fromkeys(file.keys(), file))
+                raise
+            self._files.update(dict.fromkeys(file.names, file))
 
     def __enter__(self) -> "Weights":
         return self
@@ -83,16 +113,7 @@ class Weights:
         file = self._files.pop(name, None)
         if file is None:
             raise ModelError(f"{self._folder} has no tensor {name}")
-        tensor: Tensor = file.get_tensor(name)
-        if tuple(tensor.shape) != shape:
-            raise ModelError(
-                f"{self._folder}: {name} must have shape {list(shape)}, found {list(tensor.shape)}"
-            )
-        if not tensor.is_floating_point():
-            raise ModelError(
-                f"{self._folder}: {name} must be of a float type, found {tensor.dtype}"
-            )
-        return tensor
+        return file.read(name, *shape)
 
     def left_over(self) -> Iterator[str]:
         """Names that were never taken."""

@@ -5,6 +5,10 @@ from typing import Any, Literal, get_args, get_origin
 
 from branchwork.runtime.wire.errors import ConfigError
 
+MAX_ADAPTERS = 256
+MAX_ADAPTER_NAME = 128
+"""Characters."""
+
 SAVING_S = 10.0
 """How long a runtime that ends may write to its --kv-store."""
 
@@ -48,6 +52,9 @@ class RuntimeConfig:
         "auto",
         "where the model runs; auto: on the CPU, until the way over a GPU has run on one",
         "model",
+    )
+    adapters: tuple[tuple[str, str], ...] = option(
+        (), "low-rank adapters (LoRA) of the model in PEFT's format: (name, folder) each", "model"
     )
     max_len: int = option(
         0, "longest branch; 0: what the model was made for", "model", "tokens", 0, 10_000_000
@@ -199,6 +206,8 @@ def _check(name: str, value: Any, kind: Any, metadata: Any) -> None:
         if value not in get_args(kind):
             raise ConfigError(f"{flag} {value}: must be one of {', '.join(get_args(kind))}")
         return
+    if kind == tuple[tuple[str, str], ...]:
+        return _check_adapters(flag, value)
     if kind is float and type(value) is int:
         return _check(name, float(value), kind, metadata)
     if type(value) is not kind:
@@ -208,3 +217,23 @@ def _check(name: str, value: Any, kind: Any, metadata: Any) -> None:
         raise ConfigError(
             f"{flag} {value}: must be between {low} and {high} {metadata['unit']}".rstrip()
         )
+
+
+def _check_adapters(flag: str, value: Any) -> None:
+    pairs = value if isinstance(value, tuple) else (None,)
+    for pair in pairs:
+        if not isinstance(pair, tuple) or [type(part) for part in pair] != [str, str]:
+            raise ConfigError(f"{flag} {value!r}: must be (name, folder) each")
+        name, folder = pair
+        if not 0 < len(name) <= MAX_ADAPTER_NAME or not name.isprintable() or "=" in name:
+            raise ConfigError(
+                f"{flag} {name!r}: a name has 1 to {MAX_ADAPTER_NAME} printable characters, and no ="
+            )
+        if not folder:
+            raise ConfigError(f"{flag} {name}: names no folder")
+    if len(pairs) > MAX_ADAPTERS:
+        raise ConfigError(f"{flag}: {len(pairs)} are more than {MAX_ADAPTERS}")
+    names = [name for name, _ in pairs]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise ConfigError(f"{flag} {twice[0]}: stands there twice")

@@ -80,6 +80,7 @@ def test_windows_are_read_in_the_keys_of_each_family(
         ({"num_hidden_layers": 0}, "num_hidden_layers"),
         ({"num_attention_heads": 3}, "cannot share"),
         ({"rms_norm_eps": "small"}, "rms_norm_eps must be a positive number, found 'small'"),
+        ({"rms_norm_eps": 10**400}, "rms_norm_eps must be a positive number"),
         ({"rope_theta": [1]}, "rope_theta must be a positive number"),
         ({"rope_scaling": ["linear"]}, "rope_scaling must be an object"),
         ({"rope_scaling": {"type": "linear", "factor": 0}}, "factor must be a positive number"),
