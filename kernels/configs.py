@@ -229,6 +229,29 @@ def experts_config(num_pairs: int, num_experts: int) -> ExpertsConfig:
     return next(fitting, EXPERTS[max(EXPERTS)])
 
 
+SHRINK_INPUTS = 1024
+"""Inputs of which one block of threads makes a token's low-rank values: there are few of them, so it takes many blocks
+to read an adapter's A at the speed of memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class LowRankConfig:
+    """A tile of `block_rows` tokens of one adapter × `block_columns` outputs; of A `block_inputs` inputs at a time."""
+
+    block_rows: int
+    block_columns: int
+    block_inputs: int
+    warps: int
+    stages: int
+
+
+def low_rank_config(rank: int) -> LowRankConfig:
+    """How adapters of a padded rank are applied: by it alone, so that a row's bits do not depend on how many others
+    there are. With more columns of large ranks registers spill."""
+    columns = 128 if rank <= 32 else 64
+    return LowRankConfig(block_rows=16, block_columns=columns, block_inputs=128, warps=4, stages=4)
+
+
 ROPE_HEADS = 8
 """Heads of one token that a block of threads rotates together."""
 

@@ -13,8 +13,10 @@ from torch import Tensor
 from branchwork.kernels.automaton import DONE, FORCED, Automata, Places
 from branchwork.kernels.device_rows import DeviceRows
 from branchwork.kernels.lanes import Lanes, RowState
+from branchwork.kernels.low_rank import AdapterRows
 from branchwork.kernels.quantized import LinearRoom, QuantizedLinear, dequantize, quantize_heads
 from branchwork.kernels.sampling import NO_TOKEN, SamplingRows, random_uniform
+from branchwork.kernels.weights import LowRank
 
 
 def embed(token_ids: Tensor, table: Tensor, out: Tensor) -> None:
@@ -185,6 +187,28 @@ def combine(values: Tensor, weight: Tensor, out: Tensor) -> None:
     wide = torch.promote_types(values.dtype, torch.float32)
     shaped = values.to(wide).view(*weight.shape, -1)
     out.copy_((shaped * weight.to(wide).unsqueeze(-1)).sum(1))
+
+
+def group_rows(adapter: Tensor, rows: AdapterRows) -> None:
+    """See `api.group_rows`; one adapter after another."""
+    for number in range(len(rows.count)):
+        mine = (adapter == number + 1).nonzero().view(-1)
+        rows.count[number] = len(mine)
+        rows.rows[number, : len(mine)] = mine.to(torch.int32)
+
+
+def low_rank(x: Tensor, weights: LowRank, rows: AdapterRows, out: Tensor) -> None:
+    """See `api.low_rank`; one adapter after another."""
+    wide, rank = torch.promote_types(x.dtype, torch.float32), weights.expand.shape[2]
+    for number, size in enumerate(rows.count.tolist()):
+        if not size:
+            continue
+        mine = rows.rows[number, :size].long()
+        values = F.linear(x[mine].to(wide), weights.shrink[number].to(wide)).to(x.dtype).to(wide)
+        parts = torch.split(weights.expand[number].to(wide), list(weights.widths))
+        values_of = torch.split(values, rank, 1)
+        added = [F.linear(own, part) for own, part in zip(values_of, parts, strict=True)]
+        out[mine] = (out[mine].to(wide) + torch.cat(added, 1)).to(out.dtype)
 
 
 def fsm_advance(tokens: Tensor, automata: Automata, places: Places) -> None:

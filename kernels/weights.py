@@ -87,15 +87,19 @@ class LowRank:
 class LayerAdapters:
     """Of one layer; None: no adapter touches these matrices."""
 
-    qkv: LowRank | None
-    out: LowRank | None
-    gate_up: LowRank | None
-    down: LowRank | None
+    qkv: LowRank | None = None
+    out: LowRank | None = None
+    gate_up: LowRank | None = None
+    down: LowRank | None = None
+
+    @property
+    def every(self) -> tuple[LowRank | None, ...]:
+        """In the order in which they are applied."""
+        return self.qkv, self.out, self.gate_up, self.down
 
     def on_device(self, device: torch.device) -> "LayerAdapters":
         """The same there."""
-        every = (self.qkv, self.out, self.gate_up, self.down)
-        return LayerAdapters(*(None if one is None else one.on_device(device) for one in every))
+        return LayerAdapters(*(one and one.on_device(device) for one in self.every))
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from branchwork.kernels.cpu.amx import TILE_ROWS
 from branchwork.kernels.cpu.attention import BLOCK, make_scratch, make_sums
 from branchwork.kernels.cpu.choice import TeamChoice
+from branchwork.kernels.cpu.low_rank import LowMatrix, lay_rows, make_room, pack_low
 from branchwork.kernels.cpu.matrix import Matrix, make_product_scratch, num_bytes, pack_matrix
 from branchwork.kernels.cpu.memory import zeros
 from branchwork.kernels.cpu.network import (
@@ -21,6 +23,7 @@ from branchwork.kernels.cpu.network import (
     STOP,
     Cache,
     Job,
+    LowMatrices,
     Shape,
     Shared,
     Thread,
@@ -36,7 +39,7 @@ from branchwork.kernels.cpu.tile import PANEL, compiled_tiles, padded_rows
 from branchwork.kernels.errors import KernelError
 from branchwork.kernels.quantized import BITS_OF_HEAD, BITS_OF_LAYERS, Quantize
 from branchwork.kernels.sampling import SamplingRows
-from branchwork.kernels.weights import DecoderWeights, LayerWeights
+from branchwork.kernels.weights import AdapterWeights, DecoderWeights, LayerWeights
 
 Ints = npt.NDArray[np.int32]
 
@@ -77,6 +80,7 @@ class Network:
     max_logit_rows  rows of logits of one call, at most
     threads         of a step that has work for them; a smaller step takes one
     quantize        levels that weights are rounded to: `quantized.Quantize`; the weights must be bfloat16
+    adapters        of the weights' dtype, never rounded
     """
 
     def __init__(
@@ -91,6 +95,7 @@ class Network:
         max_logit_rows: int,
         threads: int,
         quantize: Quantize = "none",
+        adapters: AdapterWeights | None = None,
     ) -> None:
         if not runs_compiled(weights, quantize):
             known = "float32 or bfloat16" if quantize == "none" else "bfloat16"
@@ -99,15 +104,20 @@ class Network:
         heads = (weights.num_heads, weights.num_kv_heads, weights.head_dim)
         has_bias = any(layer.qkv_bias is not None for layer in weights.layers)
         shape = Shape(*heads, weights.eps, weights.layers[0].q_norm is not None, has_bias)
-        self._weights = _packed(weights, quantize)
+        self._weights = _packed(weights, quantize, adapters)
         self._work = _workspace(self._weights, weights, stored, max_tokens, max_logit_rows)
         self._room = _room(max_tokens, len(slot_table))
         self._shared = _shared_room(len(slot_table))
+        self._num_adapters = 0 if adapters is None else adapters.number
+        self._adapted = make_room(
+            max_tokens if adapters else 0, max(low.values for low in self._weights.low), stored
+        )
         self._job = Job(
-            *(np.zeros(1, np.int64) for _ in range(5)), np.zeros(max_logit_rows, np.int32)
+            *(np.zeros(1, np.int64) for _ in range(6)), np.zeros(max_logit_rows, np.int32)
         )
         cache = Cache(*map(array_of, (k_pool, v_pool, slot_table, cos, sin)))
-        self._state = (shape, self._weights, self._work, cache, self._room, self._shared, self._job)
+        rooms = self._room, self._shared, self._adapted
+        self._state = (shape, self._weights, self._work, cache, *rooms, self._job)
         packed, layers = self._weights, weights.layers
         matrices = (packed.qkv, packed.out, packed.gate_up, packed.down)
         linears = (*layers[0].qkv, layers[0].out, *layers[0].gate_up, layers[0].down)
@@ -120,9 +130,11 @@ class Network:
         self._sampling = make_sampling_scratch(self._vocab_size)
 
         tiles = compiled_tiles(stored)
+        widest = max(layers[0].qkv[0].shape[1], layers[0].out.shape[1], layers[0].down.shape[1])
 
         def thread(part: int, team: Team) -> Thread:
-            scratch = make_scratch(*heads, stored, tiles), make_product_scratch()
+            gathered = zeros((TILE_ROWS, widest), stored)
+            scratch = make_scratch(*heads, stored, tiles), make_product_scratch(), gathered
             return Thread(part, team, tiles, *scratch)
 
         self._alone = self._first = thread(0, make_team(1))
@@ -144,11 +156,13 @@ class Network:
         query_start: Ints,
         kv_len: Ints,
         shared_prefixes: Sequence[tuple[Sequence[int], int]] = (),
+        adapters: Ints | None = None,
     ) -> None:
         """Compute the new tokens: K and V go to their slots, hidden states stay for `logits` and `hidden`.
 
         shared_prefixes  (requests by their place in `rows`, number of their first positions that are the same slots);
                          those requests have one new token each, and are named once
+        adapters         of each token, from 1 on; 0: it has none. None: no token has one
         """
         room, job, num_tokens = self._room, self._job, len(token_ids)
         if num_tokens > len(room.ids):
@@ -162,6 +176,7 @@ class Network:
         room.query_start[: len(rows) + 1] = query_start
         room.kv_len[: len(rows)] = kv_len
         job.num_groups[0] = self._share(shared_prefixes, len(rows))
+        job.num_tiles[0] = 0 if adapters is None else self._adapt(adapters, num_tokens)
         job.kind[0], job.num_tokens[0], job.num_requests[0] = LAYERS, num_tokens, len(rows)
         self._work_on(num_tokens, *self._layers_work)
 
@@ -175,6 +190,15 @@ class Network:
             at += len(members)
             shared.start[group + 1] = at
         return len(prefixes)
+
+    def _adapt(self, adapters: Ints, num_tokens: int) -> int:
+        if len(adapters) != num_tokens:
+            raise KernelError("adapters", f"{num_tokens} of tokens", str(len(adapters)))
+        lowest, highest = int(adapters.min()), int(adapters.max())
+        if lowest < 0 or highest > self._num_adapters:
+            expected = f"numbers from 0 to {self._num_adapters}"
+            raise KernelError("adapters", expected, f"{lowest} to {highest}")
+        return lay_rows(adapters, self._adapted) if highest else 0
 
     def logits(self, of_tokens: Ints) -> npt.NDArray[np.float32]:
         """Scores of what follows some tokens of the last `run`, [len(of_tokens), V]; overwritten by the next call."""
@@ -220,7 +244,9 @@ def _dismiss(state: tuple[Any, ...], first: Thread) -> None:
     work_on(*state, first)
 
 
-def _packed(weights: DecoderWeights, quantize: Quantize) -> Weights:
+def _packed(
+    weights: DecoderWeights, quantize: Quantize, adapters: AdapterWeights | None
+) -> Weights:
     layers, bits = weights.layers, BITS_OF_LAYERS[quantize]
 
     def norms(part: Callable[[LayerWeights], Tensor | None], width: int) -> npt.NDArray[np.float32]:
@@ -265,6 +291,39 @@ def _packed(weights: DecoderWeights, quantize: Quantize) -> Weights:
         windows=np.array([layer.window for layer in layers], np.int64),
         final_norm=_floats(weights.final_norm),
         head=pack_matrix(1, [weights.head], BITS_OF_HEAD[quantize]),
+        low=_packed_adapters(weights, adapters),
+    )
+
+
+def _packed_adapters(weights: DecoderWeights, adapters: AdapterWeights | None) -> LowMatrices:
+    layer, stored = weights.layers[0], array_of(weights.embedding).dtype
+
+    def packed(
+        name: str, parts: Sequence[Tensor], arrange: Callable[..., Tensor] = _in_order
+    ) -> LowMatrix:
+        widths = tuple(map(len, parts))
+        # Where each column of the product comes from, counted from 1 on, as padding is 0.
+        numbers = torch.arange(1, sum(widths) + 1).view(-1, 1)
+        found = arrange(*torch.split(numbers, list(widths))).view(-1).numpy() - 1
+        rows = np.full(-(-len(found) // PANEL) * PANEL, -1)
+        rows[: len(found)] = found
+        every = [getattr(layer, name) for layer in adapters.layers] if adapters else []
+        return pack_low(
+            [low and (array_of(low.shrink), array_of(low.expand)) for low in every]
+            or [None] * len(weights.layers),
+            rows,
+            widths,
+            parts[0].shape[1] * stored.itemsize // 4,
+            adapters.number if adapters else 0,
+            adapters.rank if adapters else 2,
+            stored,
+        )
+
+    return LowMatrices(
+        packed("qkv", layer.qkv),
+        packed("out", (layer.out,)),
+        packed("gate_up", layer.gate_up, _in_turns),
+        packed("down", (layer.down,)),
     )
 
 
@@ -315,6 +374,10 @@ def _workspace(
 def _floats(tensor: Tensor) -> npt.NDArray[np.float32]:
     array: npt.NDArray[np.float32] = tensor.float().numpy()
     return array
+
+
+def _in_order(*parts: Tensor) -> Tensor:
+    return torch.cat(parts)
 
 
 def _in_turns(gate: Tensor, up: Tensor) -> Tensor:

@@ -217,7 +217,7 @@ def _zip_32(_: Any, even: Any, odd: Any, low: Any, high: Any) -> Any:
 
 
 @intrinsic
-def _copy_line(_: Any, source: Any, target: Any) -> Any:
+def copy_line(_: Any, source: Any, target: Any) -> Any:
     """64 bytes from an address to another."""
 
     def generate(context: Any, b: ir.IRBuilder, _s: Any, args: Any) -> Any:
@@ -236,7 +236,7 @@ def copy_rows(rows: Any, count: Any, offset: Any, lines: Any, out: Any) -> Any:
     """
     for r in range(count):
         for line in range(lines):
-            _copy_line(rows[r] + offset + line * 64, out + (r * lines + line) * 64)
+            copy_line(rows[r] + offset + line * 64, out + (r * lines + line) * 64)
 
 
 @inlined

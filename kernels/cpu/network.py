@@ -23,6 +23,7 @@ from branchwork.kernels.cpu.attention import (
 )
 from branchwork.kernels.cpu.cached import borrowing_entry_point
 from branchwork.kernels.cpu.lines import norm_lines, silu_mul_line
+from branchwork.kernels.cpu.low_rank import Adapted, LowMatrix, add_expanded, shrink_rows
 from branchwork.kernels.cpu.matrix import (
     PRODUCT_ROWS,
     Matrix,
@@ -54,6 +55,15 @@ class Shape(NamedTuple):
     qkv_bias: bool = True
 
 
+class LowMatrices(NamedTuple):
+    """What adapters add, by the matrices of a layer."""
+
+    qkv: LowMatrix
+    out: LowMatrix
+    gate_up: LowMatrix
+    down: LowMatrix
+
+
 class Weights(NamedTuple):
     """A decoder's weights, L layers stacked.
 
@@ -77,6 +87,7 @@ class Weights(NamedTuple):
     windows: npt.NDArray[np.int64]  # [L]; 0: no window
     final_norm: npt.NDArray[np.float32]  # [hidden]
     head: Matrix  # of one layer, V columns
+    low: LowMatrices
 
 
 class Workspace(NamedTuple):
@@ -138,6 +149,7 @@ class Job(NamedTuple):
     num_tokens: npt.NDArray[np.int64]
     num_requests: npt.NDArray[np.int64]
     num_groups: npt.NDArray[np.int64]
+    num_tiles: npt.NDArray[np.int64]  # of `Adapted`
     num_rows: npt.NDArray[np.int64]
     of_tokens: npt.NDArray[np.int32]  # [≥ num_rows] of which tokens the logits are wanted
 
@@ -150,6 +162,7 @@ class Thread(NamedTuple):
     tiles: Tiles
     attention: AttentionScratch
     products: ProductScratch
+    gathered: npt.NDArray[Any]  # [16, ≥ inputs of every matrix] stored
 
 
 @kernel
@@ -203,9 +216,10 @@ def _rows_at_once(x: Any) -> Any:
 
 @inlined
 def _each_panel(
-    part: Any, x: Any, num_rows: Any, matrix: Any, layer: Any, bias: Any, out: Any, thread: Any
-) -> Any:
-    """Each row of x Wᵀ, 64 columns at a time, by `part` to its row of `out`.
+    part: Any, x: Any, num_rows: Any, matrix: Any, layer: Any, bias: Any, low: Any, adapted: Any,
+    out: Any, thread: Any,
+) -> Any:  # fmt: skip
+    """Each row of x Wᵀ and what its adapter adds, 64 columns at a time, by `part` to its row of `out`.
 
     A thread takes some columns of some rows at a time: few rows read a weight once.
     """
@@ -215,34 +229,47 @@ def _each_panel(
         start, panel = piece // panels * at_once, piece % panels
         for row in range(start, min(start + at_once, num_rows), PRODUCT_ROWS):
             n = min(num_rows - row, PRODUCT_ROWS)
-            part(x, row, n, matrix, layer, panel, bias, out, thread)
+            part(x, row, n, matrix, layer, panel, bias, low, adapted, out, thread)
         piece = take(thread.team, 1)
 
 
 @kernel
-def _project(x: Any, num_rows: Any, matrix: Any, layer: Any, out: Any, thread: Any) -> None:
+def _project(
+    x: Any, num_rows: Any, matrix: Any, layer: Any, low: Any, adapted: Any, out: Any, thread: Any
+) -> None:  # fmt: skip
     """out = x Wᵀ."""
-    _each_panel(_keep, x, num_rows, matrix, layer, None, out, thread)
+    _each_panel(_keep, x, num_rows, matrix, layer, None, low, adapted, out, thread)
 
 
 @kernel
 def _project_add(
-    x: Any, num_rows: Any, matrix: Any, layer: Any, bias: Any, out: Any, thread: Any
-) -> None:
+    x: Any, num_rows: Any, matrix: Any, layer: Any, bias: Any, low: Any, adapted: Any, out: Any, thread: Any
+) -> None:  # fmt: skip
     """out += x Wᵀ + b; no columns of b: there is none."""
-    _each_panel(_add, x, num_rows, matrix, layer, bias, out, thread)
+    _each_panel(_add, x, num_rows, matrix, layer, bias, low, adapted, out, thread)
 
 
 @kernel
-def _gate(x: Any, num_rows: Any, matrix: Any, layer: Any, bias: Any, out: Any, thread: Any) -> None:
+def _gate(
+    x: Any, num_rows: Any, matrix: Any, layer: Any, bias: Any, low: Any, adapted: Any, out: Any, thread: Any
+) -> None:  # fmt: skip
     """out = silu(x Gᵀ + b) · (x Uᵀ + c), with the columns of G and U 32 by 32."""
-    _each_panel(_silu_mul, x, num_rows, matrix, layer, bias, out, thread)
+    _each_panel(_silu_mul, x, num_rows, matrix, layer, bias, low, adapted, out, thread)
+
+
+@inlined
+def _shrink(x: Any, low: Any, layer: Any, adapted: Any, thread: Any) -> Any:
+    """Before a product, where some of its rows have an adapter."""
+    if len(adapted.adapter) > 0 and low.is_there[layer]:
+        shrink_rows(x, low, layer, adapted, thread)
+        meet(thread.team)
 
 
 @inlined
 def _keep(
-    x: Any, row: Any, n: Any, matrix: Any, layer: Any, panel: Any, _bias: Any, out: Any, thread: Any
-) -> Any:
+    x: Any, row: Any, n: Any, matrix: Any, layer: Any, panel: Any, _bias: Any, low: Any, adapted: Any,
+    out: Any, thread: Any,
+) -> Any:  # fmt: skip
     first = panel * PANEL
     if lies_whole(matrix, PANEL):
         multiply_into(thread.tiles, x, row, n, matrix, layer, panel, out[row:, first:], PANEL, 0)
@@ -250,12 +277,15 @@ def _keep(
         multiply(thread.tiles, x, row, n, matrix, layer, panel, thread.products)
         for r in range(n):
             copy(thread.products.sums[r], out[row + r, first : first + PANEL])
+    if len(adapted.adapter) > 0 and low.is_there[layer]:
+        add_expanded(row, low, layer, panel, adapted, out[row:, first:], PANEL, thread)
 
 
 @inlined
 def _add(
-    x: Any, row: Any, n: Any, matrix: Any, layer: Any, panel: Any, bias: Any, out: Any, thread: Any
-) -> Any:
+    x: Any, row: Any, n: Any, matrix: Any, layer: Any, panel: Any, bias: Any, low: Any, adapted: Any,
+    out: Any, thread: Any,
+) -> Any:  # fmt: skip
     first = panel * PANEL
     columns = min(out.shape[1] - first, PANEL)  # the last panel may reach beyond the row
     if lies_whole(matrix, columns):
@@ -264,6 +294,8 @@ def _add(
         multiply(thread.tiles, x, row, n, matrix, layer, panel, thread.products)
         for r in range(n):
             _add_line(thread.products.sums[r], out[row + r, first : first + columns])
+    if len(adapted.adapter) > 0 and low.is_there[layer]:
+        add_expanded(row, low, layer, panel, adapted, out[row:, first:], columns, thread)
     if len(bias) > 0:
         for r in range(n):
             _add_line(bias[first:], out[row + r, first : first + columns])
@@ -277,9 +309,12 @@ def _add_line(x: Any, out: Any) -> None:
 
 @inlined
 def _silu_mul(
-    x: Any, row: Any, n: Any, matrix: Any, layer: Any, panel: Any, bias: Any, out: Any, thread: Any
-) -> Any:
+    x: Any, row: Any, n: Any, matrix: Any, layer: Any, panel: Any, bias: Any, low: Any, adapted: Any,
+    out: Any, thread: Any,
+) -> Any:  # fmt: skip
     multiply(thread.tiles, x, row, n, matrix, layer, panel, thread.products)
+    if len(adapted.adapter) > 0 and low.is_there[layer]:
+        add_expanded(row, low, layer, panel, adapted, thread.products.sums, PANEL, thread)
     line = panel * (PANEL // 2) * out.memory.itemsize // LINE_BYTES
     for r in range(n):
         silu_mul_line(
@@ -421,10 +456,10 @@ def attended_rows(memory: Any, steps: Any, num_tokens: Any, thread: Any) -> Any:
 
 @inlined
 def _layers(
-    shape: Any, weights: Any, work: Any, cache: Any, tokens: Any, shared: Any, thread: Any
-) -> None:
+    shape: Any, weights: Any, work: Any, cache: Any, tokens: Any, shared: Any, adapted: Any, thread: Any
+) -> None:  # fmt: skip
     """Compute the new tokens: their K and V go to their slots, their last hidden states to `work.hidden`."""
-    num_tokens, hidden, team = len(tokens.ids), work.hidden, thread.team
+    num_tokens, hidden, team, low = len(tokens.ids), work.hidden, thread.team, weights.low
     normed = rows_for(thread.tiles, weights.qkv.steps, num_tokens, work.normed)
     attended = attended_rows(work.attended, weights.out.steps, num_tokens, thread)
     activated = rows_for(thread.tiles, weights.down.steps, num_tokens, work.activated)
@@ -433,7 +468,8 @@ def _layers(
     for layer in range(weights.attention_norm.shape[0]):
         _norms(hidden, weights.attention_norm[layer], shape.eps, num_tokens, normed, thread)
         meet(team)
-        _project(normed, num_tokens, weights.qkv, layer, work.qkv, thread)
+        _shrink(normed, low.qkv, layer, adapted, thread)
+        _project(normed, num_tokens, weights.qkv, layer, low.qkv, adapted, work.qkv, thread)
         meet(team)
         _rope_store(shape, weights, layer, work, cache, tokens, thread)
         meet(team)
@@ -442,26 +478,29 @@ def _layers(
             meet(team)
         _attend(shape, layer, weights.windows[layer], work, cache, tokens, shared, attended, thread)
         meet(team)
+        _shrink(attended, low.out, layer, adapted, thread)
         _project_add(
-            attended, num_tokens, weights.out, layer, weights.out_bias[layer], hidden, thread
+            attended, num_tokens, weights.out, layer, weights.out_bias[layer], low.out, adapted, hidden, thread
         )  # fmt: skip
         meet(team)
         _norms(hidden, weights.mlp_norm[layer], shape.eps, num_tokens, normed, thread)
         meet(team)
+        _shrink(normed, low.gate_up, layer, adapted, thread)
         _gate(
-            normed, num_tokens, weights.gate_up, layer, weights.gate_up_bias[layer],
+            normed, num_tokens, weights.gate_up, layer, weights.gate_up_bias[layer], low.gate_up, adapted,
             activated, thread,
         )  # fmt: skip
         meet(team)
+        _shrink(activated, low.down, layer, adapted, thread)
         _project_add(
-            activated, num_tokens, weights.down, layer, weights.down_bias[layer], hidden, thread
+            activated, num_tokens, weights.down, layer, weights.down_bias[layer], low.down, adapted, hidden, thread
         )  # fmt: skip
         meet(team)
 
 
 @inlined
-def _head(shape: Any, weights: Any, work: Any, of_tokens: Any, thread: Any) -> None:
-    """Logits of what follows some tokens, from `work.hidden`."""
+def _head(shape: Any, weights: Any, work: Any, of_tokens: Any, nobody: Any, thread: Any) -> None:
+    """Logits of what follows some tokens, from `work.hidden`; no adapter touches them."""
     num_rows = len(of_tokens)
     normed = rows_for(thread.tiles, weights.head.steps, num_rows, work.normed)
     row = take(thread.team, 1)
@@ -469,8 +508,17 @@ def _head(shape: Any, weights: Any, work: Any, of_tokens: Any, thread: Any) -> N
         _norm_to(work.hidden[of_tokens[row]], weights.final_norm, shape.eps, normed, row)
         row = take(thread.team, 1)
     meet(thread.team)
-    _project(normed, num_rows, weights.head, 0, work.logits, thread)
+    _project(normed, num_rows, weights.head, 0, weights.low.qkv, nobody, work.logits, thread)
     meet(thread.team)
+
+
+@inlined
+def _some(adapted: Any, num_tiles: Any) -> Any:
+    """The first tiles of a step's rows."""
+    start = adapted.start[: num_tiles + 1]
+    return Adapted(
+        adapted.rows, start, adapted.adapter[:num_tiles], adapted.of_block, adapted.values
+    )
 
 
 @inlined
@@ -481,12 +529,14 @@ def _do(
     cache: Any,
     room: Any,
     room_shared: Any,
+    room_adapted: Any,
     job: Any,
     thread: Any,
 ) -> None:
     """One thread's share of a job."""
     if job.kind[0] == HEAD:
-        _head(shape, weights, work, job.of_tokens[: job.num_rows[0]], thread)
+        nobody = _some(room_adapted, 0)
+        _head(shape, weights, work, job.of_tokens[: job.num_rows[0]], nobody, thread)
         return
     num_tokens, num_requests = job.num_tokens[0], job.num_requests[0]
     tokens = Tokens(
@@ -504,7 +554,8 @@ def _do(
         room_shared.length[:num_groups],
         room_shared.blocks_of[:num_requests],
     )
-    _layers(shape, weights, work, cache, tokens, shared, thread)
+    adapted = _some(room_adapted, job.num_tiles[0])
+    _layers(shape, weights, work, cache, tokens, shared, adapted, thread)
 
 
 @borrowing_entry_point
@@ -515,6 +566,7 @@ def work_on(
     cache: Any,
     room: Any,
     room_shared: Any,
+    room_adapted: Any,
     job: Any,
     thread: Any,
 ) -> None:
@@ -527,7 +579,7 @@ def work_on(
         if job.kind[0] == STOP:
             return
         begin_products(thread.tiles)
-        _do(shape, weights, work, cache, room, room_shared, job, thread)
+        _do(shape, weights, work, cache, room, room_shared, room_adapted, job, thread)
         end_products(thread.tiles)
         if thread.part == 0:
             return

@@ -3,9 +3,8 @@
     scores [T, E] → route → for each expert how many pairs it has, and which     pair = token · choices + choice
     x [T, …]      → expert_linear → [T · choices, …], by the pair's number → … → combine → [T, …]
 
-A block of a product belongs to one expert. Which one, and which of its pairs, each program works out from the counts,
-so the launch is the same however the tokens are spread, and the host never waits for a count. Pairs come to an expert's
-list in any order: a row's product depends on no other row. Fedus et al. 2022; blocks of one expert: Gale et al. 2023.
+A block of a product belongs to one expert (`grouping`). Pairs come to an expert's list in any order: a row's product
+depends on no other row. Fedus et al. 2022.
 """
 
 import triton
@@ -13,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from branchwork.kernels.configs import POINTWISE_BLOCK, ExpertsConfig, experts_config
+from branchwork.kernels.triton.grouping import members_of_block, num_blocks
 
 
 @triton.jit
@@ -52,22 +52,12 @@ def expert_linear_kernel(
     EXPERTS: tl.constexpr, PADDED: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr,
     BLOCK_INPUTS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """One program: a tile of outputs for BLOCK_ROWS pairs of one expert. CHOICES: pairs that read the same row of x.
-
-    blocks   e0 e0 e0 │ e2 │ e3 e3 │ …      an expert without pairs has none; those that nobody needs leave at once
-    """
-    block = tl.program_id(1)
-    number = tl.arange(0, PADDED)
-    counts = tl.load(count + number, mask=number < EXPERTS, other=0)
-    blocks = (counts + BLOCK_ROWS - 1) // BLOCK_ROWS
-    expert = tl.sum((tl.cumsum(blocks, 0) <= block).to(tl.int32), 0)
+    """One program: a tile of outputs for BLOCK_ROWS pairs of one expert. CHOICES: pairs that read the same row of x."""
+    expert, pair, real_row = members_of_block(
+        count, pairs, tl.program_id(1), num_tokens, EXPERTS, PADDED, BLOCK_ROWS
+    )
     if expert >= EXPERTS:
         return
-    first = block - tl.sum(tl.where(number < expert, blocks, 0), 0)
-    row = first * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-    real_row = row < tl.sum(tl.where(number == expert, counts, 0), 0)
-    pair = tl.load(pairs + expert.to(tl.int64) * num_tokens + row, mask=real_row, other=0)
-
     column = tl.program_id(0) * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)
     real_column = column < num_columns
     inner = tl.arange(0, BLOCK_INPUTS)
@@ -127,9 +117,8 @@ def expert_linear(
     num_experts, num_columns, num_inputs = weight.shape
     num_pairs = len(out)
     tile = config or experts_config(num_pairs, num_experts)
-    # Each expert that has pairs has one block that is not full, at most.
-    num_blocks = num_pairs // tile.block_rows + min(num_pairs, num_experts)
-    expert_linear_kernel[(triton.cdiv(num_columns, tile.block_columns), num_blocks)](
+    blocks = num_blocks(num_pairs, num_experts, tile.block_rows)
+    expert_linear_kernel[(triton.cdiv(num_columns, tile.block_columns), blocks)](
         x, weight, count, pairs, out, pairs.shape[1], num_columns, num_inputs, CHOICES=num_pairs // len(x),
         EXPERTS=num_experts, PADDED=triton.next_power_of_2(num_experts), BLOCK_ROWS=tile.block_rows,
         BLOCK_COLUMNS=tile.block_columns, BLOCK_INPUTS=tile.block_inputs, STAGES=tile.stages, num_warps=tile.warps,

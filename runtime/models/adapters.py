@@ -92,10 +92,6 @@ class Adapters:
     digests: tuple[str, ...]
     weights: kernels.AdapterWeights
 
-    def on_device(self, device: torch.device) -> "Adapters":
-        """The same there."""
-        return Adapters(self.names, self.digests, self.weights.on_device(device))
-
 
 class _Module(NamedTuple):
     """One adapted matrix: its layer, its name in it, and the names of its two tensors."""

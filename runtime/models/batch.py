@@ -9,7 +9,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from branchwork.kernels.api import AttentionWorkspace, SharedPrefixes, largest_stored
+from branchwork.kernels import api as kernels
+from branchwork.kernels.api import (
+    AdapterRows,
+    AdapterWeights,
+    AttentionWorkspace,
+    SharedPrefixes,
+    largest_stored,
+)
 from branchwork.runtime.kv import KvArrays, KvShapes
 from branchwork.runtime.models.config import ModelConfig
 from branchwork.runtime.models.rope import Rotation
@@ -30,6 +37,7 @@ class Batch:
     max_position                 the largest of `positions`
     shared_prefixes              (requests by number, length): their first positions are the very same slots, and each
                                  has one new token; a request is in one of them at most
+    adapters                     [R] as `Segment.adapter`; None: no request has one
     """
 
     token_ids: Ints
@@ -40,15 +48,28 @@ class Batch:
     kv_len: Ints
     max_position: int
     shared_prefixes: tuple[tuple[tuple[int, ...], int], ...] = ()
+    adapters: Ints | None = None
 
     def rows_of_tokens(self) -> Ints:
         """The line in the slot table of each token's request, [T]."""
-        if len(self.rows) == len(self.token_ids):
-            return self.rows
-        return np.repeat(self.rows, np.diff(self.query_start))
+        return self._of_tokens(self.rows)
 
-    def tensors(self) -> "BatchTensors":
-        """The same for a decoder on the CPU."""
+    @property
+    def adapters_of_tokens(self) -> Ints | None:
+        """The adapter of each token's request, [T]."""
+        return None if self.adapters is None else self._of_tokens(self.adapters)
+
+    def _of_tokens(self, values: Ints) -> Ints:
+        if len(values) == len(self.token_ids):
+            return values
+        return np.repeat(values, np.diff(self.query_start))
+
+    def tensors(self, adapters: AdapterWeights | None = None) -> "BatchTensors":
+        """The same for a decoder on the CPU, which has these adapters."""
+        numbers, adapted = self.adapters_of_tokens, None
+        if adapters is not None and numbers is not None:
+            adapted = kernels.make_adapter_rows(adapters, len(numbers), "cpu")
+            kernels.group_rows(torch.from_numpy(numbers), adapted)
         return BatchTensors(
             token_ids=torch.from_numpy(self.token_ids),
             positions=torch.from_numpy(self.positions),
@@ -56,12 +77,16 @@ class Batch:
             rows=torch.from_numpy(self.rows),
             query_start=torch.from_numpy(self.query_start),
             kv_len=torch.from_numpy(self.kv_len),
+            adapted=adapted,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class BatchTensors:
-    """A batch on its decoder's device, and what attention on a GPU needs beside it (see `kernels.attend`)."""
+    """A batch on its decoder's device, and what attention on a GPU needs beside it (see `kernels.attend`).
+
+    `adapted` None: no token has an adapter.
+    """
 
     token_ids: Tensor
     positions: Tensor
@@ -72,12 +97,13 @@ class BatchTensors:
     workspace: AttentionWorkspace | None = None
     max_new_tokens: int = 0
     shared: SharedPrefixes | None = None
+    adapted: AdapterRows | None = None
 
 
 def make_batch(plan: Plan) -> Batch:
     """The plan's tokens in a row, and what belongs to them."""
     # One transposition for all: what is done for each segment counts at 32 of them a step.
-    of_rows, starts, token_ids, slots, *_ = zip(*plan.segments, strict=True)
+    of_rows, starts, token_ids, slots, *_, adapters = zip(*plan.segments, strict=True)
     counts = list(map(len, token_ids))
     num_tokens, num_requests = sum(counts), len(counts)
     if num_tokens == num_requests:  # all decode, in short steps: one array for all
@@ -105,6 +131,7 @@ def make_batch(plan: Plan) -> Batch:
         kv_len=kv_len,
         max_position=max_position,
         shared_prefixes=shared_prefixes(plan) if plan.shared_prefixes else (),
+        adapters=_ints(adapters) if any(adapters) else None,
     )
 
 

@@ -43,7 +43,7 @@ class Controls:
 
     def __init__(self, num_lanes: int, num_groups: int, num_rows: int, device: Device) -> None:
         self._num_lanes, self._num_groups, self._num_rows = num_lanes, num_groups, num_rows
-        sizes = [2 * num_lanes, *[num_lanes] * 8, num_groups + 1, num_groups]
+        sizes = [2 * num_lanes, *[num_lanes] * 9, num_groups + 1, num_groups]
         self._ends = list(accumulate(sizes))
         self._host = np.zeros(self._ends[-1], np.int32)
         self._there = torch.zeros(self._ends[-1], dtype=torch.int32, device=device.where)
@@ -52,7 +52,7 @@ class Controls:
         self.seed = parts[0].view(torch.int64)
         self.row, self.grammar, self.top_k, self.members, self.shared_len = parts[1:6]
         self.temperature, self.top_p, self.min_p = (part.view(torch.float32) for part in parts[6:9])
-        self.group_start, self.group_len = parts[9:]
+        self.adapter, self.group_start, self.group_len = parts[9:]
 
     def fill(self, segments: Sequence[Segment], groups: Groups) -> Array:
         """The block for these requests, on the host."""
@@ -78,7 +78,8 @@ class Controls:
         groups = groups[: self._num_groups]
         in_order = [member for group, _ in groups for member in group]
         members[: len(in_order)] = in_order
-        group_start, group_len = parts[9:]
+        adapter, group_start, group_len = parts[9:]
+        adapter[:num] = [segment.adapter for segment in segments]
         for number, (group, length) in enumerate(groups):
             shared_len[list(group)] = length
             group_len[number] = length
@@ -98,7 +99,7 @@ def _block(segment: Segment) -> int:
 class DecodeProgram:
     """Steps of up to `num_lanes` requests with one new token each, over the state that the device keeps.
 
-    `shares`: some of them read a prefix together.
+    `shares`: some of them read a prefix together. `adapted`: some have an adapter; without, none costs anything.
     """
 
     def __init__(
@@ -112,6 +113,7 @@ class DecodeProgram:
         device: Device,
         shares: bool,
         captured: bool = True,
+        adapted: bool = False,
     ) -> None:
         def ints(dtype: torch.dtype = torch.int32) -> Tensor:
             return torch.zeros(num_lanes, dtype=dtype, device=device.where)
@@ -123,7 +125,7 @@ class DecodeProgram:
         self._decoder, self._cache, self._state = decoder, cache, state
         self._workspaces = workspaces
         self._controls = controls = Controls(num_lanes, num_groups, num_rows, device)
-        self._who: tuple[tuple[int, Sampler, int], ...] | None = None
+        self._who: tuple[tuple[int, Sampler, int, int], ...] | None = None
         self._groups: Groups = ()
         self._lanes = lanes = kernels.make_lanes(controls.row)
         self._places = kernels.Places(
@@ -136,6 +138,8 @@ class DecodeProgram:
             lanes.token, lanes.position, lanes.slot, lanes.row,
             torch.arange(num_lanes + 1, dtype=torch.int32, device=device.where), lanes.kv_len,
             workspaces.attention, 1, shared if num_groups else None,
+            kernels.make_adapter_rows(decoder.adapters, num_lanes, device.where)
+            if adapted and decoder.adapters is not None else None,
         )  # fmt: skip
         plain = torch.zeros(num_lanes, device=device.where)
         self._rows = kernels.DeviceRows(
@@ -147,7 +151,11 @@ class DecodeProgram:
 
     def run(self, segments: Sequence[Segment], groups: Groups, uploads: Uploads) -> Tensor:
         """Compute a step of these requests, in this order; the chosen tokens are there until the next run."""
-        who = tuple((s.row, s.sample.sampler, _block(s)) for s in segments if s.sample is not None)
+        who = tuple(
+            (s.row, s.sample.sampler, _block(s), s.adapter)
+            for s in segments
+            if s.sample is not None
+        )
         if who != self._who or groups != self._groups:
             self._controls.send(self._controls.fill(segments, groups), uploads)
             self._who, self._groups = who, groups
@@ -157,6 +165,8 @@ class DecodeProgram:
     def _compute(self) -> None:
         state, lanes = self._state, self._lanes
         kernels.fill_lanes(state.rows, self._cache.slot_table, lanes)
+        if self._batch.adapted is not None:
+            kernels.group_rows(self._controls.adapter, self._batch.adapted)
         hidden = self._decoder.forward(self._batch, self._cache)
         logits = self._decoder.logits(self._decoder.normed(hidden))
         kernels.sample_on_device(

@@ -64,16 +64,21 @@ class RoundedMatrices:
 
 
 class Decoder:
-    """The network: weights, and how they are applied. With `rounded`, the matrices of `weights` are not looked at."""
+    """The network: weights, and how they are applied. With `rounded`, the matrices of `weights` are not looked at.
+
+    `adapters` add to the products of the tokens that have one.
+    """
 
     def __init__(
         self,
         config: ModelConfig,
         weights: kernels.DecoderWeights,
         rounded: RoundedMatrices | None = None,
+        adapters: kernels.AdapterWeights | None = None,
     ) -> None:
         self.config = config
         self.weights = weights
+        self.adapters = adapters
         self._rounded = rounded
         self._room = None if rounded is None else rounded.room
 
@@ -103,6 +108,10 @@ class Decoder:
         return self._head.num_bytes + sum(
             one.qkv.num_bytes + one.out.num_bytes + one.mlp.num_bytes for one in self._linears
         )
+
+    def with_adapters(self, adapters: kernels.AdapterWeights | None) -> "Decoder":
+        """The same network with these, on its device."""
+        return Decoder(self.config, self.weights, self._rounded, adapters)
 
     def without_layers(self) -> "Decoder":
         """What is left of it where another form has taken over the layers and the head: `normed`."""
@@ -134,10 +143,12 @@ class Decoder:
 
         kernels.embed(batch.token_ids, self.weights.embedding, out=hidden)
         delta: Tensor | None = None
-        layers = zip(self.weights.layers, self._linears, cache.layers, strict=True)
-        for layer, linears, (k_pool, v_pool, k_scale, v_scale) in layers:
+        layers = zip(
+            self.weights.layers, self._linears, self._layer_adapters, cache.layers, strict=True
+        )
+        for layer, linears, low, (k_pool, v_pool, k_scale, v_scale) in layers:
             self._add_norm(delta, hidden, layer.attention_norm, normed)
-            qkv = self._linear(normed, linears.qkv)
+            qkv = self._linear(normed, linears.qkv, low.qkv, batch.adapted)
             kernels.rope_store_kv(
                 qkv, cache.rotation.cos, cache.rotation.sin, batch.positions, batch.slots, k_pool, v_pool, q,
                 layer.q_norm, layer.k_norm, config.rms_norm_eps, k_scale, v_scale,
@@ -146,19 +157,31 @@ class Decoder:
                 q, k_pool, v_pool, cache.slot_table, batch.rows, batch.query_start, batch.kv_len, attended, scale,
                 layer.window, k_scale, v_scale, batch.workspace, batch.max_new_tokens, batch.shared,
             )  # fmt: skip
-            delta = self._linear(attended.view(num_tokens, -1), linears.out)
+            delta = self._linear(attended.view(num_tokens, -1), linears.out, low.out, batch.adapted)
             self._add_norm(delta, hidden, layer.mlp_norm, normed)
             if isinstance(linears.mlp, Gated):
-                delta = self._gated(normed, linears.mlp)
+                delta = self._gated(normed, linears.mlp, low, batch.adapted)
             else:
                 delta = self._mixed(normed, linears.mlp)
         return hidden if delta is None else hidden.add_(delta)
 
-    def _gated(self, x: Tensor, mlp: Gated) -> Tensor:
-        both = self._linear(x, mlp.gate_up)
+    @property
+    def _layer_adapters(self) -> tuple[kernels.LayerAdapters, ...]:
+        if self.adapters is None:
+            return (kernels.LayerAdapters(),) * self.config.num_layers
+        return self.adapters.layers
+
+    def _gated(
+        self,
+        x: Tensor,
+        mlp: Gated,
+        low: kernels.LayerAdapters,
+        adapted: kernels.AdapterRows | None,
+    ) -> Tensor:
+        both = self._linear(x, mlp.gate_up, low.gate_up, adapted)
         activated = x.new_empty(len(x), both.shape[1] // 2)
         kernels.silu_mul(both, out=activated)
-        return self._linear(activated, mlp.down)
+        return self._linear(activated, mlp.down, low.down, adapted)
 
     def _mixed(self, x: Tensor, mlp: Mixture) -> Tensor:
         experts, scores = mlp.experts, self._linear(x, mlp.router)
@@ -191,8 +214,17 @@ class Decoder:
         """Scores of the next token, [rows, vocab_size], of rows of `normed`."""
         return self._linear(normed, self._head)
 
-    def _linear(self, x: Tensor, weight: Linear) -> Tensor:
-        return kernels.linear(x, weight, self._room)
+    def _linear(
+        self,
+        x: Tensor,
+        weight: Linear,
+        low: kernels.LowRank | None = None,
+        adapted: kernels.AdapterRows | None = None,
+    ) -> Tensor:
+        out = kernels.linear(x, weight, self._room)
+        if low is not None and adapted is not None:
+            kernels.low_rank(x, low, adapted, out)
+        return out
 
     def _add_norm(self, delta: Tensor | None, hidden: Tensor, weight: Tensor, out: Tensor) -> None:
         if delta is None:

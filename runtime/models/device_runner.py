@@ -65,7 +65,8 @@ class DeviceRunner:
 
     `kv_dtype`: of the pool; None: the model's. int8 and float8_e4m3fn are stored with a scale for each slot and head.
     `cascade` False: shared prefixes are read by each request. `graphs` False: decode steps are not captured, which only
-    a measurement wants. Graphs are captured here, for 1, 2, 4, … requests.
+    a measurement wants. Graphs are captured here, for 1, 2, 4, … requests; with adapters once more for each, so that
+    a step in which nobody has one is what it is without.
     """
 
     steps_ahead = STEPS_IN_FLIGHT - 1
@@ -112,11 +113,13 @@ class DeviceRunner:
         self._num_launched = 0
         with torch.inference_mode():
             self._programs = {
-                (size, shares): DecodeProgram(
-                    size, self._num_ids, decoder, self._cache, self._state, self._workspaces, device, shares, graphs
+                (size, shares, adapted): DecodeProgram(
+                    size, self._num_ids, decoder, self._cache, self._state, self._workspaces, device, shares, graphs,
+                    adapted,
                 )
                 for size in reversed(buckets)  # the largest takes the memory that all others fit in
                 for shares in ((True, False) if cascade and size > 1 else (False,))
+                for adapted in ((True, False) if decoder.adapters else (False,))
             }  # fmt: skip
         self._cascade = cascade
         self._buckets = buckets
@@ -152,8 +155,11 @@ class DeviceRunner:
         num = len(plan.segments)
         size = next(size for size in self._buckets if size >= num)
         groups = shared_prefixes(plan) if self._cascade and plan.shared_prefixes else ()
+        adapted = any(segment.adapter for segment in plan.segments)
         # Where nobody shares, every layer's look for a shared prefix is left out.
-        chosen = self._programs[size, bool(groups)].run(plan.segments, groups, self._uploads)
+        chosen = self._programs[size, bool(groups), adapted].run(
+            plan.segments, groups, self._uploads
+        )
         line = self._ring[self._num_launched % len(self._ring)][:num]
         line.copy_(chosen, non_blocking=True)
 
@@ -192,9 +198,15 @@ class DeviceRunner:
         if (batch.token_ids == CHOSEN).any():
             rows = copy(np.repeat(batch.rows, counts).astype(np.int64))
             token_ids = torch.where(token_ids == CHOSEN, self._state.rows.token[rows], token_ids)
+        adapters, adapted = batch.adapters_of_tokens, None
+        if adapters is not None and self._decoder.adapters is not None:
+            adapted = kernels.make_adapter_rows(
+                self._decoder.adapters, len(adapters), self._device.where
+            )
+            kernels.group_rows(copy(adapters), adapted)
         return BatchTensors(
             token_ids, copy(batch.positions), copy(batch.slots), copy(batch.rows), copy(batch.query_start),
-            copy(batch.kv_len), self._workspaces.attention, int(counts.max()),
+            copy(batch.kv_len), self._workspaces.attention, int(counts.max()), adapted=adapted,
         )  # fmt: skip
 
     def _settings(self, segments: Sequence[Segment]) -> kernels.DeviceRows | None:

@@ -54,7 +54,7 @@ class PlainForward:
 
     def run(self, batch: Batch) -> None:
         """See `Forward.run`."""
-        self._hidden = self._decoder.forward(batch.tensors(), self._cache)
+        self._hidden = self._decoder.forward(batch.tensors(self._decoder.adapters), self._cache)
 
     def head(self, tokens: Ints) -> None:
         """See `Forward.head`."""
@@ -94,14 +94,14 @@ class CompiledForward:
         self._logits = np.empty((0, 0), np.float32)
         self._network = kernels.Network(
             decoder.weights, cache.k, cache.v, cache.slot_table, cache.rotation.cos,
-            cache.rotation.sin, max_tokens, max_logit_rows, threads, quantize,
+            cache.rotation.sin, max_tokens, max_logit_rows, threads, quantize, decoder.adapters,
         )  # fmt: skip
 
     def run(self, batch: Batch) -> None:
         """See `Forward.run`."""
         self._network.run(
             batch.token_ids, batch.positions, batch.slots,
-            batch.rows, batch.query_start, batch.kv_len, batch.shared_prefixes,
+            batch.rows, batch.query_start, batch.kv_len, batch.shared_prefixes, batch.adapters_of_tokens,
         )  # fmt: skip
 
     def head(self, tokens: Ints) -> None:

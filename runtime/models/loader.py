@@ -32,7 +32,7 @@ class LoadedModel:
     """A model ready to run. `checksum` tells it apart from others; `folder` also holds its tokenizer.
 
     `quantize` is what its matrices are rounded to: on a device they are, on the CPU the decoder has them as they were
-    stored, and whoever runs it rounds them. `adapters` lie on the decoder's device.
+    stored, and whoever runs it rounds them. `adapters` are those of the decoder.
     """
 
     name: str
@@ -72,6 +72,8 @@ def load_model(options: RuntimeConfig) -> LoadedModel:
             f"--quantize {options.quantize}: {options.model} has layers of odd widths; --quantize none runs it"
         )
     adapters = placed_adapters(adapted, config, dtype, device) if adapted else None
+    if adapters is not None:
+        decoder = decoder.with_adapters(adapters.weights)
     return LoadedModel(
         options.model, folder, config, decoder, checksum(folder), options.quantize, adapters
     )
@@ -79,9 +81,10 @@ def load_model(options: RuntimeConfig) -> LoadedModel:
 
 def on_device(model: LoadedModel, name: str) -> LoadedModel:
     """The model with its weights laid out on a device, and rounded as `model.quantize` says."""
-    device = torch.device(name)
-    adapters = None if model.adapters is None else model.adapters.on_device(device)
-    return replace(model, decoder=placed(model.decoder, device, model.quantize), adapters=adapters)
+    decoder, adapters = placed(model.decoder, torch.device(name), model.quantize), model.adapters
+    if adapters is not None and decoder.adapters is not None:
+        adapters = replace(adapters, weights=decoder.adapters)
+    return replace(model, decoder=decoder, adapters=adapters)
 
 
 def check_quantize(quantize: kernels.Quantize, dtype: torch.dtype, config: ModelConfig) -> None:

@@ -14,7 +14,7 @@ def placed(decoder: Decoder, device: torch.device, quantize: kernels.Quantize = 
 
     Layer by layer: of the matrices as they were stored, no more than one is there beside those in levels.
     """
-    weights = decoder.weights
+    weights, adapters = decoder.weights, decoder.adapters and decoder.adapters.on_device(device)
     embedding = weights.embedding.to(device)
     common = replace(
         weights, embedding=embedding, head=embedding, final_norm=weights.final_norm.to(device)
@@ -23,14 +23,14 @@ def placed(decoder: Decoder, device: torch.device, quantize: kernels.Quantize = 
     if bits is None or head_bits is None:
         layers = tuple(_copied(layer, device) for layer in weights.layers)
         head = embedding if weights.head is weights.embedding else weights.head.to(device)
-        return Decoder(decoder.config, replace(common, layers=layers, head=head))
+        return Decoder(decoder.config, replace(common, layers=layers, head=head), None, adapters)
     vectors = tuple(_vectors(layer, device) for layer in weights.layers)
     rounded = RoundedMatrices(
         tuple(_rounded(layer, device, bits) for layer in weights.layers),
         kernels.quantize_linear(weights.head.to(device), head_bits, kernels.INT4_GROUP),
         kernels.make_room(embedding.dtype, device),
     )
-    return Decoder(decoder.config, replace(common, layers=vectors), rounded)
+    return Decoder(decoder.config, replace(common, layers=vectors), rounded, adapters)
 
 
 _NOTHING = torch.empty(0)

@@ -22,6 +22,8 @@ NEEDS: dict[str, Callable[[int], list[str]]] = {
     "int4_linear_kernel": lambda arch: ["16-byte loads"],
     "int8_linear_kernel": lambda arch: ["16-byte loads"],
     "expert_linear_kernel": lambda arch: ["16-byte loads"],
+    "shrink_kernel": lambda arch: ["16-byte loads"],
+    "expand_kernel": lambda arch: ["16-byte loads"],
     "widen_kernel": lambda arch: ["16-byte loads"],
 }
 """The instructions without which a kernel is on a slow path: warpgroup products on sm_90, wide loads."""

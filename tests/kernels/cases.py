@@ -488,6 +488,34 @@ def experts(num_tokens: int, num_experts: int, choices: int, dtype: torch.dtype)
     }  # fmt: skip
 
 
+def adapted(
+    adapter: list[int],
+    ranks: list[int],
+    dtype: torch.dtype,
+    *,
+    widths: tuple[int, ...] = (75,),
+    width: int = 90,
+) -> dict[str, Any]:
+    """Tokens of these adapters; tokens without one have poison in x and out, and so has what is behind the last."""
+    generator = torch.Generator().manual_seed(len(adapter) + sum(ranks))
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator)
+
+    rank, parts, has_one = max(ranks), len(widths), torch.tensor(adapter) > 0
+    shrink, expand = normal(len(ranks), parts, rank, width), normal(len(ranks), sum(widths), rank)
+    for number, own in enumerate(ranks):
+        shrink[number, :, own:], expand[number, :, own:] = 0, 0
+    x = poisoned(len(adapter), width, dtype=dtype)
+    out = poisoned(len(adapter) + 1, sum(widths), dtype=dtype)[:-1]
+    x[has_one] = (normal(len(adapter), width) / width**0.5)[has_one].to(dtype)
+    out[has_one] = normal(*out.shape)[has_one].to(dtype)
+    return {
+        "x": x, "adapter": ints(*adapter), "shrink": shrink.flatten(1, 2).to(dtype),
+        "expand": (expand / rank**0.5).to(dtype), "widths": widths, "out": out,
+    }  # fmt: skip
+
+
 def lanes(**found: Tensor) -> Lanes:
     """Six lanes, two of them padding (five rows); whatever is not given is 77."""
     unset = {name: torch.full((6,), 77, dtype=torch.int32) for name in Lanes.__slots__}
@@ -568,4 +596,22 @@ EXPERTS = [
     Case("experts", "many tokens", lambda: experts(37, 4, 2, F32)),
 ]  # fmt: skip
 
-CASES = [*ATTENTION, *TUNED, *POINTWISE, *SAMPLING, *TABLES, *EXPERTS]
+_MIXED = [0, 3, 1, 0, 2, 3, 3, 1, 0, 2, 1, 3] + [3] * 17 + [0, 2]
+ADAPTERS = [
+    *(
+        Case("low_rank", f"rank {r}, {d}", lambda r=r, d=d: adapted(_MIXED, [r] * 3, d))
+        for r, d in [(8, BF16), (16, F32), (64, BF16)]
+    ),
+    Case("low_rank", "mixed ranks, parts", lambda: adapted(_MIXED, [8, 24, 16], F32, widths=(48, 16, 16))),
+    Case("low_rank", "parts that end within a tile, bfloat16", lambda: adapted(
+        _MIXED, [16, 8, 16], BF16, widths=(37, 5, 33), width=160)),
+    Case("low_rank", "two parts", lambda: adapted(_MIXED, [40, 8, 16], F32, widths=(33, 33), width=64)),
+    Case("low_rank", "one token", lambda: adapted([2], [8, 8], F32)),
+    Case("low_rank", "all of one adapter", lambda: adapted([2] * 33, [8, 8, 8], F32)),
+    Case("low_rank", "every token another", lambda: adapted(list(range(9, 0, -1)), [8] * 9, F32)),
+    Case("low_rank", "nobody", lambda: adapted([0] * 5, [8, 8], BF16)),
+    Case("low_rank", "numbers that no adapter has", lambda: adapted([0, 1, 0, 2], [8, 8], F32) | {
+        "adapter": ints(-1, 1, 3, 2)}),
+]  # fmt: skip
+
+CASES = [*ATTENTION, *TUNED, *POINTWISE, *SAMPLING, *TABLES, *EXPERTS, *ADAPTERS]

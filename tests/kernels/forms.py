@@ -18,12 +18,14 @@ from branchwork.kernels.configs import (
     DECODE_BLOCKS,
     AttentionConfig,
     ExpertsConfig,
+    LowRankConfig,
     SampleConfig,
     cascade_config,
     extend_config,
     quantized_linear_config,
 )
 from branchwork.kernels.device_rows import device_rows, make_sampling_workspace
+from branchwork.kernels.low_rank import AdapterRows
 from branchwork.kernels.quantized import QuantizedLinear
 from branchwork.kernels.sampling import SamplingRows
 from branchwork.kernels.triton import (
@@ -32,9 +34,11 @@ from branchwork.kernels.triton import (
     experts,
     lanes,
     linear,
+    low_rank,
     pointwise,
     sampling,
 )
+from branchwork.kernels.weights import LowRank
 
 Call = Callable[..., None]
 
@@ -42,6 +46,8 @@ SMALL = AttentionConfig(
     block_rows=16, block_keys=16, split_keys=32, max_splits=4, few_tokens=4, warps=4, stages=1
 )
 FEW_PAIRS = ExpertsConfig(block_rows=16, block_columns=32, block_inputs=32, warps=4, stages=1)
+FEW_COLUMNS = LowRankConfig(block_rows=16, block_columns=32, block_inputs=32, warps=4, stages=1)
+CHUNKS = SampleConfig(chunk=32, search_block=64, warps=4, choose_warps=4)
 CHUNKS = SampleConfig(chunk=32, search_block=64, warps=4, choose_warps=4, cut_blocks=60)
 """Rows of 100 tokens are four chunks; with 20 to 50 rows a program looks through two of them, or all."""
 
@@ -152,6 +158,23 @@ def experts_of(forms: Any, silu: Any, *tile: ExpertsConfig) -> Call:
     return work
 
 
+def adapters_of(forms: Any, **tile: Any) -> Call:
+    """Tokens grouped by adapter and their products, with poison wherever nothing is to be read."""
+
+    def work(
+        x: Tensor, adapter: Tensor, shrink: Tensor, expand: Tensor, widths: Any, out: Tensor
+    ) -> None:
+        weights = LowRank(shrink, expand, widths)
+        room = poisoned(len(x) * shrink.shape[1] * 8, dtype=F32).to(x.device)
+        count = torch.full((len(shrink),), 2**30, dtype=torch.int32, device=x.device)
+        rows = torch.full((len(shrink), len(x)), 2**30, dtype=torch.int32, device=x.device)
+        grouped = AdapterRows(count, rows, room)
+        forms.group_rows(adapter, grouped)
+        forms.low_rank(x, weights, grouped, out, **tile)
+
+    return work
+
+
 def advance(form: Call) -> Call:
     """A case names the tensors of `places` too, as what is written."""
     return lambda tokens, automata, places, **_: form(tokens, automata, places)
@@ -197,6 +220,7 @@ REFERENCE: dict[str, Call] = {
     "quantized_linear": reference.quantized_linear,
     "quantized_linear_split": reference.quantized_linear,
     "widen": reference.widen,
+    "low_rank": adapters_of(reference),
 }
 
 TRITON: dict[str, Call] = {
@@ -220,4 +244,5 @@ TRITON: dict[str, Call] = {
     "quantized_linear": triton_quantized_linear,
     "quantized_linear_split": partial(triton_quantized_linear, split_groups=1),
     "widen": linear.widen,
+    "low_rank": adapters_of(low_rank, config=FEW_COLUMNS, split_inputs=64),
 }

@@ -17,6 +17,7 @@ from branchwork.kernels.configs import (
 )
 from branchwork.kernels.device_rows import DeviceRows, make_sampling_workspace
 from branchwork.kernels.lanes import Lanes, RowState
+from branchwork.kernels.low_rank import AdapterRows
 from branchwork.kernels.quantized import QuantizedLinear
 from branchwork.kernels.triton import (
     attention,
@@ -24,9 +25,11 @@ from branchwork.kernels.triton import (
     experts,
     lanes,
     linear,
+    low_rank,
     pointwise,
     sampling,
 )
+from branchwork.kernels.weights import LowRank
 
 HEADS, KV_HEADS, D, HIDDEN, WIDTH, VOCAB = 32, 8, 128, 4096, 14336, 128_256
 BF16 = torch.bfloat16
@@ -163,6 +166,16 @@ def mixture(num_tokens: int, num_experts: int, choices: int, hidden: int, width:
     experts.combine(values, weight, x)
 
 
+def adapters(number: int, rank: int, inputs: int, *widths: int) -> None:
+    """Tokens grouped by adapter, and what is added to the product of matrices that are applied together."""
+    weights = LowRank(
+        empty(number, len(widths) * rank, inputs), empty(number, sum(widths), rank), widths
+    )
+    grouped = AdapterRows(ints(number), ints(number, 64), floats(2**22))
+    low_rank.group_rows(ints(64), grouped)
+    low_rank.low_rank(empty(64, inputs), weights, grouped, empty(64, sum(widths)))
+
+
 LAUNCHES: dict[str, Callable[[int], None]] = {
     "decode": lambda arch: decode(arch, shared=True),
     "decode, window": lambda arch: decode(arch, window=4096),
@@ -208,5 +221,9 @@ LAUNCHES: dict[str, Callable[[int], None]] = {
     "experts, 2,048 tokens, 128 experts": lambda arch: mixture(2048, 128, 8, 2048, 768),
     "widen int4": lambda arch: widen(4),
     "widen int8": lambda arch: widen(8),
+    "adapters, rank 16, q k v": lambda arch: adapters(8, 16, HIDDEN, 4096, 1024, 1024),
+    "adapters, rank 16": lambda arch: adapters(8, 16, WIDTH, HIDDEN),
+    "adapters, rank 64": lambda arch: adapters(64, 64, WIDTH, HIDDEN),
+    "adapters, rank 128, q k v": lambda arch: adapters(8, 128, HIDDEN, 4096, 1024, 1024),
 }
 """What is launched, given the compute capability of the device."""

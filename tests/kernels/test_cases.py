@@ -25,7 +25,7 @@ PROCESSES = [
     ["attend: shared"],
     ["attend: extend"],
     ["sample"],
-    ["route", "expert_linear", "combine", "experts"],
+    ["route", "expert_linear", "combine", "experts", "low_rank"],
     ["rope_store_kv", "rms_norm", "add_rms_norm", "silu_mul", "embed", "fsm_advance", "fill_lanes", "advance_rows",
      "quantized_linear", "widen"],
 ]  # fmt: skip

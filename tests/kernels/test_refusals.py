@@ -1,5 +1,6 @@
 """A wrong argument is refused by name, with what was expected and what was found, before anything is launched."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from branchwork.kernels import api
 from branchwork.kernels.errors import KernelError
 from branchwork.kernels.quantized import quantize_linear
+from branchwork.kernels.weights import LowRank
 
 
 def on_a_gpu(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -154,6 +156,49 @@ def test_the_other_operations_refuse() -> None:
         api.advance_rows(ints(1, 2), lanes["lanes"], lanes["rows"])
     with pytest.raises(KernelError, match=r"rows.token: expected shape \[4\], found shape \[6\]"):
         api.fill_lanes(lanes["rows"], torch.zeros(3, 9, dtype=torch.int32), lanes["lanes"])
+
+
+def test_adapters_refuse() -> None:
+    weights = LowRank(torch.zeros(3, 16, 32), torch.zeros(3, 24, 8), (16, 8))
+    every = api.AdapterWeights(3, 8, (api.LayerAdapters(qkv=weights),))
+    rows = api.make_adapter_rows(every, 5, "cpu")
+    x, out = torch.zeros(5, 32), torch.zeros(5, 24)
+    with pytest.raises(KernelError, match=r"adapter: expected int32, found torch\.int64"):
+        api.group_rows(torch.zeros(5, dtype=torch.int64), rows)
+    with pytest.raises(
+        KernelError, match=r"rows.rows: expected shape \[3, 4\], found shape \[3, 5"
+    ):
+        api.group_rows(ints(0, 1, 2, 3), rows)
+    with pytest.raises(KernelError, match=r"x: expected shape \[-1, 32\], found shape \[5, 31\]"):
+        api.low_rank(torch.zeros(5, 31), weights, rows, out)
+    with pytest.raises(KernelError, match=r"x: expected torch\.float32 .*found torch\.bfloat16"):
+        api.low_rank(x.bfloat16(), weights, rows, out)
+    with pytest.raises(KernelError, match=r"out: expected shape \[5, 24\], found shape \[5, 25\]"):
+        api.low_rank(x, weights, rows, torch.zeros(5, 25))
+    with pytest.raises(KernelError, match=r"weights.expand: expected shape \[3, 23, 8\]"):
+        api.low_rank(x, replace(weights, widths=(16, 7)), rows, out)
+    with pytest.raises(KernelError, match=r"weights.shrink: expected shape \[3, 8, -1\]"):
+        api.low_rank(x, replace(weights, widths=(24,)), rows, out)
+    with pytest.raises(KernelError, match=r"rows.count: expected shape \[3\], found shape \[2\]"):
+        api.low_rank(x, weights, replace(rows, count=ints(0, 0)), out)
+    with pytest.raises(KernelError, match=r"rows.rows: expected shape \[3, 4\]"):
+        api.low_rank(x[:4], weights, rows, out[:4])
+    with FakeTensorMode(), recorded() as launches:
+        there = LowRank(
+            *(torch.empty(t.shape, device="cuda") for t in (weights.shrink, weights.expand)),
+            (16, 8),
+        )
+        on_device = api.AdapterWeights(3, 8, (api.LayerAdapters(qkv=there),))
+        grouped = api.make_adapter_rows(on_device, 5, "cuda")
+        arguments = on_a_gpu({"x": x, "out": out})
+        small = replace(grouped, room=torch.empty(79, device="cuda"))
+        with pytest.raises(
+            KernelError, match=r"rows\.room: expected at least 80 of float32, found 79"
+        ):
+            api.low_rank(**arguments, weights=there, rows=small)
+        assert launches == []
+        api.low_rank(**arguments, weights=there, rows=grouped)
+    assert [launch.name for launch in launches] == ["shrink_kernel", "expand_kernel"]
 
 
 def test_a_call_on_a_gpu_reaches_triton() -> None:

@@ -100,19 +100,26 @@ class Greedy:
     """A scheduler in miniature: each row's tokens, its slots in a shuffled order, and one plan a step."""
 
     def __init__(
-        self, folder: Path, compiled: bool, dtype: str = "float32", max_rows: int = 32
+        self,
+        folder: Path,
+        compiled: bool,
+        dtype: str = "float32",
+        max_rows: int = 32,
+        **options: Any,
     ) -> None:
-        model = load_model(RuntimeConfig(model=str(folder), dtype=dtype))
+        model = load_model(RuntimeConfig(model=str(folder), dtype=dtype, **options))
         self.runner = ModelRunner(model, NUM_SLOTS, max_rows, max_len=256, compiled=compiled)
         self.free = np.random.default_rng(0).permutation(NUM_SLOTS).astype(np.int32).tolist()
         self.slots: list[list[int]] = [[] for _ in range(max_rows)]
+        self.adapters = [0] * max_rows
 
     def segment(self, row: int, tokens: list[int], last: bool) -> Segment:
         start = len(self.slots[row])
         new = [self.free.pop() for _ in tokens]
         self.slots[row] += new
         sample = Sample(GREEDY, position=start + len(tokens)) if last else None
-        return Segment(row, start, tuple(tokens), np.array(new, dtype=np.int32), sample)
+        slots = np.array(new, dtype=np.int32)
+        return Segment(row, start, tuple(tokens), slots, sample, adapter=self.adapters[row])
 
     def generate(self, prompts: list[list[int]], num_tokens: int, chunk: int) -> list[list[int]]:
         """Prefill by chunks, then decode; requests whose prompt is short decode while others still prefill."""

@@ -108,6 +108,6 @@ def _over_slots(
     shape = Shape(num_heads, k.shape[1], dim, 1e-6, False)
     tiles = compiled_tiles(flat.dtype)
     scratch = make_scratch(num_heads, k.shape[1], dim, flat.dtype, tiles)
-    thread = Thread(0, make_team(1), tiles, scratch, make_product_scratch())
+    thread = Thread(0, make_team(1), tiles, scratch, make_product_scratch(), flat[:0])
 
     return lambda: _attend_layer(shape, work, cache, tokens, shared, thread)

@@ -463,5 +463,35 @@ def experts() -> Iterator[Item]:
         )  # fmt: skip
 
 
-PARTS = (decode, cascade, extend, sample, linear, dense, pointwise, experts)
+def adapters() -> Iterator[Item]:
+    """What adapters of rank 16 add to the product of q, k and v, and to that which ends the MLP; rows take turns.
+
+    The peer applies one adapter to all rows, with torch's products.
+    """
+    shapes = (HIDDEN, ((HEADS + 2 * KV_HEADS) * D // 3,) * 3), (WIDTH, (HIDDEN,))
+    for (inputs, widths), number, num_tokens in itertools.product(shapes, (1, 8), (1, 32, 2048)):
+        rank, columns = 16, sum(widths)
+        weights = api.LowRank(
+            _normal(number, len(widths) * rank, inputs), _normal(number, columns, rank), widths
+        )
+        layers = (api.LayerAdapters(qkv=weights),)
+        rows = api.make_adapter_rows(api.AdapterWeights(number, rank, layers), num_tokens, DEVICE)
+        numbers = torch.arange(num_tokens, dtype=torch.int32, device=DEVICE) % number + 1
+        x, out = _normal(num_tokens, inputs), _normal(num_tokens, columns)
+        api.group_rows(numbers, rows)
+        met = min(number, num_tokens)
+        read = met * (weights.shrink.nbytes + weights.expand.nbytes) / number
+        moved = 2.0 * (x.numel() + 2 * out.numel())
+        one = weights.shrink[0], weights.expand[0]
+
+        def peer(x: Tensor = x, one: tuple[Tensor, Tensor] = one, rank: int = rank) -> None:
+            F.linear(F.linear(x, one[0])[:, :rank], one[1])
+
+        yield Item(
+            f"adapters {number} of rank {rank}, {inputs:,} to {columns:,}, {num_tokens:,} rows",
+            partial(api.low_rank, x, weights, rows, out), read + moved, peer="one, two products", peer_work=peer,
+        )  # fmt: skip
+
+
+PARTS = (decode, cascade, extend, sample, linear, dense, pointwise, experts, adapters)
 """What has a target comes first."""

@@ -36,5 +36,6 @@ def rounded_model(model: LoadedModel) -> LoadedModel:
         for layer in weights.layers
     )
     head = rounded(weights.head, BITS_OF_HEAD[model.quantize])
-    decoder = Decoder(model.config, replace(weights, layers=layers, head=head))
+    rounded_weights = replace(weights, layers=layers, head=head)
+    decoder = Decoder(model.config, rounded_weights, None, model.decoder.adapters)
     return replace(model, decoder=decoder, quantize="none")

@@ -1,0 +1,42 @@
+"""Which tokens of a step are computed with which adapter, and what lies between the two products of one."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from branchwork.kernels.configs import SHRINK_INPUTS
+from branchwork.kernels.weights import AdapterWeights, LowRank
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterRows:
+    """The tokens of each adapter; filled by `api.group_rows`, once a step, and read by every product.
+
+    count  [N]     int32: tokens of each adapter
+    rows   [N, T]  int32: their places in the step, in any order; past `count` whatever was there
+    room   float32: a workspace of `api.low_rank`
+    """
+
+    count: Tensor
+    rows: Tensor
+    room: Tensor
+
+
+def make_adapter_rows(
+    weights: AdapterWeights, num_tokens: int, device: torch.device | str
+) -> AdapterRows:
+    """For steps of so many tokens."""
+
+    def ints(*shape: int) -> Tensor:
+        return torch.zeros(shape, dtype=torch.int32, device=device)
+
+    every = (one for layer in weights.layers for one in layer.every if one is not None)
+    widest = max((num_splits(one) * one.shrink.shape[1] for one in every), default=0)
+    room = torch.empty(widest * num_tokens, dtype=torch.float32, device=device)
+    return AdapterRows(ints(weights.number), ints(weights.number, num_tokens), room)
+
+
+def num_splits(weights: LowRank) -> int:
+    """Parts that the sum over the inputs is made in: by their number alone, so that a row has the same bits always."""
+    return -(-weights.shrink.shape[2] // SHRINK_INPUTS)
