@@ -24,7 +24,10 @@ class BranchKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class OpenBranch:
-    """A new branch; with a parent, it takes the parent's tokens once the parent's earlier operations are done."""
+    """A new branch; with a parent, it takes the parent's tokens once the parent's earlier operations are done.
+
+    A fork takes its parent's salt and adapter, too. `adapter` is its number (`Segment.adapter`).
+    """
 
     key: BranchKey
     parent: BranchKey | None = None
@@ -33,6 +36,7 @@ class OpenBranch:
     program: int = 0
     keep: bool = True
     pin_s: float = 0.0
+    adapter: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,14 +57,16 @@ class StoredBlock:
     key: str
     prefix: Ints | None
     size: int
+    adapter: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A block to be loaded: the K/V of the last tokens of `prefix`."""
+    """A block to be loaded: the K/V of the last tokens of `prefix`, computed with an adapter (`Segment.adapter`)."""
 
     key: str
     prefix: Ints
+    adapter: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,14 +91,17 @@ StoreReport = Loaded | Unsaved
 class Store(Protocol):
     """Keeps blocks under their keys. No call waits for a disk; `Loaded` and `Unsaved` come through `start`'s `report`.
 
-    `identity` tells which K/V it holds: of which model, computed by which code. `max_bytes` is what it may take; the
-    engine keeps to it by `remove`. A block is of `block_tokens`. `outlives`: it is there for the next runtime, too.
+    `max_bytes` is what it may take; the engine keeps to it by `remove`. A block is of `block_tokens`. `outlives`: it is
+    there for the next runtime, too.
     """
 
-    identity: str
     max_bytes: int
     block_tokens: int
     outlives: bool
+
+    def identity(self, adapter: int) -> str:
+        """Which K/V that is: of which model, with what in its adapter of this number, computed by which code."""
+        ...
 
     def start(self, report: Callable[[Sequence[StoreReport]], None]) -> list[StoredBlock]:
         """Begin; returns what it holds, least recently used first."""

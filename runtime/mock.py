@@ -1,7 +1,7 @@
 """A runtime without a model: real engine, scheduler, cache and tasks over a runner that only pretends.
 
-The pretended model is a function of all tokens so far, so it writes the same text whatever is cached, chunked or
-shared; and its pool remembers whose K/V lies in each slot, so that reading a wrong slot is found at once.
+The pretended model is a function of the adapter and all tokens so far, so it writes the same text whatever is cached,
+chunked or shared; and its pool remembers whose K/V lies in each slot, so that reading a wrong slot is found at once.
 """
 
 from collections import deque
@@ -77,8 +77,8 @@ class MockTokenizer:
 class MockRunner:
     """Computes plans like a model whose logits are a hash of all tokens so far.
 
-    A slot holds the hash of the prefix that ends with its token. A step asserts that the slots it is told to read
-    are one unbroken chain of hashes from position 0 on: K/V of these very tokens at these very positions.
+    A slot holds the hash of the prefix that ends with its token. A step asserts that the slots it is told to read are
+    one unbroken chain of hashes from its adapter on: K/V of these very tokens at these very positions.
 
     With `steps_ahead` it is like a device whose results come late: each step is computed in its turn.
     """
@@ -158,10 +158,10 @@ class MockRunner:
         assert len(segment.slots) == stop - start
         before = self._table[segment.row, :start]
         chain = self._hash[before]
-        first = np.zeros(1, np.uint64)
+        first = np.array([segment.adapter], np.uint64)
         expected = mix(np.concatenate([first, chain[:-1]]), self._token[before].astype(np.uint64))
         assert (chain == expected[: len(chain)]).all(), "a slot does not hold what it should"
-        last = int(chain[-1]) if start else 0
+        last = int(chain[-1]) if start else segment.adapter
         token_ids = segment.token_ids
         if token_ids == (CHOSEN,):
             token_ids = (self._chosen[segment.row],)

@@ -191,7 +191,7 @@ class Branches:
             return
         branch = Branch(
             key,
-            Namespace(operation.salt),
+            Namespace(operation.salt, operation.adapter),
             operation.priority,
             (key.client, operation.program),
             operation.keep,

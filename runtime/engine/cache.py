@@ -130,10 +130,10 @@ class PrefixCache:
             log.exception("a prefix is let go after a fault")
             self.mend()
 
-    def flush(self, namespace: Namespace | None = None) -> int:
-        """Forget every prefix that is not in use; returns how many slots became free."""
+    def flush(self, salt: str | None = None) -> int:
+        """Forget every prefix that is not in use, of one salt or of all; returns how many slots became free."""
         with self.guard:
-            slots = self.tree.flush(namespace)
+            slots = self.tree.flush(salt)
             self.pool.free(slots)
         return len(slots)
 

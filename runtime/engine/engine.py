@@ -13,7 +13,6 @@ from branchwork.runtime.engine.cache import PrefixCache
 from branchwork.runtime.engine.capacity import Capacity
 from branchwork.runtime.engine.context import Context
 from branchwork.runtime.engine.inspection import report_requests, report_tree
-from branchwork.runtime.engine.radix import Namespace
 from branchwork.runtime.engine.scheduler import Scheduler
 from branchwork.runtime.engine.tier import Tier
 from branchwork.runtime.grammar.interface import Vocabulary
@@ -205,10 +204,9 @@ class Engine:
 
     def _flush(self, salt: str | None) -> int:
         """Forget the prefixes of a salt, or all, in every tier; returns how many slots became free."""
-        namespace = None if salt is None else Namespace(salt)
         if self.tier is not None:
-            self.tier.forget(namespace)
-        return self.cache.flush(namespace)
+            self.tier.forget(salt)
+        return self.cache.flush(salt)
 
     def inspect(self) -> dict[str, Any]:
         """The requests and the prefix tree, as they are now; see `runtime.engine.inspection`."""

@@ -30,6 +30,7 @@ def report_requests(running: Iterable[Req], waiting: Iterable[Req]) -> list[dict
             "cached": req.cached_len,
             "prompt": req.prefill_end,
             "priority": req.priority,
+            "adapter": req.namespace.adapter,
             "steps": req.steps,
         }
         for req in islice(chain(running, waiting), MAX_REQUESTS)
@@ -40,7 +41,8 @@ def report_tree(tree: RadixTree) -> dict[str, Any]:
     """The tree's most recently used nodes, each after its parent.
 
     `parent` is a position in the list, None under a root; `space` numbers the namespaces, whose salts are nobody's to
-    see. `age` counts the uses of the tree since the node's last one. `hidden` children are not in the list.
+    see: `adapters` has each one's adapter, by number. `age` counts the uses of the tree since the node's last one.
+    `hidden` children are not in the list.
     """
     nodes: list[dict[str, Any]] = []
     waiting: list[tuple[int, int, int | None, int, Node]] = []
@@ -51,7 +53,9 @@ def report_tree(tree: RadixTree) -> dict[str, Any]:
         for child in latest:
             heappush(waiting, (-child.last_used, next(tickets), position, space, child))
 
-    for space, root in enumerate(tree.roots()):
+    adapters = []
+    for space, (namespace, root) in enumerate(tree.roots()):
+        adapters.append(namespace.adapter)
         add_children(root, None, space)
     while waiting and len(nodes) < MAX_NODES:
         _, _, position, space, node = heappop(waiting)
@@ -59,7 +63,12 @@ def report_tree(tree: RadixTree) -> dict[str, Any]:
         nodes.append(_node(node, position, space, tree.clock))
         if position is not None:
             nodes[position]["hidden"] -= 1
-    return {"nodes": nodes, "tokens": tree.num_tokens, "unlocked": tree.num_unlocked}
+    return {
+        "nodes": nodes,
+        "adapters": adapters,
+        "tokens": tree.num_tokens,
+        "unlocked": tree.num_unlocked,
+    }
 
 
 def _node(node: Node, parent: int | None, space: int, clock: int) -> dict[str, Any]:

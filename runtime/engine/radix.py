@@ -16,9 +16,13 @@ TOKEN_BYTES = 4
 
 
 class Namespace(NamedTuple):
-    """What separates caches: equal tokens of different namespaces share nothing."""
+    """What separates caches: equal tokens of different namespaces share nothing.
+
+    `adapter` numbers the low-rank adapter whose K/V it is (`Segment.adapter`), 0: none.
+    """
 
     salt: str = ""
+    adapter: int = 0
 
 
 class Node:
@@ -256,14 +260,14 @@ class RadixTree:
             self._shorten(node, left)
         return np.concatenate(freed) if freed else _NOTHING
 
-    def flush(self, namespace: Namespace | None = None) -> Ints:
-        """Forget all that is unlocked, of one namespace or of all; returns the slots."""
+    def flush(self, salt: str | None = None) -> Ints:
+        """Forget all that is unlocked, of one salt (with whatever adapter) or of all; returns the slots."""
         freed: list[Ints] = []
-        spaces = list(self._roots) if namespace is None else [namespace]
         leaves = [
             node
-            for root in (self._roots[space] for space in spaces if space in self._roots)
-            for node in list(_below(root))
+            for space, root in self._roots.items()
+            if salt is None or space.salt == salt
+            for node in _below(root)
             if not node.children
         ]
         for leaf in leaves:
@@ -290,9 +294,9 @@ class RadixTree:
         for space, tokens, slots in self.leaves():
             yield space, tuple(tokens.tolist()), tuple(slots.tolist())
 
-    def roots(self) -> Iterator[Node]:
+    def roots(self) -> Iterator[tuple[Namespace, Node]]:
         """The root of each namespace; for reports, which change nothing."""
-        yield from self._roots.values()
+        yield from self._roots.items()
 
     def nodes(self) -> Iterator[Node]:
         """All nodes, roots included."""

@@ -493,7 +493,9 @@ def _segment(req: Req, start: int, stop: int) -> Segment:
     assert row is not None
     token_ids = (CHOSEN,) if stop > tokens.length else tokens.ids(start, stop)
     slots = lease.slots.view(start, stop + len(req.guessed))
-    return Segment(row, start, token_ids + req.guessed, slots, sample, score, pool_hidden, guessed)
+    token_ids += req.guessed
+    adapter = req.namespace.adapter
+    return Segment(row, start, token_ids, slots, sample, score, pool_hidden, guessed, adapter)
 
 
 def _num_right(req: Req, stop: int, guessed: tuple[int, ...]) -> int:

@@ -5,7 +5,7 @@ block's end, only names it to the store.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -52,13 +52,17 @@ class Block:
 
 
 class Shelf:
-    """The account of a store of `max_bytes`. `identity` is whose K/V it holds: of two, equal tokens have two keys."""
+    """The account of a store of `max_bytes`.
 
-    def __init__(self, identity: str, max_bytes: int, block_tokens: int) -> None:
+    `identity` tells of an adapter's number whose K/V that is: of two, equal tokens have two keys.
+    """
+
+    def __init__(self, identity: Callable[[int], str], max_bytes: int, block_tokens: int) -> None:
         self.max_bytes = max_bytes
         self.block_tokens = block_tokens
         self.num_bytes = 0
-        self._root = Block(None, b"", hashlib.blake2b(identity.encode(), digest_size=16))
+        self._identity = identity
+        self._roots: dict[int, Block] = {}  # by the number of the adapter
         # Of every stored block, least recently used first. A block's use is also one of those before it, which come
         # behind it here: so the ends of prefixes go first. None: a stranger's block, which only takes room.
         self._stored: dict[str, Block | None] = {}
@@ -67,13 +71,13 @@ class Shelf:
     def __len__(self) -> int:
         return len(self._stored)
 
-    def find(self, token_ids: Ints, known: int) -> list[Block]:
+    def find(self, adapter: int, token_ids: Ints, known: int) -> list[Block]:
         """The stored blocks that carry on a prefix of which `known` tokens are at hand, without a gap.
 
         The first begins at or before `known`, the last ends within `token_ids`; none, if they would add nothing.
         """
         found: list[Block] = []
-        block, size = self._root, self.block_tokens
+        block, size = self._root(adapter), self.block_tokens
         for end in range(size, len(token_ids) + 1, size):
             child = block.children.get(_bytes(token_ids[end - size : end]))
             if child is None:
@@ -85,9 +89,9 @@ class Shelf:
                 found.append(block)
         return found
 
-    def walk(self, token_ids: Ints) -> Iterator[Block]:
+    def walk(self, adapter: int, token_ids: Ints) -> Iterator[Block]:
         """All whole blocks of these tokens, stored or not. Who goes no further prunes the last one."""
-        block, size = self._root, self.block_tokens
+        block, size = self._root(adapter), self.block_tokens
         for end in range(size, len(token_ids) + 1, size):
             block = block.child(_bytes(token_ids[end - size : end]))
             yield block
@@ -153,8 +157,7 @@ class Shelf:
     def check(self) -> None:
         """Assert that the account equals a recount of the tree."""
         seen: dict[str, int] = dict(self._strangers)
-        waiting: Iterable[Block] = self._root.children.values()
-        stack = list(waiting)
+        stack = [block for root in self._roots.values() for block in root.children.values()]
         while stack:
             block = stack.pop()
             assert block.size or block.children, "a block that leads nowhere"
@@ -163,6 +166,13 @@ class Shelf:
             stack.extend(block.children.values())
         assert seen.keys() == self._stored.keys()
         assert sum(seen.values()) == self.num_bytes
+
+    def _root(self, adapter: int) -> Block:
+        root = self._roots.get(adapter)
+        if root is None:
+            digest = hashlib.blake2b(self._identity(adapter).encode(), digest_size=16)
+            root = self._roots[adapter] = Block(None, b"", digest)
+        return root
 
 
 def _bytes(token_ids: Ints) -> bytes:

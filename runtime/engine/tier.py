@@ -41,15 +41,13 @@ OVERHEAD_BYTES = 1024
 # So many blocks are copied out between two passes when all is to be saved.
 SAVED_AT_ONCE = 4
 
-SHARED = Namespace()
-"""The namespace without a salt."""
-
 
 @dataclass(slots=True)
 class _Loading:
     """A load on its way, for the requests that wait for it."""
 
     load: Load
+    namespace: Namespace
     prefix: Ints  # up to the end of the last block
     blocks: list[Block]  # none: they are to be forgotten
 
@@ -69,7 +67,7 @@ class Tier:
         self._size = store.block_tokens
         self._loads: dict[int, _Loading] = {}
         self._num_loads = 0
-        self._unsaved: deque[Ints] = deque()  # prefixes to be saved, of which some may be saved
+        self._unsaved: deque[tuple[Namespace, Ints]] = deque()  # of which some may be saved
         self._kv_bytes = num_bytes(memory.kv_shapes(self._size))
         cache.on_evict = self.leaving
 
@@ -79,7 +77,7 @@ class Tier:
             if stored.prefix is None:
                 self.shelf.put_stranger(stored.key, stored.size)
                 continue
-            *_, block = self.shelf.walk(stored.prefix)
+            *_, block = self.shelf.walk(stored.adapter, stored.prefix)
             if block.size or block.key != stored.key:
                 self.shelf.put_stranger(stored.key, stored.size)
             else:
@@ -94,8 +92,10 @@ class Tier:
         if node.end // self._size > first // self._size:
             tree = self._cache.tree
             try:
-                if tree.namespace_of(node) == SHARED:
-                    self.num_skipped += not self._save(node, tree.tokens_of(node), first)
+                namespace = tree.namespace_of(node)
+                if not namespace.salt:
+                    tokens = tree.tokens_of(node)
+                    self.num_skipped += not self._save(namespace.adapter, node, tokens, first)
             except Exception:
                 # The boundary: nobody has asked for this, so nobody may be hurt by it.
                 self.num_skipped += 1
@@ -103,9 +103,9 @@ class Tier:
 
     def save_all(self) -> int:
         """Begin to save every cached prefix; `turn` goes on with it. Returns how many prefixes are looked through."""
-        prefixes = [tokens for space, tokens, _ in self._cache.tree.leaves() if space == SHARED]
-        self._unsaved = deque(prefixes)
-        return len(prefixes)
+        leaves = self._cache.tree.leaves()
+        self._unsaved = deque([(space, tokens) for space, tokens, _ in leaves if not space.salt])
+        return len(self._unsaved)
 
     @property
     def is_saving(self) -> bool:
@@ -120,7 +120,7 @@ class Tier:
         while self._unsaved and num_left > 0:
             before = self.num_saved
             try:
-                if not self._save_found(self._unsaved[0], num_left):
+                if not self._save_found(*self._unsaved[0], num_left):
                     return
             except Exception:  # the boundary, as in `leaving`
                 self._could_not_save()
@@ -145,20 +145,22 @@ class Tier:
         log.exception("K/V was not stored")
         self._unsaved.clear()
 
-    def _save_found(self, tokens: Ints, at_most: int) -> bool:
+    def _save_found(self, namespace: Namespace, tokens: Ints, at_most: int) -> bool:
         """As `_save`, of what is cached of these tokens."""
-        found = self._cache.find(SHARED, tokens)
+        found = self._cache.find(namespace, tokens)
         if found.node is None:
             return True
-        return self._save(found.node, tokens[: found.length], 0, at_most)
+        return self._save(namespace.adapter, found.node, tokens[: found.length], 0, at_most)
 
-    def _save(self, node: Node, tokens: Ints, first: int, at_most: int = 1 << 30) -> bool:
-        """Store the blocks of a cached prefix that end after `first` and are not stored yet.
+    def _save(
+        self, adapter: int, node: Node, tokens: Ints, first: int, at_most: int = 1 << 30
+    ) -> bool:
+        """Store the blocks of a prefix cached without a salt that end after `first` and are not stored yet.
 
         False: the store takes no more now.
         """
         slots: Ints | None = None
-        for block in self.shelf.walk(tokens):
+        for block in self.shelf.walk(adapter, tokens):
             end = block.end
             if block.size or end <= first:
                 continue
@@ -172,7 +174,7 @@ class Tier:
             except Exception:
                 self.shelf.prune(block)
                 raise
-            self._store.save(Wanted(block.key, tokens[:end].copy()), kv)
+            self._store.save(Wanted(block.key, tokens[:end].copy(), adapter), kv)
             at_most -= 1
             self.num_saved += 1
             self.shelf.put(block, self._kv_bytes + 4 * end + OVERHEAD_BYTES)
@@ -193,7 +195,7 @@ class Tier:
             if self._clock() < load.until_s:
                 return True
             load.done, load.known = True, len(req.tokens)  # too slow: compute
-        if req.namespace != SHARED or not len(self.shelf):
+        if req.namespace.salt or not len(self.shelf):
             return False
         found = find(req, self._cache)
         known = found.length
@@ -202,7 +204,7 @@ class Tier:
             return False
         if limit - known > self._cache.num_available:
             return False
-        blocks = self.shelf.find(req.tokens.view(0, limit), known)
+        blocks = self.shelf.find(req.namespace.adapter, req.tokens.view(0, limit), known)
         if not blocks:
             req.load = Load(known=limit, done=True)
             return False
@@ -225,8 +227,9 @@ class Tier:
         load = Load(known=known, until_s=self._clock() + LOAD_S)
         prefix = req.tokens.view(0, blocks[-1].end).copy()
         self._num_loads += 1
-        self._loads[self._num_loads] = _Loading(load, prefix, blocks)
-        wanted = [Wanted(block.key, prefix[: block.end]) for block in blocks]
+        self._loads[self._num_loads] = _Loading(load, req.namespace, prefix, blocks)
+        adapter = req.namespace.adapter
+        wanted = [Wanted(block.key, prefix[: block.end], adapter) for block in blocks]
         self._store.used(self.shelf.touch(blocks[-1]))
         self._store.load(self._num_loads, wanted)
         return load
@@ -256,7 +259,7 @@ class Tier:
         start = loading.prefix.size - self._size * len(loading.blocks)
         end = start + self._size * len(blocks)
         tokens = loading.prefix[:end]
-        lease = Lease(self._cache, SHARED, tokens)
+        lease = Lease(self._cache, loading.namespace, tokens)
         try:
             known = lease.shared
             if known < start or known >= end or not lease.reserve(end):
@@ -288,9 +291,9 @@ class Tier:
             "store_tokens_loaded": self.num_loaded,
         }
 
-    def forget(self, namespace: Namespace | None) -> None:
-        """Drop all that is stored of a namespace, or of all."""
-        if namespace is None or namespace == SHARED:
+    def forget(self, salt: str | None) -> None:
+        """Drop all that is stored of a salt, or of all."""
+        if not salt:  # what has one is not stored
             self._unsaved.clear()
             for loading in self._loads.values():
                 loading.blocks.clear()

@@ -47,7 +47,7 @@ def make_store(
     return DiskStore(
         Path(options.kv_store).expanduser(),
         options.kv_store_bytes,
-        kv_identity(options, model, weights_digest),
+        (kv_identity(options, model, weights_digest),),
         shapes,
         model.config.max_position,
     )

@@ -9,6 +9,7 @@ identity, and each array's name, dtype, shape and bytes).
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -49,7 +50,7 @@ def decode(data: bytes, identity: str, prefix: Ints, shapes: KvShapes) -> KvArra
     Raises BadBlock.
     """
     metadata, _ = _header(data)
-    _check_origin(metadata, identity)
+    _origin(metadata, (identity,))
     try:
         arrays: dict[str, npt.NDArray[Any]] = load(data)
     except (SafetensorError, ValueError, KeyError) as error:
@@ -65,12 +66,15 @@ def decode(data: bytes, identity: str, prefix: Ints, shapes: KvShapes) -> KvArra
     return arrays
 
 
-def read_prefix(file: BinaryIO, identity: str, max_tokens: int) -> Ints:
-    """The tokens of a block, of whose file little more is read. Not held to the checksum yet. Raises BadBlock."""
+def read_prefix(file: BinaryIO, identities: Sequence[str], max_tokens: int) -> tuple[int, Ints]:
+    """Of a block, of whose file little more is read: which identity it has, and its tokens.
+
+    Not held to the checksum yet. Raises BadBlock.
+    """
     head = file.read(8)
     head += file.read(min(int.from_bytes(head, "little"), MAX_HEADER_BYTES))
     metadata, entries = _header(head)
-    _check_origin(metadata, identity)
+    origin = _origin(metadata, identities)
     try:
         entry = entries[TOKENS]
         first, last = entry["data_offsets"]
@@ -91,7 +95,7 @@ def read_prefix(file: BinaryIO, identity: str, max_tokens: int) -> Ints:
     if not is_right or len(data) != 4 * num_tokens:
         raise BadBlock("its tokens are not where they should be")
     tokens: Ints = np.frombuffer(data, np.int32)
-    return tokens
+    return origin, tokens
 
 
 def _header(data: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -109,9 +113,12 @@ def _header(data: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
     return metadata, entries
 
 
-def _check_origin(metadata: dict[str, Any], identity: str) -> None:
-    if metadata.get("identity") != identity:
-        raise BadBlock("it is of another model, type or version", foreign=True)
+def _origin(metadata: dict[str, Any], identities: Sequence[str]) -> int:
+    """The position of the identity that a file says it has. Raises BadBlock."""
+    identity = metadata.get("identity")
+    if identity not in identities:
+        raise BadBlock("it is of another model, adapter, type or version", foreign=True)
+    return identities.index(identity)
 
 
 def _checksum(identity: str, arrays: KvArrays) -> str:

@@ -58,6 +58,8 @@ PAUSE_S = 60.0
 class DiskStore:
     """As `runtime.kv.Store`. `max_len` is the longest prefix; `shapes` those of a block's arrays.
 
+    `identities` are of the model's K/V as it is, and with each of its adapters, by number.
+
     Raises ConfigError where the folder cannot be had.
     """
 
@@ -65,9 +67,14 @@ class DiskStore:
     block_tokens = BLOCK_TOKENS
 
     def __init__(
-        self, folder: Path, max_bytes: int, identity: str, shapes: KvShapes, max_len: int
+        self,
+        folder: Path,
+        max_bytes: int,
+        identities: Sequence[str],
+        shapes: KvShapes,
+        max_len: int,
     ) -> None:
-        self.identity = identity
+        self._identities = tuple(identities)
         self.max_bytes = max_bytes
         self._folder = _open_folder(folder)
         self._name = folder
@@ -86,6 +93,10 @@ class DiskStore:
         self._thread = threading.Thread(target=self._work, name="kv-store", daemon=True)
 
     # ------------------------------------------------------------------ for the engine's thread
+
+    def identity(self, adapter: int) -> str:
+        """As `Store.identity`."""
+        return self._identities[adapter]
 
     def start(self, report: Callable[[Sequence[StoreReport]], None]) -> list[StoredBlock]:
         """As `Store.start`."""
@@ -181,7 +192,7 @@ class DiskStore:
         """Write a file under another name, and rename it when it is whole."""
         draft, name = block.key + ".tmp", block.key + SUFFIX
         try:
-            self._write(draft, encode(self.identity, block.prefix, kv))
+            self._write(draft, encode(self.identity(block.adapter), block.prefix, kv))
             os.rename(draft, name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
         except Exception as error:
             if not isinstance(error, IsADirectoryError):  # somebody's folder has taken the name
@@ -205,7 +216,8 @@ class DiskStore:
                 try:
                     with self._open(block.key + SUFFIX) as file:
                         data = file.read()
-                    kv = decode(data, self.identity, block.prefix, self._shapes)
+                    identity = self.identity(block.adapter)
+                    kv = decode(data, identity, block.prefix, self._shapes)
                 except Exception as error:
                     if not isinstance(error, FileNotFoundError):
                         self._warn("read", f"{block.key} is ignored and removed", error)
@@ -254,17 +266,17 @@ class DiskStore:
                 self._unlink(name)
             if not _BLOCK.fullmatch(name):
                 continue
-            prefix = None
+            adapter, prefix = 0, None
             try:
                 with self._open(name) as file:
-                    prefix = read_prefix(file, self.identity, self._max_len)
+                    adapter, prefix = read_prefix(file, self._identities, self._max_len)
             except (BadBlock, OSError) as error:
                 is_foreign = isinstance(error, BadBlock) and error.foreign
                 num_foreign += is_foreign
                 bad += [] if is_foreign else [name]
             about = os.stat(name, dir_fd=self._folder, follow_symlinks=False)
             if stat.S_ISREG(about.st_mode):
-                block = StoredBlock(name.removesuffix(SUFFIX), prefix, about.st_size)
+                block = StoredBlock(name.removesuffix(SUFFIX), prefix, about.st_size, adapter)
                 found.append((about.st_mtime, block))
         if num_foreign or bad:
             log.warning(

@@ -12,11 +12,14 @@ class HostStore:
     outlives = False
 
     def __init__(self, max_bytes: int, block_tokens: int = BLOCK_TOKENS) -> None:
-        self.identity = "host"
         self.max_bytes = max_bytes
         self.block_tokens = block_tokens
         self._kept: dict[str, KvArrays] = {}
         self._report: Callable[[Sequence[StoreReport]], None] = lambda reports: None
+
+    def identity(self, adapter: int) -> str:
+        """As `Store.identity`; it need not outlive the numbers of the adapters."""
+        return f"host {adapter}"
 
     @property
     def state(self) -> Literal["open", "busy", "broken"]:

@@ -9,7 +9,7 @@ import pytest
 from branchwork.runtime.engine.cache import Lease, PrefixCache
 from branchwork.runtime.engine.radix import Namespace, Node
 
-SPACES = (Namespace(), Namespace("salt"))
+SPACES = (Namespace(), Namespace("salt"), Namespace("", 1))
 
 
 @dataclass(eq=False, slots=True)
@@ -76,7 +76,7 @@ class Account:
         if action < 0.25 and len(self.holders) < 6:
             self.open()
         elif action < 0.28:
-            self.cache.flush(self.choose.choice((*SPACES, None)))
+            self.cache.flush(self.choose.choice(("", "salt", None)))
         elif action < 0.33 and self.kept:
             self.cache.unkeep(self.kept.pop(self.choose.randrange(len(self.kept))))
         elif self.holders:

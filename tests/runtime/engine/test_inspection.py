@@ -21,7 +21,7 @@ def make_tree() -> RadixTree:
     tree = RadixTree()
     insert(tree, Namespace(), ints(1, 2, 3), ints(0, 1, 2))
     insert(tree, Namespace(), ints(1, 2, 4, 5), ints(0, 1, 3, 4))
-    insert(tree, Namespace("salt"), ints(9), ints(5))
+    insert(tree, Namespace("salt", 2), ints(9), ints(5))
     return tree
 
 
@@ -35,6 +35,7 @@ def test_the_report_names_each_edge_after_its_parent_latest_first() -> None:
         (1, 0, [3], 4),
     ]
     assert [node["end"] for node in report["nodes"]] == [1, 2, 4, 3]
+    assert report["adapters"] == [0, 2]
     assert report["tokens"] == 6
 
 

@@ -14,6 +14,7 @@ from branchwork.runtime.engine.buffer import Ints
 from branchwork.runtime.engine.radix import Namespace, Node, RadixTree
 
 A, B = Namespace("a"), Namespace("b")
+A_ADAPTED = Namespace("a", 1)
 
 
 def ints(values: "list[int] | tuple[int, ...]") -> Ints:
@@ -150,12 +151,13 @@ def test_unlocking_more_often_than_locking_is_caught() -> None:
         tree.unlock(node)
 
 
-def test_flush_of_one_namespace_leaves_the_others_and_what_is_locked() -> None:
+def test_flush_of_one_salt_leaves_the_others_and_what_is_locked() -> None:
     tree = RadixTree()
     insert(tree, [1, 2, 3], [0, 1, 2], A)
     insert(tree, [1, 2], [5, 6], B)
+    insert(tree, [1], [7], A_ADAPTED)
     node = make_tree.match(tree, A, ints([1]))
-    assert sorted(tree.flush(A).tolist()) == [1, 2]
+    assert sorted(tree.flush("a").tolist()) == [1, 2, 7]
     assert found(tree, [1, 2], B) == [5, 6]
     tree.unlock(node)
     assert sorted(tree.flush().tolist()) == [0, 5, 6]
@@ -269,7 +271,7 @@ def agree(tree: RadixTree, naive: NaiveCache) -> None:
 
 
 tokens_of = st.lists(st.integers(0, 2), min_size=1, max_size=7).map(tuple)
-spaces = st.sampled_from([A, B])
+spaces = st.sampled_from([A, B, A_ADAPTED])
 
 
 class TreeAgainstDictionary(RuleBasedStateMachine):
@@ -310,9 +312,11 @@ class TreeAgainstDictionary(RuleBasedStateMachine):
     def evict(self, count: int) -> None:
         evict_both(self.tree, self.naive, count)
 
-    @rule(space=st.sampled_from([A, B, None]))
-    def flush(self, space: Namespace | None) -> None:
-        forget(self.naive, self.tree.flush(space).tolist())
+    @rule(salt=st.sampled_from(["a", "b", None]))
+    def flush(self, salt: str | None) -> None:
+        slots = self.tree.flush(salt).tolist()
+        assert all(salt in (None, self.naive.prefix_in[slot][0].salt) for slot in slots)
+        forget(self.naive, slots)
 
     @invariant()
     def the_same(self) -> None:

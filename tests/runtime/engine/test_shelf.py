@@ -12,36 +12,53 @@ def ids(*token_ids: int) -> Ints:
     return np.array(token_ids, np.int32)
 
 
-def put(shelf: Shelf, token_ids: Ints, size: int = 1) -> Block:
+def make_shelf(max_bytes: int, identity: str = "model") -> Shelf:
+    return Shelf(lambda adapter: f"{identity} {adapter}", max_bytes, 2)
+
+
+def put(shelf: Shelf, token_ids: Ints, size: int = 1, adapter: int = 0) -> Block:
     """Store the last block of the tokens."""
-    *_, block = shelf.walk(token_ids)
+    *_, block = shelf.walk(adapter, token_ids)
     shelf.put(block, size)
     return block
 
 
 def test_blocks_are_found_where_the_known_prefix_ends_and_up_to_the_first_gap() -> None:
-    shelf = Shelf("model", 100, 2)
+    shelf = make_shelf(100)
     second = put(shelf, ids(1, 2, 3, 4))
     third = put(shelf, ids(1, 2, 3, 4, 5, 6))
     put(shelf, ids(1, 2, 3, 4, 5, 6, 7, 8, 9, 10))
     prefix = ids(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11)
-    assert shelf.find(prefix, 0) == []
-    assert shelf.find(prefix, 1) == []
-    assert shelf.find(prefix, 2) == [second, third]
-    assert shelf.find(prefix, 3) == [second, third]
-    assert shelf.find(prefix, 4) == [third]
-    assert shelf.find(prefix, 6) == []
-    assert shelf.find(prefix[:5], 2) == [second]
-    assert shelf.find(ids(1, 2, 9, 4, 5, 6), 2) == []
+    assert shelf.find(0, prefix, 0) == []
+    assert shelf.find(0, prefix, 1) == []
+    assert shelf.find(0, prefix, 2) == [second, third]
+    assert shelf.find(0, prefix, 3) == [second, third]
+    assert shelf.find(0, prefix, 4) == [third]
+    assert shelf.find(0, prefix, 6) == []
+    assert shelf.find(0, prefix[:5], 2) == [second]
+    assert shelf.find(0, ids(1, 2, 9, 4, 5, 6), 2) == []
 
 
 def test_equal_tokens_of_two_identities_have_different_keys() -> None:
-    keys = {put(Shelf(identity, 100, 2), ids(1, 2)).key for identity in ("one", "two")}
+    keys = {put(make_shelf(100, identity), ids(1, 2)).key for identity in ("one", "two")}
     assert len(keys) == 2
 
 
+def test_a_block_is_found_with_the_adapter_that_it_was_computed_with() -> None:
+    shelf = make_shelf(100)
+    plain = put(shelf, ids(1, 2))
+    assert shelf.find(1, ids(1, 2), 0) == []
+    adapted = put(shelf, ids(1, 2), adapter=1)
+    assert shelf.find(0, ids(1, 2), 0) == [plain]
+    assert shelf.find(1, ids(1, 2), 0) == [adapted]
+    assert plain.key != adapted.key
+    shelf.check()
+    shelf.drop(plain.key)
+    assert shelf.find(1, ids(1, 2), 0) == [adapted]
+
+
 def test_the_least_recently_used_goes_first_and_a_prefix_from_its_end() -> None:
-    shelf = Shelf("model", 4, 2)
+    shelf = make_shelf(4)
     first = put(shelf, ids(1, 2))
     second = put(shelf, ids(1, 2, 3, 4))
     other = put(shelf, ids(7, 8), size=2)
@@ -52,12 +69,12 @@ def test_the_least_recently_used_goes_first_and_a_prefix_from_its_end() -> None:
     put(shelf, ids(9, 9, 9, 9))
     put(shelf, ids(9, 9, 9, 9, 9, 9))
     assert shelf.overfull() == [second.key]
-    assert shelf.find(ids(1, 2, 3, 4), 0) == [first]
+    assert shelf.find(0, ids(1, 2, 3, 4), 0) == [first]
     shelf.check()
 
 
 def test_strangers_take_room_and_go_like_all_else_but_are_never_found() -> None:
-    shelf = Shelf("model", 10, 2)
+    shelf = make_shelf(10)
     shelf.put_stranger("ab", 6)
     block = put(shelf, ids(1, 2), size=5)
     assert shelf.num_bytes == 11
@@ -69,13 +86,13 @@ def test_strangers_take_room_and_go_like_all_else_but_are_never_found() -> None:
 
 def test_the_account_equals_a_naive_one_after_random_use() -> None:
     choice = random.Random(0)
-    shelf = Shelf("model", 40, 2)
+    shelf = make_shelf(40)
     stored: dict[tuple[int, ...], str] = {}
     for _ in range(3000):
         tokens = [choice.randrange(3) for _ in range(2 * choice.randint(1, 4))]
         action = choice.random()
         if action < 0.5:
-            *_, block = shelf.walk(ids(*tokens))
+            *_, block = shelf.walk(0, ids(*tokens))
             if not block.size:
                 shelf.put(block, choice.randint(1, 4))
                 stored[tuple(tokens)] = block.key
@@ -83,7 +100,7 @@ def test_the_account_equals_a_naive_one_after_random_use() -> None:
             key = stored.pop(choice.choice(list(stored)))
             shelf.drop(key)
         else:
-            found = shelf.find(ids(*tokens), 0)
+            found = shelf.find(0, ids(*tokens), 0)
             expected = 0
             while tuple(tokens[: expected + 2]) in stored and expected < len(tokens):
                 expected += 2

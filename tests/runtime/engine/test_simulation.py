@@ -53,6 +53,9 @@ GRAMMARS = [
     )
 ]
 
+SPACES = (("", 0), ("", 0), ("", 1), ("", 2), ("salt", 0), ("salt", 1))
+"""Salt and adapter; a fork's own count for nothing."""
+
 
 @dataclass(frozen=True)
 class Scenario:
@@ -76,8 +79,17 @@ def draw(seed: int, min_slots: int = 4, max_slots: int = 64) -> Scenario:
             priority = choice.choice((0, 0, 0, 1, -1))
             keep = choice.random() < 0.7
             program = choice.randint(0, 2)
+            salt, adapter = choice.choice(SPACES)
             operations.append(
-                opened(num_branches, parent, priority=priority, keep=keep, program=program)
+                opened(
+                    num_branches,
+                    parent,
+                    salt=salt,
+                    adapter=adapter,
+                    priority=priority,
+                    keep=keep,
+                    program=program,
+                )
             )
             branches.append(num_branches)
             continue

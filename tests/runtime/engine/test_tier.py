@@ -4,6 +4,7 @@ import random
 from collections.abc import Sequence
 from concurrent.futures import Future
 
+import numpy as np
 import pytest
 from tests.make_engine import closed, done, finals, generate, key, make_runtime, opened, text
 from tests.runtime.engine.test_simulation import (
@@ -75,6 +76,31 @@ def test_a_prefix_stored_without_a_salt_is_not_found_with_one() -> None:
     ask(runtime, PROMPT)
     push_out(runtime)
     assert ask(runtime, PROMPT, salt="mine").usage.cached == 0
+
+
+def test_a_prefix_comes_back_to_its_own_adapter_alone() -> None:
+    runtime = make_tiered()
+    cold = [ask(runtime, PROMPT, adapter=adapter) for adapter in (0, 1, 2)]
+    assert len({answer.text for answer in cold}) == 3
+    push_out(runtime)
+    assert ask(runtime, PROMPT, adapter=3).usage.cached == 0
+    for adapter, before in enumerate(cold):
+        push_out(runtime)
+        warm = ask(runtime, PROMPT, adapter=adapter)
+        assert (warm.text, warm.usage.cached) == (before.text, 40)
+
+
+def test_what_waits_to_be_saved_keeps_its_adapter() -> None:
+    runtime = make_tiered(96)
+    for adapter in (1, 2):
+        ask(runtime, PROMPT, adapter=adapter)
+    runtime.put(Control("save_cache", Future()))
+    for _ in range(20):
+        runtime.step()
+    tier = runtime.engine.tier
+    assert tier is not None
+    prefix = np.array(PROMPT, np.int32)
+    assert [len(tier.shelf.find(adapter, prefix, 0)) for adapter in (0, 1, 2)] == [0, 10, 10]
 
 
 def test_to_flush_forgets_what_is_stored_too_and_only_of_its_salt() -> None:
@@ -225,7 +251,12 @@ def reading(seed: int) -> Scenario:
     for branch in range(1, 13):
         document = choice.choice(DOCUMENTS)
         operations += [
-            opened(branch, salt=choice.choice(("", "", "", "mine")), keep=choice.random() < 0.5),
+            opened(
+                branch,
+                salt=choice.choice(("", "", "", "mine")),
+                adapter=choice.choice((0, 0, 0, 0, 1)),
+                keep=choice.random() < 0.5,
+            ),
             text(branch, document[: choice.choice((len(document), len(document) // 2))]),
             generate(branch, "a", max_tokens=choice.randint(1, 8)),
             text(branch, choice.choice(PHRASES)),

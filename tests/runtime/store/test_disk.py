@@ -38,7 +38,7 @@ class Opened:
 
     def __init__(self, folder: Path, identity: str = "model A") -> None:
         self.reports: list[StoreReport] = []
-        self.store = DiskStore(folder, 1 << 30, identity, SHAPES, 4096)
+        self.store = DiskStore(folder, 1 << 30, identity.split("+"), SHAPES, 4096)
         self.found = self.store.start(self.reports.extend)
 
     def load(self, *blocks: Wanted) -> Loaded:
