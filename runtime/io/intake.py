@@ -347,6 +347,7 @@ class Intake:
                 message.program,
                 message.keep,
                 message.pin_s,
+                self._limits.adapters.index(message.adapter) + 1 if message.adapter else 0,
             )
         )
 

@@ -146,6 +146,8 @@ class Open(Message, frozen=True, tag="open"):
 
     `salt` separates caches: branches of different salts share nothing. `program` groups branches for fair
     scheduling. `keep` asks the cache to hold the branch's prefix, softly, until it is closed; `pin_s` seconds longer.
+    `adapter` names the low-rank adapter that the branch is computed with, one of `Welcome.adapters` ("": none). A fork
+    has its parent's salt and adapter, and names no adapter itself.
     """
 
     branch: BranchId
@@ -155,6 +157,7 @@ class Open(Message, frozen=True, tag="open"):
     program: int = 0
     keep: bool = True
     pin_s: float = 0.0
+    adapter: str = ""
 
 
 class Text(Message, frozen=True, tag="text"):
@@ -299,7 +302,7 @@ class ChatFormat(Message, frozen=True):
 
 
 class Welcome(Message, frozen=True, tag="welcome"):
-    """Who answers, and within which limits. `limits` are named as in `RuntimeConfig`."""
+    """Who answers, with which adapters, and within which limits. `limits` are named as in `RuntimeConfig`."""
 
     version: int
     runtime_version: str
@@ -312,6 +315,7 @@ class Welcome(Message, frozen=True, tag="welcome"):
     limits: dict[str, int]
     heartbeat_s: float
     pid: int
+    adapters: tuple[str, ...] = ()
 
 
 class Refused(Message, frozen=True, tag="refused"):

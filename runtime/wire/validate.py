@@ -5,7 +5,7 @@ words. Types are checked too, since a program makes instructions by hand; every 
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -42,6 +42,7 @@ MAX_DEADLINE_S = 7 * 86_400.0
 MAX_PIN_S = 86_400.0
 MAX_MESSAGES = 100_000
 MAX_STOP_TOKEN_IDS = 1024
+MAX_NAMES_SAID = 16
 MAX_CONSTRAINT_PARTS = 4096
 MAX_CONSTRAINT_DEPTH = 64
 
@@ -82,6 +83,7 @@ class Limits:
     max_logprobs: int
     max_logit_bias: int
     max_schema_bytes: int
+    adapters: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, welcome: Welcome) -> "Limits":
@@ -96,6 +98,7 @@ class Limits:
             max_logprobs=welcome.limits["max_logprobs"],
             max_logit_bias=welcome.limits["max_logit_bias"],
             max_schema_bytes=welcome.limits["max_schema_bytes"],
+            adapters=welcome.adapters,
         )
 
 
@@ -199,6 +202,16 @@ def check_count(param: str, values: object, low: int, high: int) -> None:
         raise InvalidParameter(f"{param} has {len(values)} entries; {bound} are taken", param)
 
 
+def check_adapter(name: str, known: Sequence[str]) -> None:
+    """The name of an adapter that the runtime has."""
+    if name not in known:
+        there = ", ".join(known[:MAX_NAMES_SAID]) + (", …" if len(known) > MAX_NAMES_SAID else "")
+        raise InvalidParameter(
+            f"there is no adapter {name[:128]!r}; there {'is' if len(known) < 2 else 'are'} {there or 'none'}",
+            "adapter",
+        )
+
+
 def check_token_ids(param: str, token_ids: tuple[int, ...], limits: Limits) -> None:
     """Ids of the vocabulary, each."""
     if not token_ids:
@@ -222,6 +235,13 @@ def _check_open(message: Open, limits: Limits) -> None:
     check_int("program", message.program, 0, MAX_ID)
     check_bool("keep", message.keep)
     check_float("pin_s", message.pin_s, 0.0, MAX_PIN_S)
+    check_text("adapter", message.adapter, 0, MAX_NAME_BYTES)
+    if message.adapter:
+        if message.parent is not None:
+            raise InvalidParameter(
+                "a fork has the adapter of its parent, and names none", "adapter"
+            )
+        check_adapter(message.adapter, limits.adapters)
 
 
 def _check_text(message: Text, limits: Limits) -> None:

@@ -60,6 +60,7 @@ LIMITS = Limits(
     max_logprobs=5,
     max_logit_bias=2,
     max_schema_bytes=200,
+    adapters=("poet", "sql"),
 )
 BOS = 1
 
@@ -265,6 +266,30 @@ def test_a_branch_that_could_not_be_opened_answers_for_itself() -> None:
     assert isinstance(answers[0], Failed)
     assert (answers[0].slot, answers[0].param) == ("x", "priority")
     assert client.intake.num_branches == 0
+
+
+def test_a_branch_of_an_adapter_reaches_the_engine_with_the_adapters_number() -> None:
+    client = Client()
+    operations, _ = client.send(Open(1), Open(2, adapter="sql"), Open(3, parent=2))
+    assert operations == [
+        OpenBranch(key(1)), OpenBranch(key(2), adapter=2), OpenBranch(key(3), key(2))
+    ]  # fmt: skip
+
+
+def test_a_branch_of_an_adapter_that_is_not_there_fails_in_its_slots() -> None:
+    client = Client()
+    operations, answers = client.send(Open(1, adapter="poets"), Text(1, "a"), Gen(1, "x"), Close(1))
+    assert operations == []
+    assert answers == [
+        Failed(
+            1,
+            "x",
+            "invalid_parameter",
+            "there is no adapter 'poets'; there are poet, sql",
+            "adapter",
+        ),
+        Closed(1),
+    ]
 
 
 @pytest.mark.parametrize("branch", [1, 99])

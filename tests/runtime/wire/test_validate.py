@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+from dataclasses import replace
 
 import msgspec
 import pytest
@@ -45,6 +46,7 @@ LIMITS = Limits(
     max_logprobs=5,
     max_logit_bias=2,
     max_schema_bytes=200,
+    adapters=("poet", "sql"),
 )
 
 
@@ -55,6 +57,7 @@ def gen(**sampling: object) -> Gen:
 GOOD: list[Instruction] = [
     Open(1),
     Open(2, parent=1, salt="s", priority=-1000, program=7, keep=False, pin_s=60.0),
+    Open(3, adapter="sql"),
     Text(1, "hello"),
     Text(1, token_ids=(0, 99)),
     Chat(1, (ChatMessage("user", "hi", '{"name": "Ada"}'),), tools="[]", options="{}"),
@@ -91,6 +94,11 @@ BAD: list[tuple[str, Instruction]] = [
     ("pin_s", Open(1, pin_s=-1.0)),
     ("pin_s", Open(1, pin_s=86_401.0)),
     ("pin_s", Open(1, pin_s=float("nan"))),
+    ("adapter", Open(1, adapter="poets")),
+    ("adapter", Open(1, adapter="x" * 1025)),
+    ("adapter", Open(1, adapter="\ud800")),
+    ("adapter", Open(1, adapter=1)),  # type: ignore[arg-type]
+    ("adapter", Open(2, parent=1, adapter="sql")),
     ("text", Text(1, "x" * 1001)),
     ("text", Text(1, b"x")),  # type: ignore[arg-type]
     ("text", Text(1, "a\udfff")),
@@ -231,3 +239,19 @@ def test_any_value_of_a_sampling_field_is_taken_or_refused(name: str, value: obj
 def test_what_passes_can_be_sent() -> None:
     for instruction in GOOD:
         msgspec.msgpack.decode(msgspec.msgpack.encode(instruction), type=Instruction)
+
+
+@pytest.mark.parametrize(
+    ("known", "said"),
+    [
+        ((), "there is no adapter 'poets'; there is none"),
+        (("sql",), "there is no adapter 'poets'; there is sql"),
+        (("sql", "poet"), "there is no adapter 'poets'; there are sql, poet"),
+    ],
+)
+def test_an_adapter_that_is_not_there_is_answered_with_those_that_are(
+    known: tuple[str, ...], said: str
+) -> None:
+    with pytest.raises(InvalidParameter) as caught:
+        check(Open(1, adapter="poets"), replace(LIMITS, adapters=known))
+    assert str(caught.value) == said
