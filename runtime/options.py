@@ -6,19 +6,15 @@ from collections.abc import Mapping
 from dataclasses import Field, fields
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
+from branchwork.runtime.wire.config import adapter_pairs, flag_of, is_repeated
 from branchwork.runtime.wire.errors import ConfigError
 
 Config = TypeVar("Config")
 
 
-def flag(spec: Field[Any]) -> str:
-    """`--max-len` for the field max_len."""
-    return "--" + spec.name.replace("_", "-")
-
-
 def variable(spec: Field[Any]) -> str:
     """`BRANCHWORK_MAX_LEN` for the field max_len."""
-    return "BRANCHWORK_" + spec.name.upper()
+    return "BRANCHWORK_" + flag_of(spec)[2:].replace("-", "_").upper()
 
 
 def describe(spec: Field[Any]) -> str:
@@ -27,25 +23,32 @@ def describe(spec: Field[Any]) -> str:
     default: Any = spec.default
     if spec.type is bool:
         default = "on" if default else "off"
-    elif default == "":
+    elif default in ("", ()):
         default = "none"
     return f"{spec.metadata['help']}{unit} (default: {default})"
 
 
-def parse_value(spec: Field[Any], text: str) -> Any:
-    """A value of the field's type from text. Raises ConfigError where it is not of that type."""
+def parse_value(spec: Field[Any], text: str | list[str]) -> Any:
+    """A value of the field's type from text. Raises ConfigError where it is not of that type.
+
+    Of a field that takes several, the texts of its flags; or one text, with commas.
+    """
     kind = spec.type
+    if is_repeated(spec):
+        texts = text.split(",") if isinstance(text, str) else text
+        return adapter_pairs([each.strip() for each in texts if each.strip()])
+    assert isinstance(text, str)
     if get_origin(kind) is Literal or kind is str:
         return text
     if kind is bool:
         if text.lower() not in ("true", "false", "1", "0", "yes", "no", "on", "off"):
-            raise ConfigError(f"{flag(spec)} {text}: must be on or off")
+            raise ConfigError(f"{flag_of(spec)} {text}: must be on or off")
         return text.lower() in ("true", "1", "yes", "on")
     try:
         return int(text) if kind is int else float(text)
     except ValueError:
         name = "a whole number" if kind is int else "a number"
-        raise ConfigError(f"{flag(spec)} {text}: must be {name}") from None
+        raise ConfigError(f"{flag_of(spec)} {text}: must be {name}") from None
 
 
 def add_options(
@@ -67,8 +70,9 @@ def add_options(
         metavar = None if choices else _metavar(spec)
         help_text = describe(spec).replace("%", "%%")
         group.add_argument(
-            flag(spec),
+            flag_of(spec),
             dest=spec.name,
+            action="append" if is_repeated(spec) else "store",
             default=None,
             choices=choices,
             metavar=metavar,
@@ -94,10 +98,12 @@ def table(cls: type[Any]) -> str:
     for spec in fields(cls):
         choices = " \\| ".join(get_args(spec.type)) if get_origin(spec.type) is Literal else ""
         meaning = spec.metadata["help"] + (f" ({choices})" if choices else "")
-        default = f"`{spec.default}`" if spec.default != "" else ""
-        lines.append(f"| `{flag(spec)}` | {default} | {spec.metadata['unit']} | {meaning} |")
+        default = f"`{spec.default}`" if spec.default not in ("", ()) else ""
+        lines.append(f"| `{flag_of(spec)}` | {default} | {spec.metadata['unit']} | {meaning} |")
     return "\n".join(lines)
 
 
 def _metavar(spec: Field[Any]) -> str:
+    if is_repeated(spec):
+        return "NAME=FOLDER"
     return {int: "N", float: "X", bool: "on|off"}.get(spec.type, "TEXT")  # type: ignore[arg-type]

@@ -18,7 +18,7 @@ import threading
 from collections.abc import Callable
 from typing import NoReturn, Protocol
 
-from branchwork.runtime.wire.config import RuntimeConfig
+from branchwork.runtime.wire.config import RuntimeConfig, adapter_pairs
 from branchwork.runtime.wire.errors import BranchworkError, InternalError
 
 logger = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class Parent:
         line, _, self._unread = self._unread.partition(b"\n")
         options = json.loads(line)
         self._folder = options.pop("folder")
-        options["adapters"] = tuple(map(tuple, options["adapters"]))
+        options["adapters"] = adapter_pairs(options["adapters"])
         return RuntimeConfig(**options)
 
     def tell(self, **line: object) -> None:

@@ -33,4 +33,5 @@ def welcome(
         limits={name: value for name, value in values.items() if type(value) is int},
         heartbeat_s=options.heartbeat_s,
         pid=os.getpid(),
+        adapters=tuple(name for name, _ in options.adapters),
     )

@@ -47,17 +47,19 @@ def make_store(
     return DiskStore(
         Path(options.kv_store).expanduser(),
         options.kv_store_bytes,
-        (kv_identity(options, model, weights_digest),),
+        kv_identities(options, model, weights_digest),
         shapes,
         model.config.max_position,
     )
 
 
-def kv_identity(options: RuntimeConfig, model: LoadedModel, weights_digest: str) -> str:
-    """Who computes K/V: equal identities give equal bits for equal tokens. 64 hex digits.
+def kv_identities(
+    options: RuntimeConfig, model: LoadedModel, weights_digest: str
+) -> tuple[str, ...]:
+    """Who computes K/V, the model as it is or with each of its adapters: equal identities, equal bits for equal tokens.
 
-    Weights and config (rotation included) byte for byte, the type computed in, every option on how the model is
-    loaded, and the code and processor that compute.
+    64 hex digits each. Weights and config (rotation included) byte for byte, the type computed in, every option on how
+    the model is loaded, the code and processor that compute; and what is in the adapter, whatever its name.
     """
     ways = [
         f"{spec.name}={getattr(options, spec.name)}"
@@ -72,6 +74,11 @@ def kv_identity(options: RuntimeConfig, model: LoadedModel, weights_digest: str)
         *ways,
         kernels.code_identity(),
     )
+    digests = () if model.adapters is None else model.adapters.digests
+    return (_digest(parts), *[_digest((*parts, digest)) for digest in digests])
+
+
+def _digest(parts: tuple[str, ...]) -> str:
     return hashlib.blake2b("\n".join(parts).encode(), digest_size=32).hexdigest()
 
 

@@ -39,8 +39,7 @@ UNSUPPORTED = {
 async def chat_completions(gateway: Gateway, request: Request) -> Response:
     """Answer one request. Raises ApiError."""
     ask = decode(await read_body(request, gateway.config), ChatRequest)
-    attached = gateway.attached
-    attached.model.check(ask.model)
+    attached = gateway.serving(ask.model)
     for name, instead in UNSUPPORTED.items():
         if getattr(ask, name) is not None:
             raise ApiError(f"{name} is not supported: {instead}", param=name)

@@ -26,8 +26,7 @@ DEFAULT_MAX_TOKENS = 16
 async def completions(gateway: Gateway, request: Request) -> Response:
     """Answer one request. Raises ApiError."""
     ask = decode(await read_body(request, gateway.config), CompletionRequest)
-    attached = gateway.attached
-    attached.model.check(ask.model)
+    attached = gateway.serving(ask.model)
     if ask.suffix:
         raise ApiError("suffix is not supported by this model", param="suffix")
     prompts = prompts_of(ask.prompt, attached.limits)
@@ -51,6 +50,7 @@ async def completions(gateway: Gateway, request: Request) -> Response:
             ask.priority or 0,
             wanted.field,
             ask.cache_pin_s or 0.0,
+            attached.model.adapter,
         )
         for prompt in prompts
     ]

@@ -133,6 +133,7 @@ class Conversation:
             ask.priority or 0,
             held.field,
             ask.cache_pin_s or 0.0,
+            model.adapter,
         )
 
     def reader(self, model: Model) -> AnswerReader | None:

@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -32,7 +32,7 @@ SAMPLE_CHAT = {"messages": [{"role": "user", "content": "hello"}], "add_generati
 
 @dataclass(frozen=True, slots=True)
 class Attached:
-    """A runtime that answers, and its model."""
+    """A runtime that answers, and its model; in a request, the model that it names."""
 
     backend: Backend
     model: Model
@@ -90,6 +90,11 @@ class Gateway:
         if self._attached is None:
             raise unavailable(self.waiting_error or "the runtime is starting; try again shortly")
         return self._attached
+
+    def serving(self, name: str | None) -> Attached:
+        """What answers a request for the model of this name (None: for whichever). Raises ApiError (404, 503)."""
+        attached = self.attached
+        return replace(attached, model=attached.model.called(name))
 
     @property
     def ready(self) -> bool:

@@ -63,12 +63,20 @@ class Generation:
     priority: int = 0
     field: str | None = None
     pin_s: float = 0.0
+    adapter: str = ""
 
     def instructions(self, branches: list[BranchId], parent: BranchId) -> list[Instruction]:
         """One frame: for one answer a single branch, for more a parent and its forks."""
         root = branches[0] if self.n == 1 else parent
         frame: list[Instruction] = [
-            Open(root, salt=self.salt, priority=self.priority, program=parent, pin_s=self.pin_s)
+            Open(
+                root,
+                salt=self.salt,
+                priority=self.priority,
+                program=parent,
+                pin_s=self.pin_s,
+                adapter=self.adapter,
+            )
         ]
         frame += [msgspec.structs.replace(part, branch=root) for part in self.prompt.parts]
         for position, branch in enumerate(branches):

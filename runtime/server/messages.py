@@ -89,8 +89,7 @@ class MessagesRequest(CountRequest, kw_only=True):
 async def messages(gateway: Gateway, request: Request) -> Response:
     """Answer one request. Raises ApiError."""
     ask = decode(await read_body(request, gateway.config), MessagesRequest)
-    attached = gateway.attached
-    attached.model.check(ask.model)
+    attached = gateway.serving(ask.model)
     if (ask.n or 1) > 1:
         raise ApiError("n: a message is one answer", param="n")
     conversation = conversation_of(gateway, ask)
@@ -107,7 +106,7 @@ async def messages(gateway: Gateway, request: Request) -> Response:
 async def count_tokens(gateway: Gateway, request: Request) -> Response:
     """The tokens of a prompt."""
     ask = decode(await read_body(request, gateway.config), CountRequest)
-    gateway.attached.model.check(ask.model)
+    gateway.serving(ask.model)
     found = await gateway.ask("tokenize", conversation_of(gateway, ask).rendering())
     return answers.json_response({"input_tokens": len(found["token_ids"])})
 

@@ -4,6 +4,7 @@ Prompts go as they are; an answer is `text` and `meta_info`, and a stream repeat
 """
 
 import time
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -21,13 +22,18 @@ from branchwork.runtime.server.jobs import Answer, total_usage
 from branchwork.runtime.server.prompts import as_prompt, prompts_of
 from branchwork.runtime.server.stream import DONE, Events, data, error_data, stream
 from branchwork.runtime.server.validate import convert, decode
+from branchwork.runtime.wire.errors import InvalidParameter
 from branchwork.runtime.wire.messages import Done, TokenLogprob, Tokens, Usage
+from branchwork.runtime.wire.validate import check_adapter
 
 DEFAULT_MAX_NEW_TOKENS = 128
 
 
 class GenerateRequest(msgspec.Struct, kw_only=True):
-    """POST /generate; `sampling_params` are one for all prompts, or one for each."""
+    """POST /generate; `sampling_params` are one for all prompts, or one for each, and so is `lora_path`.
+
+    The latter is an adapter's name, as SGLang calls it.
+    """
 
     text: str | list[str] | None = None
     input_ids: list[Any] | None = None
@@ -39,6 +45,7 @@ class GenerateRequest(msgspec.Struct, kw_only=True):
     stream: bool | None = None
     rid: str | list[str] | None = None
     image_data: Any = None
+    lora_path: str | list[str | None] | None = None
     cache_salt: Salt | None = None
     priority: Priority | None = None
 
@@ -73,6 +80,7 @@ async def generate(gateway: Gateway, request: Request) -> Response:
     assert given is not None
     prompts = prompts_of(given, attached.limits)
     sampling = _sampling(ask, len(prompts))
+    adapters = _adapters(ask, len(prompts), attached.model.welcome.adapters)
     shape = Shape(ask, request.state.request_id, sampling, not _is_batch(given))
     generations = [
         Generation(
@@ -83,8 +91,9 @@ async def generate(gateway: Gateway, request: Request) -> Response:
             (each.priority if ask.priority is None else ask.priority) or 0,
             "sampling_params",
             each.cache_pin_s or 0.0,
+            adapter,
         )
-        for prompt, each in zip(prompts, sampling, strict=True)
+        for prompt, each, adapter in zip(prompts, sampling, adapters, strict=True)
     ]
     if ask.stream:
         return await stream(gateway, request, generations, GenerateStream(shape))
@@ -97,6 +106,25 @@ async def generate(gateway: Gateway, request: Request) -> Response:
 
 def _is_batch(given: str | list[Any]) -> bool:
     return isinstance(given, list) and type(given[0]) is not int
+
+
+def _adapters(ask: GenerateRequest, num_prompts: int, known: Sequence[str]) -> list[str]:
+    """The adapter of each prompt, by name; "": none. Raises ApiError."""
+    given = ask.lora_path
+    names = (
+        [name or "" for name in given] if isinstance(given, list) else [given or ""] * num_prompts
+    )
+    if len(names) != num_prompts:
+        raise ApiError(
+            f"lora_path has {len(names)} entries for {num_prompts} prompts", param="lora_path"
+        )
+    for name in names:
+        if name:
+            try:
+                check_adapter(name, known)
+            except InvalidParameter as error:
+                raise ApiError(str(error), param="lora_path") from None
+    return names
 
 
 def _sampling(ask: GenerateRequest, num_prompts: int) -> list[SrtSampling]:

@@ -110,8 +110,7 @@ UNSUPPORTED = {
 async def responses(gateway: Gateway, request: Request) -> Response:
     """Answer one request. Raises ApiError."""
     ask = decode(await read_body(request, gateway.config), ResponsesRequest)
-    attached = gateway.attached
-    attached.model.check(ask.model)
+    attached = gateway.serving(ask.model)
     for name, instead in UNSUPPORTED.items():
         if getattr(ask, name):
             raise ApiError(f"{name} is not supported: {instead}", param=name)

@@ -11,6 +11,7 @@ import uvicorn
 from branchwork.runtime.server.app import build_app
 from branchwork.runtime.server.config import ServerConfig
 from branchwork.runtime.server.gateway import Gateway
+from branchwork.runtime.server.model import check_names
 from branchwork.runtime.server.protocol import bounded_protocol
 from branchwork.runtime.server.spans import open_spans
 from branchwork.runtime.server.supervisor import Launch, Supervisor
@@ -40,6 +41,7 @@ def serve(server: ServerConfig, runtime: RuntimeConfig, start: Launch | None = N
     The address is bound before the model is loaded, so that a busy port is known at once; connections are taken when
     the runtime answers.
     """
+    check_names(server, runtime)
     config = server.with_keys()
     spans = open_spans(config)
     start = start or partial(launch, runtime, progress=_say)

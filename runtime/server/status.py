@@ -18,18 +18,17 @@ from branchwork.runtime.server.validate import decode
 
 
 async def models(gateway: Gateway, request: Request) -> Response:
-    """The models this server has."""
+    """The models this server has: its model under each of its names, and that with each adapter."""
     model = gateway.attached.model
-    cards = [{**model.card(), "id": name} for name in model.names]
+    names = (*model.names, *model.welcome.adapters)
+    cards = [model.called(name).card(name) for name in names]
     return json_response({"object": "list", "data": cards})
 
 
 async def model(gateway: Gateway, request: Request) -> Response:
     """One model."""
     name = request.path_params["name"]
-    model = gateway.attached.model
-    model.check(name)
-    return json_response({**model.card(), "id": name})
+    return json_response(gateway.serving(name).model.card(name))
 
 
 async def health(gateway: Gateway, request: Request) -> Response:
@@ -74,6 +73,10 @@ async def inspect(gateway: Gateway, request: Request) -> Response:
     The tree's texts are what others asked: without the admin key its nodes are counted in tokens only.
     """
     numbers, report = await asyncio.gather(gateway.ask("stats"), gateway.ask("inspect"))
+    names = ("", *gateway.attached.model.welcome.adapters)
+    for running in report["requests"]:
+        running["adapter"] = names[running["adapter"]]
+    report["tree"]["adapters"] = [names[number] for number in report["tree"]["adapters"]]
     nodes = report["tree"]["nodes"]
     heads = [node.pop("head") for node in nodes]
     if request.state.admin and gateway.config.shows_prompts:

@@ -40,8 +40,7 @@ class DetokenizeRequest(msgspec.Struct, kw_only=True):
 async def tokenize(gateway: Gateway, request: Request) -> Response:
     """The tokens of a text or of a chat."""
     ask = decode(await read_body(request, gateway.config), TokenizeRequest)
-    model = gateway.attached.model
-    model.check(ask.model)
+    model = gateway.serving(ask.model).model
     text = ask.prompt if ask.prompt is not None else ask.text
     if (text is None) == (ask.messages is None):
         raise ApiError("give prompt or messages", param="prompt")
@@ -78,8 +77,7 @@ def _chat(ask: TokenizeRequest, gateway: Gateway) -> Conversation:
 async def detokenize(gateway: Gateway, request: Request) -> Response:
     """The text of tokens."""
     ask = decode(await read_body(request, gateway.config), DetokenizeRequest)
-    attached = gateway.attached
-    attached.model.check(ask.model)
+    attached = gateway.serving(ask.model)
     token_ids = attached.limits.token_ids(ask.tokens, "tokens")
     text = (await gateway.ask("detokenize", {"token_ids": token_ids}))["text"]
     return json_response({"prompt": text, "text": text})

@@ -1,6 +1,9 @@
 """The runtime's options: one definition for the flag, the field, the environment variable and the documentation."""
 
-from dataclasses import dataclass, field, fields
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import Field, dataclass, field, fields
 from typing import Any, Literal, get_args, get_origin
 
 from branchwork.runtime.wire.errors import ConfigError
@@ -8,6 +11,8 @@ from branchwork.runtime.wire.errors import ConfigError
 MAX_ADAPTERS = 256
 MAX_ADAPTER_NAME = 128
 """Characters."""
+
+_ADAPTER_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._:/@+-]{{0,{MAX_ADAPTER_NAME - 1}}}")
 
 SAVING_S = 10.0
 """How long a runtime that ends may write to its --kv-store."""
@@ -22,10 +27,26 @@ def option(
     unit: str = "",
     low: float | None = None,
     high: float | None = None,
+    flag: str = "",
 ) -> Any:
-    """A field of a configuration: its default, what it means, its unit and both its bounds."""
-    metadata = {"help": help, "group": group, "unit": unit, "low": low, "high": high}
+    """A field of a configuration: its default, what it means, its unit and both its bounds.
+
+    `flag` is the name of its flag, where that is not the field's: of a field that takes several, one's.
+    """
+    metadata = {
+        "help": help, "group": group, "unit": unit, "low": low, "high": high, "flag": flag
+    }  # fmt: skip
     return field(default=default, metadata=metadata)
+
+
+def flag_of(spec: Field[Any]) -> str:
+    """`--max-len` for the field max_len."""
+    return "--" + (spec.metadata["flag"] or spec.name).replace("_", "-")
+
+
+def is_repeated(spec: Field[Any]) -> bool:
+    """Whether the field holds (name, value) pairs, and its flag is given once for each."""
+    return bool(spec.type == tuple[tuple[str, str], ...])
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +75,10 @@ class RuntimeConfig:
         "model",
     )
     adapters: tuple[tuple[str, str], ...] = option(
-        (), "low-rank adapters (LoRA) of the model in PEFT's format: (name, folder) each", "model"
+        (),
+        "NAME=FOLDER of a low-rank adapter (LoRA) of the model, in PEFT's format; may be given several times",
+        "model",
+        flag="adapter",
     )
     max_len: int = option(
         0, "longest branch; 0: what the model was made for", "model", "tokens", 0, 10_000_000
@@ -192,24 +216,58 @@ class RuntimeConfig:
 
     def __post_init__(self) -> None:
         check_options(self)
+        own = model_names(self.model)
+        for name, _ in self.adapters:
+            if name in own:
+                raise ConfigError(f"--adapter {name}: the model itself has this name")
+
+
+def model_names(model: str) -> tuple[str, ...]:
+    """What a model is called that was given as a folder or by a hub's name: the last part of it, and the whole."""
+    names = (model.rstrip("/").rpartition("/")[2], model)
+    return tuple(dict.fromkeys(name for name in names if name))
+
+
+def adapter_pairs(given: Any) -> Any:
+    """Adapters as a caller may give them, as (name, folder) pairs; what is none of these forms stays as it is.
+
+    A mapping of names to folders, pairs, or texts NAME=FOLDER. Raises ConfigError for a text without "=".
+    """
+    if isinstance(given, Mapping):
+        given = given.items()
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        return given
+    return tuple([_adapter_pair(each) for each in given])
+
+
+def _adapter_pair(given: Any) -> Any:
+    if isinstance(given, str):
+        name, equals, folder = given.partition("=")
+        if not equals:
+            raise ConfigError(f"--adapter {given}: must be NAME=FOLDER")
+        return name, folder
+    if isinstance(given, tuple | list):
+        return tuple([os.fspath(one) if isinstance(one, os.PathLike) else one for one in given])
+    return given
 
 
 def check_options(config: Any) -> None:
     """Hold every field made by `option` to its type and bounds. Raises ConfigError naming the flag."""
     for spec in fields(config):
-        _check(spec.name, getattr(config, spec.name), spec.type, spec.metadata)
+        value = getattr(config, spec.name)
+        if is_repeated(spec):
+            _check_adapters(flag_of(spec), value)
+        else:
+            _check(flag_of(spec), value, spec.type, spec.metadata)
 
 
-def _check(name: str, value: Any, kind: Any, metadata: Any) -> None:
-    flag = f"--{name.replace('_', '-')}"
+def _check(flag: str, value: Any, kind: Any, metadata: Any) -> None:
     if get_origin(kind) is Literal:
         if value not in get_args(kind):
             raise ConfigError(f"{flag} {value}: must be one of {', '.join(get_args(kind))}")
         return
-    if kind == tuple[tuple[str, str], ...]:
-        return _check_adapters(flag, value)
     if kind is float and type(value) is int:
-        return _check(name, float(value), kind, metadata)
+        return _check(flag, float(value), kind, metadata)
     if type(value) is not kind:
         raise ConfigError(f"{flag} {value!r}: must be of type {kind.__name__}")
     low, high = metadata["low"], metadata["high"]
@@ -225,9 +283,10 @@ def _check_adapters(flag: str, value: Any) -> None:
         if not isinstance(pair, tuple) or [type(part) for part in pair] != [str, str]:
             raise ConfigError(f"{flag} {value!r}: must be (name, folder) each")
         name, folder = pair
-        if not 0 < len(name) <= MAX_ADAPTER_NAME or not name.isprintable() or "=" in name:
+        if not _ADAPTER_NAME.fullmatch(name):
             raise ConfigError(
-                f"{flag} {name!r}: a name has 1 to {MAX_ADAPTER_NAME} printable characters, and no ="
+                f"{flag} {name[:MAX_ADAPTER_NAME]!r}: a name has 1 to {MAX_ADAPTER_NAME} of A-Z a-z 0-9 . _ - : / @ +, "
+                "a letter or digit first"
             )
         if not folder:
             raise ConfigError(f"{flag} {name}: names no folder")

@@ -20,7 +20,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from branchwork.runtime.wire import client, curve
-from branchwork.runtime.wire.config import SAVING_S, RuntimeConfig
+from branchwork.runtime.wire.config import SAVING_S, RuntimeConfig, adapter_pairs
 from branchwork.runtime.wire.errors import (
     ConfigError,
     RuntimeDied,
@@ -61,12 +61,17 @@ def launch(
 
 
 def configure(config: RuntimeConfig, options: dict[str, Any]) -> RuntimeConfig:
-    """The config with some fields changed. Raises UnknownOption with the nearest name, ConfigError."""
+    """The config with some fields changed; adapters in any form of `adapter_pairs`.
+
+    Raises UnknownOption with the nearest name, ConfigError.
+    """
     names = [spec.name for spec in fields(RuntimeConfig)]
     for name in options:
         if name not in names:
             near = get_close_matches(name, names, n=1)
             raise UnknownOption(f"{name}; did you mean {near[0]}?" if near else name)
+    if "adapters" in options:
+        options = {**options, "adapters": adapter_pairs(options["adapters"])}
     return replace(config, **options)
 
 

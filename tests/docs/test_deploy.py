@@ -16,11 +16,11 @@ import pytest
 import yaml
 from tests.make_engine import make_runtime
 
-from branchwork.runtime.options import flag, variable
+from branchwork.runtime.options import variable
 from branchwork.runtime.server.app import ROUTES
 from branchwork.runtime.server.config import ServerConfig
 from branchwork.runtime.server.metrics import Metrics
-from branchwork.runtime.wire.config import RuntimeConfig
+from branchwork.runtime.wire.config import RuntimeConfig, flag_of
 from branchwork.runtime.wire.messages import Usage
 
 ROOT = Path(__file__).parents[2]
@@ -60,7 +60,7 @@ def drain_s(text: str) -> float:
 def test_options_in_the_files_exist(path: Path) -> None:
     text = path.read_text()
     assert set(re.findall(r"BRANCHWORK_[A-Z_]*[A-Z]", text)) <= {variable(spec) for spec in SPECS}
-    known = {flag(spec) for spec in SPECS}
+    known = {flag_of(spec) for spec in SPECS}
     for line in text.splitlines():
         if "branchwork serve" in line or "args:" in line or path.name == "README.md":
             assert set(re.findall(r"--[a-z][a-z-]+", line)) <= known, line

@@ -43,6 +43,7 @@ export function read(form) {
   const fields = new FormData(form);
   return {
     mode: fields.get("mode"),
+    model: fields.get("model") ?? undefined,
     prompt: fields.get("prompt"),
     held: fields.get("held"),
     constraint: fields.get("constraint"),
@@ -56,6 +57,7 @@ export function read(form) {
 /** The route and the body for `asked`, after the messages of earlier turns. Throws SyntaxError for a schema that is no JSON. */
 export function requestFor(asked, turns) {
   const body = {
+    model: asked.model,
     temperature: asked.temperature,
     max_tokens: asked.maxTokens,
     jump_forward: asked.jump,

@@ -102,6 +102,8 @@ async function showHealth() {
 async function showModel() {
   const { data } = await getJson("v1/models");
   element("model").textContent = `${data[0].id}, ${data[0].max_model_len.toLocaleString("en")} tokens`;
+  for (const { id } of data) form.elements.model.append(new Option(id));
+  element("model-label").hidden = data.length < 2;
 }
 
 showHealth();

@@ -251,7 +251,7 @@ def test_a_model_is_loaded_with_its_adapters_and_their_memory_is_asked_for(
     ],
 )
 def test_names_of_adapters_are_short_printable_and_of_one_each(adapters: Any) -> None:
-    with pytest.raises(ConfigError, match="--adapters"):
+    with pytest.raises(ConfigError, match="--adapter"):
         RuntimeConfig(adapters=adapters)
 
 

@@ -143,7 +143,9 @@ class FakeBackend:
         if what == "stats":
             return json.dumps({"slots_total": 100, "slots_free": 90, "running": 0, "waiting": 0})
         if what == "inspect":
-            return json.dumps({"requests": [], "tree": {"nodes": [TREE_NODE], "tokens": 2}})
+            return json.dumps(
+                {"requests": [], "tree": {"nodes": [TREE_NODE], "adapters": [0], "tokens": 2}}
+            )
         return json.dumps({"flushed": 3})
 
     def _work(self) -> None:
