@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from types import FrameType
 from typing import Any
 
+from branchwork.lang.adapter import adapter_of, origin_of
 from branchwork.lang.cursor import Cursor, Forked, Piece, Said
 from branchwork.lang.ir import Const, Echo, Expr, Gen, Media, Reasoning, RoleMark, Select, walk
 from branchwork.lang.program import Program
@@ -22,7 +23,8 @@ from branchwork.runtime.wire.errors import BranchworkError, ProgramError, RoleEr
 class Branch:
     """One branch of a program. What a body may do to it is in `branchwork.lang.state`.
 
-    A forked branch continues `base` after the first `base_len` pieces of it.
+    A forked branch continues `base` after the first `base_len` pieces of it. `backend` is whom it is said to: the
+    program's own, unless it is told another.
     """
 
     __slots__ = (
@@ -30,6 +32,7 @@ class Branch:
         "_names",
         "_num_unnamed",
         "_spans",
+        "backend",
         "base",
         "base_len",
         "ended",
@@ -40,7 +43,9 @@ class Branch:
         "variables",
     )
 
-    def __init__(self, program: Program, base: "Branch | None" = None) -> None:
+    def __init__(
+        self, program: Program, base: "Branch | None" = None, backend: Backend | None = None
+    ) -> None:
         self.program = program
         self.base = base
         self.base_len = 0 if base is None else len(base.pieces)
@@ -55,8 +60,11 @@ class Branch:
         if base is not None and base.role is not None:
             self.role = (base.role[0], Span(base.role[1].pieces))
             self._spans.append(self.role[1])
-        main = program.backends[0]
-        self._cursors = {id(main): Cursor(program, main, self.pieces, forked=base is not None)}
+        inherited: Backend = program.backends[0] if base is None else base.backend
+        self.backend: Backend = backend or inherited
+        program.use(self.backend)
+        main = Cursor(program, self.backend, self.pieces, forked=base is not None)
+        self._cursors: dict[object, Cursor] = {_key(self.backend): main}
         program.parties.append(self)
 
     # ------------------------------------------------------------------ appending
@@ -100,7 +108,7 @@ class Branch:
             pass  # its slots come before it
         else:
             assert isinstance(part, Media)
-            model = self.program.backends[0].welcome.model
+            model = self.backend.welcome.model
             kind = "an image" if part.frames is None else "a video"
             raise ProgramError(
                 f"{kind} cannot be shown to {model}: it is sent text only ({part.path!r})"
@@ -166,7 +174,7 @@ class Branch:
         cursor = Cursor(self.program, backend, pieces, forked=True, sample=number)
         cursor.will_fill(slot)
         cursor.close()
-        self._cursors[id(cursor)] = cursor
+        self._cursors[cursor] = cursor
         return cursor
 
     def _append_thinking(self, expr: Gen, reasoning: Reasoning, where: Where | None) -> None:
@@ -180,16 +188,15 @@ class Branch:
             self.variables[reasoning.process_name_for_reasoning(expr.name)] = Derived(slot, thought)
 
     def _cursor(self, backend: Backend | None) -> Cursor:
-        """The cursor of `backend` (None: the program's own); a new one has all of the branch still to read."""
-        main = self.program.backends[0]
-        if backend is None or backend is main:
-            return self._cursors[id(main)]
-        cursor = self._cursors.get(id(backend))
+        """The cursor of `backend` (None: the branch's own); a new one has all of the branch still to read."""
+        if backend is None:
+            return self._cursors[_key(self.backend)]
+        cursor = self._cursors.get(_key(backend))
         if cursor is None:
             self.program.use(backend)
             prefix = self.base.all_pieces(self.base_len) if self.base else []
             cursor = Cursor(self.program, backend, self.pieces, prefix=prefix)
-            self._cursors[id(backend)] = cursor
+            self._cursors[_key(backend)] = cursor
         return cursor
 
     # ------------------------------------------------------------------ roles and scopes
@@ -199,7 +206,7 @@ class Branch:
             raise RoleError(f"{mark.role} begins inside {self.role[0]}; roles do not nest")
         for cursor in self._cursors.values():
             _check_role(mark.role, cursor.backend)
-        chat_format = self.program.backends[0].welcome.chat_format
+        chat_format = self.backend.welcome.chat_format
         if chat_format.default_system and mark.role != "system" and not self.messages:
             for part in (
                 RoleMark("system", "begin"),
@@ -243,7 +250,7 @@ class Branch:
         self._check_open()
         with self.program.lock:
             children: list[Branch] = [type(self)(self.program, self) for _ in range(size)]
-            main = id(self.program.backends[0])
+            main = _key(self.backend)
             self.pieces.append(Forked([child._cursors[main] for child in children]))
             self._advance()
             return children
@@ -321,6 +328,11 @@ class Branch:
     def _check_open(self) -> None:
         if self.ended:
             raise ProgramError("this state has ended; nothing can be appended to it")
+
+
+def _key(backend: Backend) -> object:
+    """Equal for what computes the same; a backend itself need not be hashable."""
+    return id(origin_of(backend)), adapter_of(backend)
 
 
 def _nothing(_: str) -> str:

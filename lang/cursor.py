@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from branchwork.lang import choices
+from branchwork.lang.adapter import origin_of
 from branchwork.lang.ir import Const, Gen, RoleMark, Select
 from branchwork.lang.program import Program
 from branchwork.lang.slot import Slot
@@ -155,7 +156,7 @@ class Cursor:
             assert kind is Forked
             texts.flush(branch)
             for cursor in piece.cursors:
-                if cursor.backend is self.backend and cursor._id is None:
+                if cursor.backend == self.backend and cursor._id is None:
                     cursor._begin(branch, texts.out, self._in_chat)
         return True
 
@@ -191,7 +192,7 @@ class Cursor:
         result = slot.result
         if result is None or result.reason not in ("stop", "length") or slot.said is not None:
             return ()
-        if slot.backend is not self.backend:
+        if slot.backend is None or origin_of(slot.backend) is not origin_of(self.backend):
             return ()
         return tuple(token for run in slot.runs for token in run.token_ids)
 

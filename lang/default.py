@@ -139,6 +139,7 @@ class Runtime:
 
 # SGLang's options that have another name here, and those that have no counterpart: they tune what is not there.
 _RENAMED = {
+    "lora_paths": "adapters",
     "context_length": "max_len",
     "max_total_tokens": "kv_slots",
     "max_running_requests": "max_rows",

@@ -24,22 +24,27 @@ class Engine(Runtime):
         self,
         prompt: str | Sequence[str],
         sampling_params: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+        lora_path: str | None = None,
         **options: Any,
     ) -> Any:
-        """For each prompt a dict with "text", "output_ids" and "meta_info"; for one prompt, the dict alone."""
+        """For each prompt a dict with "text", "output_ids" and "meta_info"; for one prompt, the dict alone.
+
+        `lora_path` is the name of an adapter, as SGLang calls it.
+        """
         prompts, calls = _calls(prompt, sampling_params, options)
-        states = _COMPLETE.run_batch(calls, backend=self)
+        states = _COMPLETE.run_batch(calls, backend=self, adapter=lora_path)
         return _shaped(prompt, [_answer(state) for state in states], len(prompts))
 
     async def async_generate(
         self,
         prompt: str | Sequence[str],
         sampling_params: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+        lora_path: str | None = None,
         **options: Any,
     ) -> Any:
         """As `generate`, on the running loop."""
         prompts, calls = _calls(prompt, sampling_params, options)
-        states = await _COMPLETE.arun_batch(calls, backend=self)
+        states = await _COMPLETE.arun_batch(calls, backend=self, adapter=lora_path)
         return _shaped(prompt, [_answer(state) for state in states], len(prompts))
 
 

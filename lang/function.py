@@ -4,6 +4,7 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Se
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from branchwork.lang import run
+from branchwork.lang.adapter import adapter_of, with_adapter
 from branchwork.lang.batch import MAX_RUNNING, Fresh, OnError, run_batch
 from branchwork.lang.default import resolve
 from branchwork.lang.ir import Gen, Seq
@@ -40,10 +41,12 @@ class Function:
         body: Callable[..., Any],
         num_api_spec_tokens: int | None = None,
         bound: Mapping[str, Any] | None = None,
+        adapter: str | None = None,
     ) -> None:
         code = body.__code__
         self.func = body
         self.num_api_spec_tokens = num_api_spec_tokens
+        self.adapter = adapter
         self.bound = dict(bound or {})
         self.is_async = bool(code.co_flags & _IS_COROUTINE)
         names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
@@ -62,34 +65,40 @@ class Function:
         *args: Any,
         stream: bool = False,
         backend: Backend | None = None,
+        adapter: str | None = None,
         timeout: float | None = None,
         retries: int = 0,
         **kwargs: Any,
     ) -> State:
         """Run the program, and return its state when body and slots have ended.
 
-        `stream=True` returns at once: read the state with `text_iter`. `timeout` (seconds) ends the program with
-        DeadlineExceeded. `retries` runs it again when the transport failed. Raises what the body raises, or what
-        became of a slot.
+        `stream=True` returns at once: read the state with `text_iter`. `adapter` names a low-rank adapter of the
+        runtime ("": none, whatever the function says); the whole program is computed with it. `timeout` (seconds) ends
+        the program with DeadlineExceeded. `retries` runs it again when the transport failed. Raises what the body
+        raises, or what became of a slot.
 
         >>> capital.run(country="France", timeout=10).text()
         'The capital of France is Paris'
         """
         tracer = tracing.get()
         if tracer is not None:
-            return tracer.call(lambda state: self._inline(state, args, {**self.bound, **kwargs}))
+            return tracer.call(
+                lambda state: self._inline(state, args, {**self.bound, **kwargs}),
+                self.adapter if adapter is None else adapter,
+            )
         if self.is_async:
             return _run_coroutine(
                 self.arun(
                     *args,
                     stream=stream,
                     backend=backend,
+                    adapter=adapter,
                     timeout=timeout,
                     retries=retries,
                     **kwargs,
                 )
             )
-        call = self._call(args, kwargs, backend, stream, timeout, retries)
+        call = self._call(args, kwargs, (backend, adapter), stream, timeout, retries)
         return run.run_beside(call) if stream else run.run(call)
 
     async def arun(
@@ -97,6 +106,7 @@ class Function:
         *args: Any,
         stream: bool = False,
         backend: Backend | None = None,
+        adapter: str | None = None,
         timeout: float | None = None,
         retries: int = 0,
         **kwargs: Any,
@@ -109,14 +119,25 @@ class Function:
         # asyncio is 35 ms to import; only asynchronous programs need it.
         from branchwork.lang import arun  # noqa: PLC0415
 
-        call = self._call(args, kwargs, backend, stream, timeout, retries)
+        call = self._call(args, kwargs, (backend, adapter), stream, timeout, retries)
         return await (arun.arun_beside(call) if stream else arun.arun(call))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """With a state as first argument: run the body on that state, as a part of its program. Else as `run`."""
+        """With a state as first argument: run the body on that state, as a part of its program. Else as `run`.
+
+        Raises ProgramError where the function has an adapter of its own, and the state's branch another.
+        """
         if args and isinstance(args[0], Appending):
+            self._check_adapter(adapter_of(args[0].branch.backend))
             return self._inline(args[0], args[1:], {**self.bound, **kwargs})
         return self.run(*args, **kwargs)
+
+    def _check_adapter(self, there: str) -> None:
+        if self.adapter is not None and self.adapter != there:
+            raise ProgramError(
+                f"{self.__name__} is computed with {_named(self.adapter)}, and this branch with {_named(there)} for "
+                f"all its life; {self.__name__}.run(…) makes a branch of its own"
+            )
 
     def _inline(self, state: Appending, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self.takes_state:
@@ -146,6 +167,7 @@ class Function:
         generator_style: bool = False,
         on_error: OnError = "raise",
         backend: Backend | None = None,
+        adapter: str | None = None,
         timeout: float | None = None,
         retries: int = 0,
         checkpoint: str | None = None,
@@ -162,7 +184,9 @@ class Function:
         >>> [state["city"] for state in states]
         [' Paris', ' Tokyo']
         """
-        whole = _resumed(self._calls(batch, kwargs, backend, timeout, retries), checkpoint)
+        whole = _resumed(
+            self._calls(batch, kwargs, (backend, adapter), timeout, retries), checkpoint
+        )
         num_running = _num_running(num_threads)
         states: Iterable[State]
         if self.is_async:
@@ -180,6 +204,7 @@ class Function:
         progress_bar: bool = False,
         on_error: OnError = "raise",
         backend: Backend | None = None,
+        adapter: str | None = None,
         timeout: float | None = None,
         retries: int = 0,
         checkpoint: str | None = None,
@@ -191,7 +216,9 @@ class Function:
         >>> [state["city"] for state in states]
         [' Paris', ' Tokyo']
         """
-        whole = _resumed(self._calls(batch, kwargs, backend, timeout, retries), checkpoint)
+        whole = _resumed(
+            self._calls(batch, kwargs, (backend, adapter), timeout, retries), checkpoint
+        )
         num_running = _num_running(num_threads)
         return list(
             whole.merged(await self._arun_calls(whole, num_running, on_error, progress_bar))
@@ -237,7 +264,7 @@ class Function:
             self._inline(state, (), values)
 
         given = {**self._fixed_defaults(), **self.bound, **arguments}
-        return trace(self.__name__, self.parameters, run_body, given, strict)
+        return trace(self.__name__, self.parameters, run_body, given, strict, self.adapter or "")
 
     def compile(self, *, backend: Backend | None = None) -> "Function":
         """The program as what it appends, with holes for its arguments and answers: its body is not run again.
@@ -255,7 +282,7 @@ class Function:
         def compiled(s: State, **arguments: Any) -> None:
             made.run_on(s, {**defaults, **arguments})
 
-        function = Function(compiled, self.num_api_spec_tokens, self.bound)
+        function = Function(compiled, self.num_api_spec_tokens, self.bound, self.adapter)
         function.parameters = function._positional = self.parameters
         function._takes_any = False
         function.__name__ = self.__name__
@@ -269,7 +296,8 @@ class Function:
         """
         prefix = self._trace({}, strict=False).prefix()
         if prefix:
-            warm = Function(lambda: Seq((*prefix, Gen(None, {"max_tokens": 0}))))
+            body = lambda: Seq((*prefix, Gen(None, {"max_tokens": 0})))  # noqa: E731
+            warm = Function(body, adapter=self.adapter)
             warm.run(backend=backend)
 
     def _defaults(self) -> dict[str, Any]:
@@ -296,13 +324,14 @@ class Function:
         for name in kwargs:
             if name not in self.parameters and not self._takes_any:
                 raise unknown_option(name, self.parameters)
-        return Function(self.func, self.num_api_spec_tokens, {**self.bound, **kwargs})
+        bound = {**self.bound, **kwargs}
+        return Function(self.func, self.num_api_spec_tokens, bound, self.adapter)
 
     def _call(
         self,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
-        backend: Any,
+        backend: tuple[Any, str | None],
         stream: bool,
         timeout: float | None,
         retries: int,
@@ -315,7 +344,7 @@ class Function:
             self.is_async,
             args,
             arguments,
-            lambda: self._backend(backend),
+            lambda: self._backend(*backend),
             Defaults(options, stream),
             timeout,
             retries,
@@ -325,7 +354,7 @@ class Function:
         self,
         batch: Sequence[Any],
         kwargs: Mapping[str, Any],
-        backend: Any,
+        backend: tuple[Any, str | None],
         timeout: float | None,
         retries: int,
     ) -> list[Call]:
@@ -339,7 +368,7 @@ class Function:
                 self.is_async,
                 (),
                 {**arguments, **self._item(item)},
-                lambda: self._backend(backend),
+                lambda: self._backend(*backend),
                 defaults,
                 timeout,
                 retries,
@@ -347,9 +376,15 @@ class Function:
             for item in batch
         ]
 
-    def _backend(self, given: Any) -> Backend:
-        """The backend to run on; an API that can write ahead does so when the function asks for it."""
+    def _backend(self, given: Any, adapter: str | None) -> Backend:
+        """The backend to run on; an API that can write ahead does so when the function asks for it.
+
+        The adapter is the run's, else the function's, else the backend's own.
+        """
         backend = resolve(given)
+        wanted = self.adapter if adapter is None else adapter
+        if wanted is not None:
+            backend = with_adapter(wanted, backend)
         speculating = getattr(backend, "speculating", None)
         if self.num_api_spec_tokens is None or speculating is None:
             return backend
@@ -378,6 +413,10 @@ class Function:
 
     def __repr__(self) -> str:
         return f"function({self.__name__})"
+
+
+def _named(adapter: str) -> str:
+    return f"the adapter {adapter!r}" if adapter else "none"
 
 
 def _is_state(name: str, body: Callable[..., Any]) -> bool:
@@ -423,18 +462,21 @@ def function(body: Callable[..., Any]) -> Function: ...
 
 @overload
 def function(
-    *, num_api_spec_tokens: int | None = None
+    *, num_api_spec_tokens: int | None = None, adapter: str | None = None
 ) -> Callable[[Callable[..., Any]], Function]: ...
 
 
 def function(
-    body: Callable[..., Any] | None = None, num_api_spec_tokens: int | None = None
+    body: Callable[..., Any] | None = None,
+    num_api_spec_tokens: int | None = None,
+    adapter: str | None = None,
 ) -> Function | Callable[[Callable[..., Any]], Function]:
     """Make a Python function a program: `@function`, or `@function(num_api_spec_tokens=64)`.
 
     The body's first parameter is the state (it is named `s`, or annotated State or AsyncState); or the body has no
     such parameter and returns the expression to run. `num_api_spec_tokens` lets an API write so many tokens ahead
-    in one call, from which the following slots are read when they fit.
+    in one call, from which the following slots are read when they fit. `adapter` names the low-rank adapter that its
+    runs are computed with, where they name no other.
 
     >>> @bw.function
     ... def greet(s: bw.State, name: str) -> None:
@@ -443,5 +485,5 @@ def function(
     'Hello Ada. Fine.'
     """
     if body is not None:
-        return Function(body, num_api_spec_tokens)
-    return lambda body: Function(body, num_api_spec_tokens)
+        return Function(body, num_api_spec_tokens, adapter=adapter)
+    return lambda body: Function(body, num_api_spec_tokens, adapter=adapter)

@@ -140,6 +140,11 @@ RUN_OPTIONS = frozenset(_SAMPLING | _BESIDE | _ALIASES)
 
 def unknown_option(name: str, known: Iterable[str]) -> UnknownOption:
     """The error for a name that nobody knows, with the nearest name that somebody does."""
+    if name == "adapter":
+        return UnknownOption(
+            "adapter is no option of a slot, as a branch has one for life: give it to run(…) or function(…), "
+            "or ask with gen(…, on=with_adapter(…))"
+        )
     near = get_close_matches(name, list(known), n=1)
     return UnknownOption(f"{name}; did you mean {near[0]}?" if near else f"{name} is not an option")
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import Any, NoReturn
 
+from branchwork.lang.adapter import Adapted, adapter_of, origin_of, with_adapter
 from branchwork.lang.branch import Branch
 from branchwork.lang.cursor import Forked, Said
 from branchwork.lang.driver import Ready, Subscribe, Waiting
@@ -151,9 +152,11 @@ class Replay:
         self._branches[branch].append(fill(expr, self._arguments, self._slots), where=where)
         self._slots.update(zip(made, program.slots[first:], strict=True))
 
-    def start(self, branch: Branch) -> None:
-        """A program that the body called: a branch that begins empty."""
-        self._branches[branch] = Branch(next(iter(self._branches.values())).program)
+    def start(self, branch: Branch, adapter: str | None) -> None:
+        """A program that the body called: a branch that begins empty, with the adapter that it named, if any."""
+        program = next(iter(self._branches.values())).program
+        backend = None if adapter is None else with_adapter(adapter, program.backends[0])
+        self._branches[branch] = Branch(program, backend=backend)
 
     def fork(self, branch: Branch, children: Sequence[Branch]) -> None:
         """Fork what was forked."""
@@ -245,19 +248,23 @@ class TracedState(State):
 class Trace:
     """The shape of a program. `ended` says why the trace could not go on, None where it saw all."""
 
-    def __init__(self, name: str, parameters: Sequence[str], strict: bool) -> None:
+    def __init__(
+        self, name: str, parameters: Sequence[str], strict: bool, adapter: str = ""
+    ) -> None:
         self.name = name
         self.parameters = tuple(parameters)
         self.strict = strict
         self.steps: list[Step] = []
         self.ended: str | None = None
-        self.program = Program(name, Nowhere(), Defaults({}), _NeverWaits())
+        self.program = Program(name, _adapted(Nowhere(), adapter), Defaults({}), _NeverWaits())
         self.branch: Branch = TracedBranch(self.program)
 
-    def call(self, run_body: Callable[[State], Any]) -> State:
-        """A program that the traced body calls is a part of the trace."""
-        branch = TracedBranch(self.program)
-        self.steps.append(lambda replay: replay.start(branch))
+    def call(self, run_body: Callable[[State], Any], adapter: str | None = None) -> State:
+        """A program that the traced body calls is a part of the trace; `adapter` is the one that it names."""
+        main = self.program.backends[0]
+        backend = main if adapter is None else _adapted(origin_of(main), adapter)
+        branch = TracedBranch(self.program, backend=backend)
+        self.steps.append(lambda replay: replay.start(branch, adapter))
         state = TracedState(branch)
         state.ret_value = run_body(state)
         return state
@@ -292,11 +299,11 @@ class Trace:
         return str(self)
 
     def __str__(self) -> str:
-        lines = [f"{self.name}({', '.join(self.parameters)})"]
+        lines = [f"{self.name}({', '.join(self.parameters)}){_with(self.branch)}"]
         for branch in self.program.parties:
             if isinstance(branch, Branch) and branch.base is None:
                 lines += (
-                    ["calls", *_drawn(branch, "")]
+                    [f"calls{_with(branch)}", *_drawn(branch, "")]
                     if branch is not self.branch
                     else _drawn(branch, "")
                 )
@@ -319,9 +326,10 @@ def trace(
     run_body: Callable[[State, dict[str, Any]], None],
     given: dict[str, Any],
     strict: bool,
+    adapter: str = "",
 ) -> Trace:
     """Trace a body; arguments that are not `given` stay names. Raises what the body raises."""
-    made = Trace(name, parameters, strict)
+    made = Trace(name, parameters, strict, adapter)
     arguments = {each: _argument(each, given, strict) for each in parameters}
     token = tracing.set(made)
     try:
@@ -331,6 +339,16 @@ def trace(
     finally:
         tracing.reset(token)
     return made
+
+
+def _adapted(nowhere: Backend, adapter: str) -> Backend:
+    """A trace asks no backend which adapters it has."""
+    return Adapted(nowhere, adapter) if adapter else nowhere
+
+
+def _with(branch: Branch) -> str:
+    adapter = adapter_of(branch.backend)
+    return f" with adapter {adapter!r}" if adapter else ""
 
 
 def _argument(name: str, given: dict[str, Any], strict: bool) -> Any:

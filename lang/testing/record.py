@@ -1,8 +1,8 @@
 """Recording a run to a file, and running it again from the file: the same answers, without the backend.
 
 A slot is known by everything its branch said before it, so a recording can be replayed in any order, and by a
-program that has changed elsewhere. The file begins with the model's chat format; then it has a line of JSON for each
-slot: a digest of what came before, and the events that answered it. Prompts are not in it.
+program that has changed elsewhere. The file begins with the model's chat format and adapters; then it has a line of
+JSON for each slot: a digest of what came before, and the events that answered it. Prompts are not in it.
 """
 
 import hashlib
@@ -19,6 +19,13 @@ from branchwork.runtime.wire.backend import Backend, Listener
 from branchwork.runtime.wire.errors import BranchworkError
 
 
+class Head(msgspec.Struct):
+    """What a program may want to know of the backend."""
+
+    chat_format: wire.ChatFormat
+    adapters: tuple[str, ...] = ()
+
+
 class Line(msgspec.Struct):
     """One slot: its key, and the events as the wire writes them."""
 
@@ -31,8 +38,13 @@ class History:
 
     __slots__ = ("_digest",)
 
-    def __init__(self, digest: Any = None) -> None:
-        self._digest = digest or hashlib.sha256()
+    def __init__(self, digest: Any) -> None:
+        self._digest = digest
+
+    @staticmethod
+    def of(opened: wire.Open, parent: "History | None") -> "History":
+        """That of a new branch: its parent's, or one that begins with its adapter."""
+        return parent.copy() if parent else History(hashlib.sha256(opened.adapter.encode()))
 
     def copy(self) -> "History":
         """For a fork."""
@@ -77,7 +89,8 @@ class Recorder:
         self._backend = backend
         self._out = Path(path).open("ab")  # noqa: SIM115  # closed by close()
         if self._out.tell() == 0:
-            self._out.write(msgspec.json.encode(backend.welcome.chat_format) + b"\n")
+            head = Head(backend.welcome.chat_format, backend.welcome.adapters)
+            self._out.write(msgspec.json.encode(head) + b"\n")
         self._lock = Lock()
         self._histories: dict[wire.BranchId, History] = {}
         self._keys: dict[tuple[wire.BranchId, str], str] = {}
@@ -110,7 +123,7 @@ class Recorder:
             parent = (
                 self._histories.get(instruction.parent) if instruction.parent is not None else None
             )
-            self._histories[instruction.branch] = parent.copy() if parent else History()
+            self._histories[instruction.branch] = History.of(instruction, parent)
         elif isinstance(instruction, wire.Close | wire.Abort):
             self._histories.pop(instruction.branch, None)
         else:
@@ -162,7 +175,8 @@ class Replayed(Scripted):
 
     def __init__(self, path: str | Path) -> None:
         first, *rows = Path(path).read_bytes().splitlines()
-        super().__init__(chat_format=msgspec.json.decode(first, type=wire.ChatFormat))
+        head = msgspec.json.decode(first, type=Head)
+        super().__init__(chat_format=head.chat_format, adapters=head.adapters)
         self._recorded: dict[str, list[list[wire.SlotEvent]]] = {}
         for row in rows:
             line = msgspec.json.decode(row, type=Line)
@@ -176,7 +190,7 @@ class Replayed(Scripted):
             parent = (
                 self._histories.get(instruction.parent) if instruction.parent is not None else None
             )
-            self._histories[branch] = parent.copy() if parent else History()
+            self._histories[branch] = History.of(instruction, parent)
         elif isinstance(instruction, wire.Gen | wire.Select) and branch in self._branches:
             self._histories[branch].add(instruction)
             self._repeat(instruction)

@@ -44,7 +44,7 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """What a script's function is asked: the branch's text so far, and the instruction.
+    """What a script's function is asked: the branch's text so far, the instruction, and the branch's adapter.
 
     >>> backend = Scripted({"city": lambda asked: asked.prompt.upper()})
     >>> capital.run(country="Italy", backend=backend)["city"]
@@ -53,6 +53,7 @@ class Asked(msgspec.Struct, frozen=True):
 
     prompt: str
     instruction: wire.Gen | wire.Select
+    adapter: str = ""
 
 
 Reply = str | Answer | BranchworkError
@@ -62,10 +63,11 @@ Script = Reply | Sequence[Reply] | Callable[[Asked], Reply]
 class _Branch:
     """What the backend knows of a branch: its text, and when its earlier answers will all have been given."""
 
-    __slots__ = ("computed", "failed", "listener", "num_tokens", "ready_at", "text")
+    __slots__ = ("adapter", "computed", "failed", "listener", "num_tokens", "ready_at", "text")
 
     def __init__(self, listener: Listener) -> None:
         self.listener = listener
+        self.adapter = ""
         self.text = ""
         self.num_tokens = 0
         self.computed = 0
@@ -82,8 +84,8 @@ class Scripted:
     """A `Backend` that gives each slot the answer that the script has for its name.
 
     An answer is a text, an `Answer`, or an error to fail with; a list of these is used up in order, and a function
-    gets an `Asked`. Slots without a script get `default`. `frames` records every call of `send`.
-    A token is a word with the blanks before it.
+    gets an `Asked`. Slots without a script get `default`. `frames` records every call of `send`. `adapters` are the
+    names of those that programs may be run with. A token is a word with the blanks before it.
 
     >>> backend = Scripted({"city": [" Rome", InvalidParameter("no")]})
     >>> states = capital.run_batch([("Italy",), ("Peru",)], backend=backend, on_error="return")
@@ -99,6 +101,7 @@ class Scripted:
         delay_s: float = 0.0,
         chat_format: wire.ChatFormat = CHAT_FORMAT,
         limits: Mapping[str, int] | None = None,
+        adapters: Sequence[str] = (),
     ) -> None:
         self.frames: list[tuple[wire.Instruction, ...]] = []
         self.requests: list[str] = []
@@ -128,6 +131,7 @@ class Scripted:
             limits=dict(limits or {}),
             heartbeat_s=2.0,
             pid=0,
+            adapters=tuple(adapters),
         )
 
     # ------------------------------------------------------------------ the Backend protocol
@@ -225,10 +229,11 @@ class Scripted:
         if branch is None:
             return
         if isinstance(instruction, wire.Open):
+            branch.adapter = instruction.adapter
             if instruction.parent is not None and instruction.parent in self._branches:
                 parent = self._branches[instruction.parent]
                 branch.text, branch.num_tokens = parent.text, parent.num_tokens
-                branch.computed = parent.computed
+                branch.computed, branch.adapter = parent.computed, parent.adapter
                 branch.ready_at, branch.failed = parent.ready_at, parent.failed
         elif isinstance(instruction, wire.Text):
             words = (
@@ -247,7 +252,7 @@ class Scripted:
             del self._branches[instruction.branch]
 
     def _answer(self, branch: _Branch, asked: wire.Gen | wire.Select) -> None:
-        reply = self._reply(Asked(branch.text, asked))
+        reply = self._reply(Asked(branch.text, asked, branch.adapter))
         if branch.failed:
             failure = wire.Failed(
                 asked.branch, asked.slot, "branch_failed", "an earlier slot failed"

@@ -12,6 +12,7 @@ print(capital.run(country="France")["city"])
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from branchwork.lang.adapter import with_adapter
 from branchwork.lang.choices import (
     ChoicesDecision,
     ChoicesSamplingMethod,
@@ -117,4 +118,5 @@ __all__ = [
     "user_begin",
     "user_end",
     "video",
+    "with_adapter",
 ]
