@@ -109,9 +109,8 @@ class Network:
         self._room = _room(max_tokens, len(slot_table))
         self._shared = _shared_room(len(slot_table))
         self._num_adapters = 0 if adapters is None else adapters.number
-        self._adapted = make_room(
-            max_tokens if adapters else 0, max(low.values for low in self._weights.low), stored
-        )
+        rank = adapters.rank if adapters else 0
+        self._adapted = make_room(max_tokens if adapters else 0, rank, stored)
         self._job = Job(
             *(np.zeros(1, np.int64) for _ in range(6)), np.zeros(max_logit_rows, np.int32)
         )

@@ -3,6 +3,9 @@
 Rows are taken adapter by adapter, sixteen at a time (a *tile*), as in Punica and S-LoRA (Chen et al. 2023, Sheng et al.
 2023): before the product their values A x are made by one stage of all threads, and where 64 columns of the product are
 summed, those of B times the values are added. A row's numbers depend on its own adapter alone.
+
+Values lie in whole tiles of the matrix unit, with zeros behind the last of each part, so the unit can be used whatever
+the rank; of B, which is not padded, it then multiplies what lies next by these zeros: so weights must be finite.
 """
 
 from collections.abc import Sequence
@@ -11,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from branchwork.kernels.cpu.amx import TILE_ROWS
+from branchwork.kernels.cpu.amx import TILE_BYTES, TILE_ROWS, TILE_STEPS
 from branchwork.kernels.cpu.layout import copy_line
 from branchwork.kernels.cpu.matrix import PRODUCT_ROWS
 from branchwork.kernels.cpu.memory import zeros
@@ -21,6 +24,8 @@ from branchwork.kernels.cpu.tile import LANES, PANEL, padded_rows, partial_produ
 from branchwork.kernels.cpu.vector import kernel, narrow
 
 _HALF = PANEL // 2
+_MAX_PARTS = 3
+"""q, k and v."""
 
 Ints = npt.NDArray[np.int32]
 Array = npt.NDArray[Any]
@@ -35,14 +40,17 @@ class LowMatrix(NamedTuple):
 
     shrink: npt.NDArray[np.uint8]  # [L, N, bytes]
     steps: int  # of its inputs, as `product` counts them
-    values: int  # columns of A, padded to whole halves of a panel
+    columns: int  # of A, padded to whole halves of a panel
+    parts: int
+    rank: int
     expand: npt.NDArray[np.uint8]  # [L, N, bytes]
     rank_steps: int
+    unit_steps: int  # the same for the matrix unit
     is_there: npt.NDArray[np.bool_]  # [L]; False: no adapter touches the matrix
     first_piece: Ints  # [P + 1]; panel p has pieces first_piece[p] to first_piece[p + 1]
     column: Ints  # [pieces] in its panel
     width: Ints  # [pieces] columns: 64 or 32
-    value: Ints  # [pieces] the first of the values that it multiplies
+    part: Ints  # [pieces] whose values it multiplies
     start: Ints  # [pieces] in bytes
     goes_on: Ints  # [pieces] not 0: the piece before has columns of the same half
 
@@ -54,11 +62,18 @@ class Adapted(NamedTuple):
     start: Ints  # [tiles + 1]; tile i has rows start[i] to start[i + 1]
     adapter: Ints  # [tiles]
     of_block: Ints  # [blocks + 1]; of the step's PRODUCT_ROWS rows at a time, the tiles
-    values: Array  # [rows, values] stored: A x, in the order of `rows`
+    values: Array  # [rows, parts · whole tiles of a rank] stored: A x, in the order of `rows`
 
 
-def make_room(max_tokens: int, values: int, stored: npt.DTypeLike) -> Adapted:
+def padded_rank(rank: int) -> int:
+    """Values of one part, in whole tiles."""
+    tile = 2 * TILE_STEPS
+    return -(-rank // tile) * tile
+
+
+def make_room(max_tokens: int, rank: int, stored: npt.DTypeLike) -> Adapted:
     """For steps of so many tokens."""
+    values = _MAX_PARTS * padded_rank(rank)
 
     def ints(length: int) -> Ints:
         return np.zeros(length, np.int32)
@@ -105,22 +120,25 @@ def pack_low(
     steps   of `in`
     """
     per_step = 4 // stored.itemsize
-    rank_steps, values = rank // per_step, -(-rank * len(widths) // _HALF) * _HALF
+    num_columns = -(-rank * len(widths) // _HALF) * _HALF
     parts = np.where(rows < 0, -1, np.searchsorted(np.cumsum(widths), rows, side="right"))
     pieces = _pieces(parts)
     columns = np.concatenate([np.arange(c, c + width) for c, width, _, _ in pieces])
     own = np.concatenate([np.full(width, part) for _, width, part, _ in pieces]) == parts[columns]
     low = LowMatrix(
-        shrink=zeros((len(layers), num_adapters, values * steps * 4), np.uint8),
+        shrink=zeros((len(layers), num_adapters, num_columns * steps * 4), np.uint8),
         steps=steps,
-        values=values,
-        expand=zeros((len(layers), num_adapters, len(columns) * rank * stored.itemsize), np.uint8),
-        rank_steps=rank_steps,
+        columns=num_columns,
+        parts=len(widths),
+        rank=rank,
+        expand=_with_room_behind((len(layers), num_adapters, len(columns) * rank * stored.itemsize)),
+        rank_steps=rank // per_step,
+        unit_steps=padded_rank(rank) // per_step,
         is_there=np.array([layer is not None for layer in layers]),
         first_piece=np.searchsorted([c // PANEL for c, *_ in pieces], range(len(parts) // PANEL + 1)).astype(np.int32),
         column=_ints(c % PANEL for c, *_ in pieces),
         width=_ints(width for _, width, _, _ in pieces),
-        value=_ints(part * rank for _, _, part, _ in pieces),
+        part=_ints(part for _, _, part, _ in pieces),
         start=_ints(np.cumsum([0, *(width * rank * stored.itemsize for _, width, _, _ in pieces)])[:-1]),
         goes_on=_ints(goes_on for *_, goes_on in pieces),
     )  # fmt: skip
@@ -128,12 +146,19 @@ def pack_low(
         if layer is None:
             continue
         for n, (a, b) in enumerate(zip(*layer, strict=True)):
-            padded = np.zeros((values, a.shape[1]), stored)
+            padded = np.zeros((num_columns, a.shape[1]), stored)
             padded[: len(a)] = a
             low.shrink[i, n] = _in_blocks(padded).view(np.uint8).reshape(-1)
             some = np.where(own[:, None], b[rows[columns]], stored.type(0))
             low.expand[i, n] = _in_blocks(some).view(np.uint8).reshape(-1)
     return low
+
+
+def _with_room_behind(shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+    """Zeros, and more of them for whoever reads a tile where the last block begins."""
+    size = int(np.prod(shape))
+    whole: npt.NDArray[np.uint8] = zeros(size + TILE_BYTES * TILE_STEPS, np.uint8)
+    return whole[:size].reshape(shape)
 
 
 def _pieces(parts: npt.NDArray[np.int64]) -> list[tuple[int, int, int, int]]:
@@ -165,26 +190,34 @@ def _ints(values: Any) -> Ints:
 
 @kernel
 def shrink_rows(x: Any, low: Any, layer: Any, adapted: Any, thread: Any) -> None:
-    """adapted.values = A x for every row that has an adapter. A thread takes 64 values of a tile at a time."""
-    panels = -(-low.values // PANEL)
+    """adapted.values = A x for every row that has an adapter. A thread takes 64 columns of A for a tile at a time."""
+    panels = -(-low.columns // PANEL)
     piece = take(thread.team, 1)
     while piece < len(adapted.adapter) * panels:
-        tile, first_value = piece // panels, piece % panels * PANEL
+        tile, first_column = piece // panels, piece % panels * PANEL
         first, last = adapted.start[tile], adapted.start[tile + 1]
-        columns = min(low.values - first_value, PANEL)
+        columns = min(low.columns - first_column, PANEL)
         for i in range(last - first):
             _copy_row(x, adapted.rows[first + i], low.steps, thread.gathered[i])
         a = low.shrink[layer, adapted.adapter[tile]]
         stride, sums = low.steps * 4 * LANES, thread.products.sums
         partial_product(
             thread.tiles, in_order(thread.gathered), 0, 0, last - first,
-            a[first_value // LANES * stride :], stride, low.steps, sums, columns, 0,
+            a[first_column // LANES * stride :], stride, low.steps, sums, columns, 0,
         )  # fmt: skip
         for i in range(last - first):
-            values = adapted.values[first + i]
-            for j in range(columns):
-                values[first_value + j] = narrow(sums[i, j], values)
+            _keep_values(sums[i], first_column, columns, low, adapted.values[first + i])
         piece = take(thread.team, 1)
+
+
+@kernel
+def _keep_values(sums: Any, first_column: Any, columns: Any, low: Any, values: Any) -> None:
+    """Some columns of a row's A x, each part where it belongs."""
+    width = values.shape[0] // _MAX_PARTS
+    for part in range(low.parts):
+        offset = part * low.rank - first_column  # of the part's first value among the sums
+        for j in range(max(-offset, 0), min(low.rank, columns - offset)):
+            values[part * width + j] = narrow(sums[offset + j], values)
 
 
 @kernel
@@ -202,15 +235,16 @@ def _copy_row(x: Any, row: Any, steps: Any, out: Any) -> None:
 def add_expanded(row: Any, low: Any, layer: Any, panel: Any, adapted: Any, thread: Any) -> None:
     """Add B times the values to the sums of a panel; `row` is the first of the PRODUCT_ROWS that they are of."""
     sums, part = thread.products.sums, thread.products.part
-    block = row // PRODUCT_ROWS
+    block, width = row // PRODUCT_ROWS, adapted.values.shape[1] // _MAX_PARTS
+    steps = low.unit_steps if thread.tiles.matrix_unit != 0 else low.rank_steps
     for tile in range(adapted.of_block[block], adapted.of_block[block + 1]):
         first, last = adapted.start[tile], adapted.start[tile + 1]
         b = low.expand[layer, adapted.adapter[tile]]
         for piece in range(low.first_piece[panel], low.first_piece[panel + 1]):
-            values = adapted.values[first:, low.value[piece] :]
+            values = adapted.values[first:, low.part[piece] * width :]
             partial_product(
                 thread.tiles, in_order(values), 0, 0, last - first, b[low.start[piece] :],
-                low.rank_steps * 4 * LANES, low.rank_steps, part[:, low.column[piece] :], low.width[piece],
+                low.rank_steps * 4 * LANES, steps, part[:, low.column[piece] :], low.width[piece],
                 low.goes_on[piece],
             )  # fmt: skip
         for i in range(last - first):

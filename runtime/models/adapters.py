@@ -32,9 +32,9 @@ _RANK_STEP = 8
 
 # What a config may say beside what is read here: it describes the training, or is told by the tensors.
 _OF_NO_EFFECT = {
-    "auto_mapping", "base_model_name_or_path", "corda_config", "eva_config", "exclude_modules", "fan_in_fan_out",
-    "inference_mode", "layers_pattern", "layers_to_transform", "loftq_config", "lora_dropout", "megatron_core",
-    "peft_version", "revision", "runtime_config", "target_modules", "task_type",
+    "auto_mapping", "base_model_name_or_path", "corda_config", "ensure_weight_tying", "eva_config", "exclude_modules",
+    "fan_in_fan_out", "inference_mode", "layers_pattern", "layers_to_transform", "loftq_config", "lora_dropout",
+    "megatron_core", "peft_version", "qalora_group_size", "revision", "runtime_config", "target_modules", "task_type",
 }  # fmt: skip
 _READ = {
     "alpha_pattern", "bias", "init_lora_weights", "lora_alpha", "peft_type", "r", "rank_pattern", "use_rslora",
@@ -345,8 +345,8 @@ def _read_weights(
             shrink = tensors.read(module.shrink, rank, sizes[group].width)
             expand = tensors.read(module.expand, sizes[group].outs[part], rank)
             # Scaled before it is rounded.
-            yield (
-                module,
-                shrink.to(dtype).contiguous(),
-                (expand.float() * scaling).to(dtype).contiguous(),
-            )
+            both = shrink.to(dtype).contiguous(), (expand.float() * scaling).to(dtype).contiguous()
+            for tensor, stored in zip(both, (module.shrink, module.expand), strict=True):
+                if not bool(tensor.isfinite().all()):
+                    raise ModelError(f"{one.folder}: {stored} has values that are not finite")
+            yield module, *both

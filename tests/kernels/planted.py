@@ -268,7 +268,7 @@ BUGS = [
     Bug("runner: who is in which lane is looked at once", "runtime/models/decode_program",
         "who != self._who or groups != self._groups", "self._who is None", "one joins, one leaves"),
     Bug("runner: a lane keeps the adapter of who was there before", "runtime/models/decode_program",
-        "_block(s), s.adapter)", "_block(s), 0)", "PROGRAM"),
+        "_block(s), s.adapter)", "_block(s), 0)", "two adapters and none"),
     Bug("runner: lanes in the order of the samplers' seeds", "runtime/models/decode_program",
         "row[:num] = [segment.row for segment in segments]", "row[:num] = [segment.row for segment in segments][::-1]",
         "five at once, drawn in every way"),

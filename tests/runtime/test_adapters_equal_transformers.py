@@ -112,6 +112,27 @@ def test_logits_with_an_adapter_are_those_of_merged_weights(
             assert np.argmax(found) in np.argsort(want)[-2:]
 
 
+@BOTH
+def test_a_folder_that_peft_wrote_computes_what_peft_computes(
+    compiled: bool, tmp_path: Path
+) -> None:
+    # tests/data/peft_adapter: written by PEFT 0.21.2 over this model with use_rslora, ranks and alphas by pattern; the
+    # numbers are those of its own forward pass and of its greedy generation.
+    make_model(tmp_path, "qwen2")
+    prompt = [3, 1, 4, 1, 5, 9, 2, 6, 53, 58, 97, 93, 23, 84, 62, 64]
+    text = [119, 29, 53, 83, 74, 24, 30, 91, 36, 29, 92, 103, 36, 92, 74, 7]
+    without = [24, 120, 32, 30, 52, 30, 99, 120, 32, 30, 75, 116, 120, 32, 18, 116]
+    folder = Path(__file__).parents[1] / "data" / "peft_adapter"
+    greedy = Greedy(tmp_path, compiled, adapters=(("peft", str(folder)),))
+    found = logprobs(greedy.runner, prompt, 1)
+    assert np.argsort(-found)[:5].tolist() == [119, 20, 123, 114, 2]
+    np.testing.assert_allclose(
+        np.sort(-found)[:5], [3.34, 3.4568, 3.6364, 3.6423, 3.6576], atol=5e-4
+    )
+    greedy.adapters[:2] = [1, 0]
+    assert greedy.generate([prompt, prompt], 16, chunk=5) == [text, without]
+
+
 @pytest.mark.parametrize("quantize", ["none", "int8", "int4"])
 def test_a_row_with_an_adapter_has_the_same_bits_in_any_batch_and_chunk(
     tmp_path: Path, quantize: str

@@ -23,7 +23,7 @@ from branchwork.runtime.engine import machines
 from branchwork.runtime.grammar import token_machine
 from branchwork.runtime.inbox import Operation
 from branchwork.runtime.mock import MockRuntime, mock_vocabulary
-from branchwork.runtime.models.config import ExpertsConfig
+from branchwork.runtime.models.config import ExpertsConfig, ModelConfig
 from branchwork.runtime.models.device_runner import DeviceRunner
 from branchwork.runtime.models.loader import LoadedModel, on_device
 from branchwork.runtime.models.model_runner import ModelRunner
@@ -59,17 +59,17 @@ class Program:
         return self.name
 
 
-def free(branch: int, prompt: str, **options: Any) -> list[Operation]:
+def free(branch: int, prompt: str, adapter: int = 0, **options: Any) -> list[Operation]:
     slot = {"max_tokens": 6, "ignore_eos": True} | options
-    return [opened(branch), text(branch, prompt), generate(branch, **slot)]
+    return [opened(branch, adapter=adapter), text(branch, prompt), generate(branch, **slot)]
 
 
 def warm(seed: int, **options: Any) -> dict[str, Any]:
     return {"temperature": 1.2, "seed": seed, **options}
 
 
-def cascade(**options: Any) -> dict[int, list[Operation]]:
-    """Forks of one long branch, with own words behind it."""
+def cascade(adapter: int = 0, **options: Any) -> dict[int, list[Operation]]:
+    """Forks of one long branch, with own words behind it, and its adapter."""
     forks = [
         operation
         for child in range(2, 6)
@@ -78,7 +78,7 @@ def cascade(**options: Any) -> dict[int, list[Operation]]:
             generate(child, max_tokens=5, ignore_eos=True, **options),
         )
     ]  # fmt: skip
-    return {0: [*free(1, LONG, max_tokens=2)], 3: forks}
+    return {0: [*free(1, LONG, adapter, max_tokens=2)], 3: forks}
 
 
 PROGRAMS = [
@@ -143,6 +143,15 @@ PROGRAMS = [
         {"speculate": 3}, meets=("guess",), kv_dtype=torch.float8_e4m3fn),
     Program("K/V in float8, a pool that is too small", {0: [op for b in range(1, 6) for op in free(b, LONG[: 40 + b],
         max_tokens=20)]}, {"growth_reserve": 0, "kv": 170}, meets=("decode 8",), kv_dtype=torch.float8_e4m3fn),
+    Program("two adapters and none", {0: free(1, "Hello", 1, **warm(1)), 9: free(2, "Hello", 2, **warm(1)),
+        18: [*free(3, "Hello", 1, max_tokens=9), *free(4, "Hello", 2, max_tokens=9), *free(5, "Hello", max_tokens=5)],
+        21: free(6, LONG, 2, max_tokens=4)}, meets=("decode 1", "decode 4", "eager", "several adapters"),
+        model="adapters"),
+    Program("adapters over shared prefixes", {0: [*free(1, LONG, 1, max_tokens=2), *free(9, LONG, max_tokens=24)],
+        3: [*cascade()[3], *free(8, LONG[:90], 2)]}, meets=("shared", "several adapters"), model="adapters"),
+    Program("adapters over weights in int4", {0: [*free(1, "Hello", 2, max_tokens=9), *free(2, "the ", **warm(1))],
+        2: free(3, LONG, 1), 4: free(4, "d", 2, options={"logprobs": 2})},
+        meets=("decode 4", "eager", "several adapters"), model="adapters, int4"),
 ]  # fmt: skip
 
 
@@ -175,6 +184,8 @@ class Watched:
             if sample is not None and sample.place is not None:
                 self.met.add("machine" if sample.place.state is not None else "machine ahead")
         self.met |= {"shared"} if plan.shared_prefixes else set()
+        several = len({segment.adapter for segment in segments}) > 1
+        self.met |= {"several adapters"} if several else set()
         return self._runner.launch(plan)
 
 
@@ -182,6 +193,7 @@ def make_models() -> dict[str, LoadedModel]:
     """Tiny ones in float32, made on the CPU so that they are the same anywhere."""
     sizes = (2, 32, 48, 4, 2, 16, VOCABULARY.size, 512)
     plain = random_model(model_config(*sizes, qk_norm=True), torch.float32, "cpu", std=0.15)
+    adapted = replace(plain, decoder=plain.decoder.with_adapters(make_adapters(plain.config)))
     return {
         "plain": plain,
         "windows": random_model(model_config(*sizes, window=24), torch.float32, "cpu", std=0.15),
@@ -193,7 +205,37 @@ def make_models() -> dict[str, LoadedModel]:
         ),
         "int8": replace(plain, quantize="int8"),
         "int4": replace(plain, quantize="int4"),
+        "adapters": adapted,
+        "adapters, int4": replace(adapted, quantize="int4"),
     }
+
+
+def make_adapters(config: ModelConfig) -> kernels.AdapterWeights:
+    """Two of every matrix, of ranks 8 and 16."""
+    random = torch.Generator().manual_seed(5)
+
+    def low(inputs: int, *widths: int) -> kernels.LowRank:
+        shrink = torch.randn(2, len(widths), 16, inputs, generator=random) * inputs**-0.5
+        shrink[0, :, 8:] = 0
+        expand = torch.randn(2, sum(widths), 16, generator=random) * 0.1
+        return kernels.LowRank(shrink.flatten(1, 2), expand, widths)
+
+    hidden, width, q_width = (
+        config.hidden_size,
+        config.intermediate_size,
+        config.num_heads * config.head_dim,
+    )
+    kv_width = config.num_kv_heads * config.head_dim
+    layers = [
+        kernels.LayerAdapters(
+            low(hidden, q_width, kv_width, kv_width),
+            low(q_width, hidden),
+            low(hidden, width, width),
+            low(width, hidden),
+        )
+        for _ in range(config.num_layers)
+    ]
+    return kernels.AdapterWeights(2, 16, tuple(layers))
 
 
 Models = dict[str, LoadedModel]

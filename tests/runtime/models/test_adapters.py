@@ -166,6 +166,10 @@ def test_what_cannot_be_computed_is_refused_by_name(
         ({f"{PREFIX}.0.mlp.up_proj.lora_A.weight": torch.ones(4, 31)}, r"\[4, 32\], found \[4, 31"),
         ({f"{PREFIX}.0.mlp.up_proj.lora_B.weight": torch.ones(48, 5)}, r"\[48, 4\], found \[48, 5"),
         ({f"{PREFIX}.0.mlp.up_proj.lora_B.weight": torch.ones(48, 4).int()}, "of a float type"),
+        (
+            {f"{PREFIX}.0.mlp.up_proj.lora_B.weight": torch.full((48, 4), math.nan)},
+            "up_proj.lora_B.weight has values that are not finite",
+        ),
         ({f"{PREFIX}.0.mlp.up_proj.lora_B.weight": None}, "is alone; A and B belong together"),
         ({f"{PREFIX}.0.mlp.up_proj.lora_A.default.weight": torch.ones(4, 32)}, "the same matrix"),
         ({f"{PREFIX}.0.mlp.up_proj.lora_magnitude_vector": torch.ones(48)}, "DoRA"),

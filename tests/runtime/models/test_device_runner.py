@@ -22,7 +22,7 @@ MODELS = make_models()
 
 IN_THE_INTERPRETER = (
     "one joins, one leaves", "shared prefixes", "constraints on the device", "weights in int4",
-    "K/V in int8, shared prefixes",
+    "K/V in int8, shared prefixes", "two adapters and none",
 )  # fmt: skip
 """Some of the programs, since a step takes half a second there; `make test-all` runs all of them."""
 
