@@ -21,7 +21,7 @@ class Bug:
     """What is flipped, and who is to notice it: cases, by the beginning of their names, or a program.
 
     `file` is one of kernels/triton. A whole path is a bug of the device's runner, and `cases` names a program then,
-    or one of kernels/cpu, and `cases` names a test of test_cpu_matrix.py.
+    or one of kernels/cpu, and `cases` names a test of test_cpu_matrix.py, or of the file's own.
     """
 
     name: str
@@ -242,6 +242,15 @@ BUGS = [
     Bug("cpu int8: scales of another panel", "kernels/cpu/matrix",
         ", matrix.scales[layer, panel]\n", ", matrix.scales[layer, 0]\n",
         "test_a_product_equals"),
+    Bug("cpu adapters: a tile's rows are those of its number", "kernels/cpu/low_rank",
+        "_add(part[i], sums[adapted.rows[first + i] - row])", "_add(part[i], sums[first + i])", "what_adapters_add"),
+    Bug("cpu adapters: every part has the first one's values", "kernels/cpu/low_rank",
+        "adapted.values[first:, low.part[piece] * width :]", "adapted.values[first:]", "what_adapters_add"),
+    Bug("cpu adapters: columns of another part are its own", "kernels/cpu/low_rank",
+        "np.where(own[:, None], b[rows[columns]], stored.type(0))", "b[rows[columns]]", "what_adapters_add"),
+    Bug("cpu adapters: tiles reach into the next block", "kernels/cpu/low_rank",
+        "keys = found // PRODUCT_ROWS << 32 | adapters[found]", "keys = adapters[found].astype(np.int64)",
+        "rows_lie_in_tiles"),
     Bug("runner: the gate and what it opens change places", "runtime/models/placing",
         "levels(joined(layer.gate_up), layer", "levels(joined(layer.gate_up[::-1]), layer", "weights in int4"),
     Bug("runner: the head in four bits", "runtime/models/placing", "head_bits, kernels.INT4_GROUP)",
@@ -284,7 +293,8 @@ def is_caught(bug: Bug) -> bool:
     )
     command = [sys.executable, "-m", module, bug.cases]
     if bug.is_of_the_cpu:
-        test = "tests/kernels/test_cpu_matrix.py"
+        own = ROOT / "tests" / "kernels" / f"test_cpu_{Path(bug.file).name}.py"
+        test = str(own if own.exists() else own.with_name("test_cpu_matrix.py"))
         command = [
             sys.executable,
             "-m",
