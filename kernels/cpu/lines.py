@@ -1,4 +1,4 @@
-"""Lines of rows that enter a product, written in vectors of sixteen: a norm's, and what follows the gate.
+"""Lines of rows about a product, in vectors of sixteen: a norm's, what follows the gate, and what adapters add.
 
 Written in LLVM's vectors: what a compiler makes of the plain loops is half as wide, and rounds to bfloat16 in many
 steps; of the gate that was a third of the product before it.
@@ -95,3 +95,29 @@ def silu_mul_line(_: Any, sums: Any, bias: Any, out: Any, like: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64, types.int64, like), generate
+
+
+@intrinsic
+def add_panel(_: Any, x: Any, out: Any) -> Any:
+    """out += x, for the 64 columns of a panel in float32. Addresses."""
+
+    def generate(context: Any, b: ir.IRBuilder, _s: Any, args: Any) -> Any:
+        x, out = args
+        for vector in range(PANEL // LANES):
+            both = b.fadd(_floats(b, out, _I64(vector)), _floats(b, x, _I64(vector)))
+            _put(b, both, b.add(out, _I64(vector * _VECTOR_BYTES)), False)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), generate
+
+
+@intrinsic
+def store_16(_: Any, x: Any, out: Any, like: Any) -> Any:
+    """Sixteen float32 at an address as the array `like` stores them, at another."""
+    is_half = like.dtype == types.uint16
+
+    def generate(context: Any, b: ir.IRBuilder, _s: Any, args: Any) -> Any:
+        _put(b, _floats(b, args[0], _I64(0)), args[1], is_half)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, like), generate

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from branchwork.kernels.cpu.amx import TILE_BYTES, TILE_ROWS, TILE_STEPS
 from branchwork.kernels.cpu.layout import copy_line
+from branchwork.kernels.cpu.lines import add_panel, store_16
 from branchwork.kernels.cpu.matrix import PRODUCT_ROWS
 from branchwork.kernels.cpu.memory import zeros
 from branchwork.kernels.cpu.rows import LINE_BYTES, address, in_order
@@ -216,8 +217,13 @@ def _keep_values(sums: Any, first_column: Any, columns: Any, low: Any, values: A
     width = values.shape[0] // _MAX_PARTS
     for part in range(low.parts):
         offset = part * low.rank - first_column  # of the part's first value among the sums
-        for j in range(max(-offset, 0), min(low.rank, columns - offset)):
+        j, last = max(-offset, 0), min(low.rank, columns - offset)
+        while j + LANES <= last:
+            store_16(sums[offset + j :].ctypes.data, values[part * width + j :].ctypes.data, values)
+            j += LANES
+        while j < last:
             values[part * width + j] = narrow(sums[offset + j], values)
+            j += 1
 
 
 @kernel
@@ -237,9 +243,12 @@ def add_expanded(row: Any, low: Any, layer: Any, panel: Any, adapted: Any, threa
     sums, part = thread.products.sums, thread.products.part
     block, width = row // PRODUCT_ROWS, adapted.values.shape[1] // _MAX_PARTS
     steps = low.unit_steps if thread.tiles.matrix_unit != 0 else low.rank_steps
-    for tile in range(adapted.of_block[block], adapted.of_block[block + 1]):
-        first, last = adapted.start[tile], adapted.start[tile + 1]
-        b = low.expand[layer, adapted.adapter[tile]]
+    tile, end = adapted.of_block[block], adapted.of_block[block + 1]
+    while tile < end:
+        first, adapter = adapted.start[tile], adapted.adapter[tile]
+        # Two tiles at a time, which the matrix unit has room for; of more, the sums would leave the first-level cache.
+        tile += 2 if tile + 1 < end and adapted.adapter[tile + 1] == adapter else 1
+        last, b = adapted.start[tile], low.expand[layer, adapter]
         for piece in range(low.first_piece[panel], low.first_piece[panel + 1]):
             values = adapted.values[first:, low.part[piece] * width :]
             partial_product(
@@ -248,10 +257,4 @@ def add_expanded(row: Any, low: Any, layer: Any, panel: Any, adapted: Any, threa
                 low.goes_on[piece],
             )  # fmt: skip
         for i in range(last - first):
-            _add(part[i], sums[adapted.rows[first + i] - row])
-
-
-@kernel
-def _add(part: Any, sums: Any) -> None:
-    for j in range(PANEL):
-        sums[j] += part[j]
+            add_panel(part[i].ctypes.data, sums[adapted.rows[first + i] - row].ctypes.data)

@@ -243,7 +243,7 @@ BUGS = [
         ", matrix.scales[layer, panel]\n", ", matrix.scales[layer, 0]\n",
         "test_a_product_equals"),
     Bug("cpu adapters: a tile's rows are those of its number", "kernels/cpu/low_rank",
-        "_add(part[i], sums[adapted.rows[first + i] - row])", "_add(part[i], sums[first + i])", "what_adapters_add"),
+        "sums[adapted.rows[first + i] - row].ctypes", "sums[first + i].ctypes", "what_adapters_add"),
     Bug("cpu adapters: every part has the first one's values", "kernels/cpu/low_rank",
         "adapted.values[first:, low.part[piece] * width :]", "adapted.values[first:]", "what_adapters_add"),
     Bug("cpu adapters: columns of another part are its own", "kernels/cpu/low_rank",

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numba import njit
 
@@ -36,6 +36,7 @@ MIXED = [0, 3, 1, 0, 2, 3, 3, 1, 0, 2, 1, 3] + [3] * 17 + [0, 2] + [1, 0] * 60 +
 
 
 @settings(max_examples=100)
+@example(MIXED)
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=300))
 def test_rows_lie_in_tiles_of_one_adapter_and_of_one_block(adapters: list[int]) -> None:
     room = make_room(300, 8, np.float32)
