@@ -33,6 +33,7 @@ class Job:
     jump_forward: bool = True
     ignore_eos: bool = False
     temperature: float = 0.0
+    adapter: str = ""
     done: Done | None = None
     error: str | None = None
     times: list[float] = field(default_factory=list)
@@ -78,7 +79,8 @@ def run_jobs(backend: Backend, jobs: Sequence[Job], timeout_s: float = 600.0) ->
             stream=True,
             jump_forward=job.jump_forward,
         )
-        frame += [Open(branch, keep=False), Text(branch, token_ids=job.prompt), gen, Close(branch)]
+        opening = Open(branch, keep=False, adapter=job.adapter)
+        frame += [opening, Text(branch, token_ids=job.prompt), gen, Close(branch)]
     backend.send(frame)
     if not backend.wait(lambda: left == 0, timeout_s):
         raise TimeoutError(f"{left} of {len(jobs)} requests did not end within {timeout_s} s")
