@@ -64,7 +64,8 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     ),
     "Tools": ("tool_prompt", "tool_loop", "async_tool_loop"),
     "Backends": (
-        *("Runtime", "connect", "set_default_backend", "get_server_info", "flush_cache"),
+        *("Runtime", "connect", "set_default_backend", "with_adapter"),
+        *("get_server_info", "flush_cache"),
         *("Engine", "RuntimeEndpoint", "OpenAI", "Anthropic", "LiteLLM", "global_config"),
     ),
     "Testing": ("Scripted", "Answer", "Asked", "Recorder", "Replayed", "mock_runtime"),

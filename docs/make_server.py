@@ -49,7 +49,7 @@ MEANINGS = {
     "jump_forward": "false: sample also what the constraint decides",
     "length_safe": "false: do not keep tokens back to close the constraint",
     # the request
-    "model": "a name of the served model; another is 404",
+    "model": "a name of the served model, or of an adapter; another is 404",
     "n": "answers, which share the prompt",
     "best_of": "answers made, of which the `n` likeliest are given",
     "stream": "events as they come",
@@ -98,6 +98,7 @@ MEANINGS = {
     "logprob_start_len": "and of the prompt from this token on",
     "top_logprobs_num": "alternatives beside each token",
     "return_text_in_logprobs": "their texts too",
+    "lora_path": "an adapter's name, as SGLang calls it; one for all prompts, or one for each",
     "rid": "generate: ignored, ids are the server's; abort: the id to abort, exactly",
     "abort_all": "every request; needs the admin key",
 }
