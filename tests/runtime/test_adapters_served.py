@@ -94,6 +94,7 @@ def answers(client: Backend, concurrency: int) -> list[list[int]]:
     return [job.token_ids for job in jobs]
 
 
+@pytest.mark.timeout(240)
 def test_each_text_is_the_uncached_one_with_its_adapter_however_mixed_cached_or_cut(
     made: Made,
 ) -> None:
@@ -189,6 +190,7 @@ def stored(client: Backend, name: str) -> tuple[list[list[int]], float]:
     return [job.token_ids for job in jobs], stats(client)["store_tokens_loaded"] - before
 
 
+@pytest.mark.timeout(240)
 def test_after_a_restart_a_name_that_stands_for_another_adapter_gives_the_others_answers(
     made: Made, tmp_path: Path
 ) -> None:
@@ -196,28 +198,22 @@ def test_after_a_restart_a_name_that_stands_for_another_adapter_gives_the_others
         return launch(**made.options(kv_store=str(tmp_path / "kv"), adapters=adapters))
 
     loud, large = made.adapters["loud"], made.adapters["large"]
+    louder = tmp_path / "louder"
+    shutil.copytree(loud, louder)
+    config = msgspec.json.decode((loud / "adapter_config.json").read_bytes())
+    config["lora_alpha"] *= 2
+    (louder / "adapter_config.json").write_bytes(msgspec.json.encode(config))
     with serving(poet=loud, other=large) as runtime:
         client = runtime.connect()
         first = {name: stored(client, name)[0] for name in ("", "poet", "other")}
     assert len({str(each) for each in first.values()}) == 3
-    with serving(poet=large) as runtime:
+    with serving(poet=large, other=louder) as runtime:
         client = runtime.connect()
         assert stored(client, "poet") == (first["other"], 3 * 256)
         assert stored(client, "") == (first[""], 3 * 256)
-    changed = tmp_path / "changed"
-    shutil.copytree(loud, changed)
-    config = msgspec.json.decode((changed / "adapter_config.json").read_bytes())
-    config["lora_alpha"] *= 2
-    (changed / "adapter_config.json").write_bytes(msgspec.json.encode(config))
-    with serving(poet=changed) as runtime:
-        answered, loaded = stored(runtime.connect(), "poet")
-        assert loaded == 0
-        assert answered != first["poet"]
-    with launch(**made.options(adapters={"poet": changed})) as runtime:
-        client = runtime.connect()
-        jobs = [Job(tuple((3 * place) % 200 for place in range(300)), 12, ignore_eos=True, adapter="poet")]  # fmt: skip
-        run_jobs(client, jobs)
-    assert jobs[0].token_ids == answered[0]
+        answered, num_loaded = stored(client, "other")
+    assert num_loaded == 0
+    assert answered not in first.values()
 
 
 @pytest.mark.parametrize(
@@ -254,6 +250,7 @@ def complete(server: RealServer, model: str) -> str:
     return text
 
 
+@pytest.mark.timeout(240)
 def test_over_http_each_model_name_has_its_text_also_after_the_runtime_was_killed(
     server: RealServer,
 ) -> None:

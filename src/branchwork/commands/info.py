@@ -32,6 +32,8 @@ def main(argv: list[str]) -> int:
         welcome = client.welcome
         numbers = stats(client)
         print(f"model        {welcome.model}, checksum {welcome.model_checksum}")
+        if welcome.adapters:
+            print(f"adapters     {', '.join(welcome.adapters)}")
         print(f"context      {welcome.context_len:,} tokens, vocabulary {welcome.vocab_size:,}")
         slots, per_slot = int(numbers["slots_total"]), int(numbers["slot_bytes"])
         print(
