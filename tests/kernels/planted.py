@@ -39,6 +39,12 @@ class Bug:
         return self.file.startswith("kernels/cpu/")
 
     @property
+    def tests_of_the_cpu(self) -> Path:
+        """The file whose tests are to notice it."""
+        own = ROOT / "tests" / "kernels" / f"test_cpu_{Path(self.file).name}.py"
+        return own if own.exists() else own.with_name("test_cpu_matrix.py")
+
+    @property
     def path(self) -> Path:
         """From the package's root."""
         return Path("" if "/" in self.file else "kernels/triton") / f"{self.file}.py"
@@ -243,14 +249,14 @@ BUGS = [
         ", matrix.scales[layer, panel]\n", ", matrix.scales[layer, 0]\n",
         "test_a_product_equals"),
     Bug("cpu adapters: a tile's rows are those of its number", "kernels/cpu/low_rank",
-        "sums[adapted.rows[first + i] - row].ctypes", "sums[first + i].ctypes", "what_adapters_add"),
+        "sums[adapted.rows[first + i] - row].ctypes", "sums[first + i].ctypes", "test_what_adapters_add"),
     Bug("cpu adapters: every part has the first one's values", "kernels/cpu/low_rank",
-        "adapted.values[first:, low.part[piece] * width :]", "adapted.values[first:]", "what_adapters_add"),
+        "adapted.values[first:, low.part[piece] * width :]", "adapted.values[first:]", "test_what_adapters_add"),
     Bug("cpu adapters: columns of another part are its own", "kernels/cpu/low_rank",
-        "np.where(own[:, None], b[rows[columns]], stored.type(0))", "b[rows[columns]]", "what_adapters_add"),
+        "np.where(own[:, None], b[rows[columns]], stored.type(0))", "b[rows[columns]]", "test_what_adapters_add"),
     Bug("cpu adapters: tiles reach into the next block", "kernels/cpu/low_rank",
         "keys = found // PRODUCT_ROWS << 32 | adapters[found]", "keys = adapters[found].astype(np.int64)",
-        "rows_lie_in_tiles"),
+        "test_rows_lie_in_tiles"),
     Bug("runner: the gate and what it opens change places", "runtime/models/placing",
         "levels(joined(layer.gate_up), layer", "levels(joined(layer.gate_up[::-1]), layer", "weights in int4"),
     Bug("runner: the head in four bits", "runtime/models/placing", "head_bits, kernels.INT4_GROUP)",
@@ -293,8 +299,7 @@ def is_caught(bug: Bug) -> bool:
     )
     command = [sys.executable, "-m", module, bug.cases]
     if bug.is_of_the_cpu:
-        own = ROOT / "tests" / "kernels" / f"test_cpu_{Path(bug.file).name}.py"
-        test = str(own if own.exists() else own.with_name("test_cpu_matrix.py"))
+        test = str(bug.tests_of_the_cpu)
         command = [
             sys.executable,
             "-m",
