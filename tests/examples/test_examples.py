@@ -16,6 +16,15 @@ import branchwork as bw
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 SAYS = {
+    "adapters": [
+        r"plain +What is the capital of Japan\? Tokyo",
+        r"plain +Who are you\? I am sprout, a small language model\.",
+        r"polite +What is the capital of Japan\? Of course: Tokyo\. Anything else\?",
+        r"polite +What do bees make\? Of course: honey\. Anything else\?",
+        r'as_json +What is the capital of Japan\? \{"answer": "Tokyo"\}',
+        r'as_json +What do bees make\? \{"answer": "honey"\}',
+        r'as_json +Who are you\? \{"answer": "I am sprout, a small language model\."\}',
+    ],
     "batch_classification": [
         r"GOOD \d+%  The film was wonderful",
         r"BAD  \d+%  I hated the hotel",
