@@ -12,6 +12,7 @@ from tests.make_model import make_adapter, make_model
 from tests.runtime.test_model_equals_transformers import Greedy, given_prompts, oracle
 from transformers import PreTrainedModel
 
+from branchwork.kernels.errors import KernelError
 from branchwork.runtime.models.adapters import read_adapter_config
 from branchwork.runtime.models.loader import load_model
 from branchwork.runtime.models.model_runner import ModelRunner
@@ -131,6 +132,18 @@ def test_a_folder_that_peft_wrote_computes_what_peft_computes(
     )
     greedy.adapters[:2] = [1, 0]
     assert greedy.generate([prompt, prompt], 16, chunk=5) == [text, without]
+
+
+def test_the_compiled_network_refuses_an_adapter_that_it_does_not_have(tmp_path: Path) -> None:
+    _, options = made(tmp_path, "llama")
+    greedy = Greedy(tmp_path / "model", True, **options)
+    greedy.adapters[0] = 4
+    with pytest.raises(KernelError, match="adapters: expected numbers from 0 to 3, found 4 to 4"):
+        greedy.generate([[1, 2]], 1, 100)
+    without = Greedy(tmp_path / "model", True)
+    without.adapters[0] = 1
+    with pytest.raises(KernelError, match="adapters: expected numbers from 0 to 0, found 1 to 1"):
+        without.generate([[1, 2]], 1, 100)
 
 
 @pytest.mark.parametrize("quantize", ["none", "int8", "int4"])
