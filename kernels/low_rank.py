@@ -32,11 +32,11 @@ def make_adapter_rows(
         return torch.zeros(shape, dtype=torch.int32, device=device)
 
     every = (one for layer in weights.layers for one in layer.every if one is not None)
-    widest = max((num_splits(one) * one.shrink.shape[1] for one in every), default=0)
+    widest = max((splits_of(one) * one.shrink.shape[1] for one in every), default=0)
     room = torch.empty(widest * num_tokens, dtype=torch.float32, device=device)
     return AdapterRows(ints(weights.number), ints(weights.number, num_tokens), room)
 
 
-def num_splits(weights: LowRank) -> int:
+def splits_of(weights: LowRank) -> int:
     """Parts that the sum over the inputs is made in: by their number alone, so that a row has the same bits always."""
     return -(-weights.shrink.shape[2] // SHRINK_INPUTS)

@@ -105,7 +105,7 @@ def add_panel(_: Any, x: Any, out: Any) -> Any:
         x, out = args
         for vector in range(PANEL // LANES):
             both = b.fadd(_floats(b, out, _I64(vector)), _floats(b, x, _I64(vector)))
-            _put(b, both, b.add(out, _I64(vector * _VECTOR_BYTES)), False)
+            put(b, both, b.add(out, _I64(vector * _VECTOR_BYTES)), False)
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64), generate
@@ -117,7 +117,7 @@ def store_16(_: Any, x: Any, out: Any, like: Any) -> Any:
     is_half = like.dtype == types.uint16
 
     def generate(context: Any, b: ir.IRBuilder, _s: Any, args: Any) -> Any:
-        _put(b, _floats(b, args[0], _I64(0)), args[1], is_half)
+        put(b, _floats(b, args[0], _I64(0)), args[1], is_half)
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64, like), generate

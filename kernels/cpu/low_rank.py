@@ -238,9 +238,11 @@ def _copy_row(x: Any, row: Any, steps: Any, out: Any) -> None:
 
 
 @kernel
-def add_expanded(row: Any, low: Any, layer: Any, panel: Any, adapted: Any, thread: Any) -> None:
-    """Add B times the values to the sums of a panel; `row` is the first of the PRODUCT_ROWS that they are of."""
-    sums, part = thread.products.sums, thread.products.part
+def add_expanded(
+    row: Any, low: Any, layer: Any, panel: Any, adapted: Any, sums: Any, columns: Any, thread: Any
+) -> None:  # fmt: skip
+    """Add B times the values to some columns of a panel; `sums` are those of PRODUCT_ROWS rows from `row` on."""
+    part = thread.products.part
     block, width = row // PRODUCT_ROWS, adapted.values.shape[1] // _MAX_PARTS
     steps = low.unit_steps if thread.tiles.matrix_unit != 0 else low.rank_steps
     tile, end = adapted.of_block[block], adapted.of_block[block + 1]
@@ -257,4 +259,9 @@ def add_expanded(row: Any, low: Any, layer: Any, panel: Any, adapted: Any, threa
                 low.goes_on[piece],
             )  # fmt: skip
         for i in range(last - first):
-            add_panel(part[i].ctypes.data, sums[adapted.rows[first + i] - row].ctypes.data)
+            to = sums[adapted.rows[first + i] - row]
+            if columns == PANEL:
+                add_panel(part[i].ctypes.data, to.ctypes.data)
+            else:
+                for j in range(columns):
+                    to[j] += part[i, j]

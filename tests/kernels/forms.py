@@ -47,7 +47,6 @@ SMALL = AttentionConfig(
 )
 FEW_PAIRS = ExpertsConfig(block_rows=16, block_columns=32, block_inputs=32, warps=4, stages=1)
 FEW_COLUMNS = LowRankConfig(block_rows=16, block_columns=32, block_inputs=32, warps=4, stages=1)
-CHUNKS = SampleConfig(chunk=32, search_block=64, warps=4, choose_warps=4)
 CHUNKS = SampleConfig(chunk=32, search_block=64, warps=4, choose_warps=4, cut_blocks=60)
 """Rows of 100 tokens are four chunks; with 20 to 50 rows a program looks through two of them, or all."""
 

@@ -249,7 +249,7 @@ BUGS = [
         ", matrix.scales[layer, panel]\n", ", matrix.scales[layer, 0]\n",
         "test_a_product_equals"),
     Bug("cpu adapters: a tile's rows are those of its number", "kernels/cpu/low_rank",
-        "sums[adapted.rows[first + i] - row].ctypes", "sums[first + i].ctypes", "test_what_adapters_add"),
+        "to = sums[adapted.rows[first + i] - row]", "to = sums[first + i]", "test_what_adapters_add"),
     Bug("cpu adapters: every part has the first one's values", "kernels/cpu/low_rank",
         "adapted.values[first:, low.part[piece] * width :]", "adapted.values[first:]", "test_what_adapters_add"),
     Bug("cpu adapters: columns of another part are its own", "kernels/cpu/low_rank",

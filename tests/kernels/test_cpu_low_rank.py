@@ -62,7 +62,7 @@ def add_all(x: Any, num_rows: Any, low: Any, adapted: Any, out: Any, thread: Any
     for panel in range(out.shape[1] // PANEL):
         for row in range(0, num_rows, PRODUCT_ROWS):
             sums[:] = 0
-            add_expanded(row, low, 0, panel, adapted, thread)
+            add_expanded(row, low, 0, panel, adapted, sums, PANEL, thread)
             for r in range(min(PRODUCT_ROWS, num_rows - row)):
                 for j in range(PANEL):
                     out[row + r, panel * PANEL + j] = sums[r, j]
