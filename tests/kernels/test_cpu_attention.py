@@ -85,7 +85,7 @@ def compiled_attend(
     tiles = compiled_tiles(stored, matrix_unit)
     scratch = make_scratch(num_heads, kv_heads, dim, stored, tiles)
     products = np.zeros((1, 64), np.float32)
-    thread = Thread(0, make_team(1), tiles, scratch, products)
+    thread = Thread(0, make_team(1), tiles, scratch, products, nothing)
     attend_layer(shape, window, work, cache, tokens, shared, thread)
     return out
 
