@@ -1,11 +1,14 @@
 """The workloads, and what is made of engines that fail."""
 
+import argparse
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from branchwork.bench import peer
-from branchwork.bench.serve import Entrant, PeerFailed, _report, _run_once, _try_once
+from branchwork.bench.serve import Entrant, PeerFailed, _report, _run_once, _try_once, add_options
 from branchwork.bench.workloads import SCHEMA, WORKLOADS, Prompt, draw
 
 
@@ -41,6 +44,19 @@ def test_the_turns_of_a_chat_hold_all_that_was_said() -> None:
         ([352] * 8, 32),
     ]
     assert (seconds, tokens) == (2.0, 4 * 8 * 32)
+
+
+def test_workloads_are_named_in_any_case_and_an_unknown_one_is_refused(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    options = parser.parse_args(["--workloads", "w2,W3W", "--peer", "vllm=/bin/python:w4"])
+    assert options.workloads == [WORKLOADS["W2"], WORKLOADS["W3w"]]
+    assert options.peer == [("vllm", "/bin/python", [WORKLOADS["W4"]])]
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--workloads", "w9"])
+    assert "'w9' is none of W1, W2" in capsys.readouterr().err
 
 
 def test_a_leader_warms_the_prefix_that_the_others_share() -> None:

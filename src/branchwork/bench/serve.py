@@ -113,11 +113,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="sprout", help="model folder (default: sprout)")
     parser.add_argument(
         "--workloads",
+        type=_workloads,
         default=",".join(WORKLOADS),
         help=f"of {', '.join(WORKLOADS)} (default: all)",
     )
     parser.add_argument(
         "--peer",
+        type=_peer,
         action="append",
         default=[],
         metavar="NAME=PYTHON[:W1,W2]",
@@ -142,7 +144,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> Report:
     """New tokens a second of each engine on each workload, and ours over each peer's."""
-    workloads = [WORKLOADS[name] for name in options.workloads.split(",")]
+    workloads: list[Workload] = options.workloads
     with ExitStack() as stack:
         entrants = []
         for quantize in ["none", *filter(None, options.quantize.split(","))]:
@@ -157,14 +159,29 @@ def run(options: argparse.Namespace) -> Report:
             client = runtime.connect()
             name = OURS if quantize == "none" else f"{OURS} {quantize}"
             entrants.append(Entrant(name, Ours(client), {workload.name for workload in workloads}))
-        for peer in options.peer:
-            name, _, rest = peer.partition("=")
-            python, _, only = rest.partition(":")
+        for name, python, only in options.peer:
             engine = stack.enter_context(open_peer(name, python, options.model))
-            names = set(only.split(",")) if only else entrants[0].workloads
-            entrants.append(Entrant(name, engine, set(names)))
+            entrants.append(
+                Entrant(name, engine, {workload.name for workload in only or workloads})
+            )
         _compete(entrants, workloads, client.welcome.vocab_size, options)
     return _report(options.model, workloads, entrants)
+
+
+def _workloads(text: str) -> list[Workload]:
+    """By their names, in any case."""
+    known = {name.lower(): workload for name, workload in WORKLOADS.items()}
+    try:
+        return [known[name.strip().lower()] for name in text.split(",")]
+    except KeyError as error:
+        raise argparse.ArgumentTypeError(f"{error} is none of {', '.join(WORKLOADS)}") from error
+
+
+def _peer(text: str) -> tuple[str, str, list[Workload] | None]:
+    """Its name, its Python, and what it runs if it is not to run all."""
+    name, _, rest = text.partition("=")
+    python, _, only = rest.partition(":")
+    return name, python, _workloads(only) if only else None
 
 
 def _compete(

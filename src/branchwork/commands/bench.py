@@ -19,6 +19,7 @@ BENCHES = {
     "http": "what the gateway adds to the runtime",
     "lang": "what the language costs, against a runtime that answers at once",
     "jump": "what a constraint costs and what jump-forward saves",
+    "adapters": "what low-rank adapters cost",
     "grammar": "coverage, compile and mask times of constraints",
     "attention": "decode attention on the CPU over scattered slots, beside torch's own",
     "engine": "decoding, first tokens, constraints and sharing of an 8B model (needs a GPU)",
