@@ -266,19 +266,31 @@ def _shrink(x: Any, low: Any, layer: Any, adapted: Any, thread: Any) -> Any:
 
 
 @inlined
+def _sum_to(
+    x: Any, row: Any, n: Any, matrix: Any, layer: Any, panel: Any, low: Any, adapted: Any, out: Any,
+    columns: Any, goes_on: Any, thread: Any,
+) -> Any:  # fmt: skip
+    """Some columns of a panel, and what adapters add to them, to their place in `out`; with `goes_on` (1) onto it."""
+    place = out[row:, panel * PANEL :]
+    if lies_whole(matrix, columns):
+        multiply_into(thread.tiles, x, row, n, matrix, layer, panel, place, columns, goes_on)
+    else:
+        multiply(thread.tiles, x, row, n, matrix, layer, panel, thread.products)
+        for r in range(n):
+            if goes_on == 1:
+                _add_line(thread.products.sums[r], place[r, :columns])
+            else:
+                copy(thread.products.sums[r], place[r, :columns])
+    if len(adapted.adapter) > 0 and low.is_there[layer]:
+        add_expanded(row, low, layer, panel, adapted, place, columns, thread)
+
+
+@inlined
 def _keep(
     x: Any, row: Any, n: Any, matrix: Any, layer: Any, panel: Any, _bias: Any, low: Any, adapted: Any,
     out: Any, thread: Any,
 ) -> Any:  # fmt: skip
-    first = panel * PANEL
-    if lies_whole(matrix, PANEL):
-        multiply_into(thread.tiles, x, row, n, matrix, layer, panel, out[row:, first:], PANEL, 0)
-    else:
-        multiply(thread.tiles, x, row, n, matrix, layer, panel, thread.products)
-        for r in range(n):
-            copy(thread.products.sums[r], out[row + r, first : first + PANEL])
-    if len(adapted.adapter) > 0 and low.is_there[layer]:
-        add_expanded(row, low, layer, panel, adapted, out[row:, first:], PANEL, thread)
+    _sum_to(x, row, n, matrix, layer, panel, low, adapted, out, PANEL, 0, thread)
 
 
 @inlined
@@ -288,14 +300,7 @@ def _add(
 ) -> Any:  # fmt: skip
     first = panel * PANEL
     columns = min(out.shape[1] - first, PANEL)  # the last panel may reach beyond the row
-    if lies_whole(matrix, columns):
-        multiply_into(thread.tiles, x, row, n, matrix, layer, panel, out[row:, first:], columns, 1)
-    else:
-        multiply(thread.tiles, x, row, n, matrix, layer, panel, thread.products)
-        for r in range(n):
-            _add_line(thread.products.sums[r], out[row + r, first : first + columns])
-    if len(adapted.adapter) > 0 and low.is_there[layer]:
-        add_expanded(row, low, layer, panel, adapted, out[row:, first:], columns, thread)
+    _sum_to(x, row, n, matrix, layer, panel, low, adapted, out, columns, 1, thread)
     if len(bias) > 0:
         for r in range(n):
             _add_line(bias[first:], out[row + r, first : first + columns])

@@ -193,21 +193,8 @@ def cascade_kernel(
         tl.full([BLOCK_ROWS], 0, tl.int32) + (length - 1), None, scale, KV_HEADS, D, BLOCK_KEYS, True, STAGES,
     )  # fmt: skip
     _store_rows(
-        False,
-        partial,
-        partial,
-        lse,
-        request,
-        head,
-        real,
-        FIRST_SLOT + split,
-        highest,
-        total,
-        sums,
-        HEADS,
-        D,
-        SLOTS,
-    )
+        False, partial, partial, lse, request, head, real, FIRST_SLOT + split, highest, total, sums, HEADS, D, SLOTS
+    )  # fmt: skip
 
 
 @triton.jit
@@ -278,21 +265,8 @@ def extend_kernel(
         position, window, scale, KV_HEADS, D, BLOCK_KEYS, True, STAGES,
     )  # fmt: skip
     _store_rows(
-        end <= each,
-        out,
-        partial,
-        lse,
-        token + new,
-        head,
-        real,
-        split,
-        highest,
-        total,
-        sums,
-        HEADS,
-        D,
-        MAX_SPLITS,
-    )
+        end <= each, out, partial, lse, token + new, head, real, split, highest, total, sums, HEADS, D, MAX_SPLITS
+    )  # fmt: skip
 
 
 @triton.jit
