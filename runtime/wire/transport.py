@@ -84,11 +84,11 @@ class Transport:
             except zmq.Again:
                 self._read_monitor()
                 if self.gone:
-                    self.wake()
+                    self._signal()
                     return
                 raise QueueFull("the runtime does not read what it is sent") from None
             if self._sleeping and is_readable(self._socket):
-                self.wake()
+                self._signal()
 
     def receive(self) -> list[bytes]:
         """The frames that have arrived, in order; none is waited for. One thread at a time."""
@@ -114,11 +114,10 @@ class Transport:
         self._sleeping = False
 
     def wake(self) -> None:
-        """Make the reader's `sleep` return."""
-        try:
-            self._wake_out.send(b"\0")
-        except BlockingIOError:
-            return  # it has been woken many times already
+        """Make the reader's `sleep` return. When the connection is closed nobody sleeps, and nothing happens."""
+        with self._lock:
+            if not self._socket.closed:
+                self._signal()
 
     def close(self) -> None:
         """Cut the connection; frames that are not sent yet are dropped. No thread may be in `sleep`."""
@@ -133,6 +132,12 @@ class Transport:
             self._selector.close()
             self._wake_in.close()
             self._wake_out.close()
+
+    def _signal(self) -> None:
+        try:
+            self._wake_out.send(b"\0")
+        except BlockingIOError:
+            return  # it has been woken many times already
 
     def _read_monitor(self) -> None:
         while is_readable(self._monitor):

@@ -245,6 +245,26 @@ def test_closing_wakes_whoever_waits(empty: RunningRuntime) -> None:
     assert [type(error) for error in errors] == [TransportError] * 4
 
 
+def test_closing_while_the_leader_closes_for_itself_raises_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with launch_empty() as runtime:
+        client = runtime.connect()
+        client.deliver_in_background()
+        assert client.request("stats") == "{}"
+        transport = client._transport
+        wake = transport.wake
+
+        def wake_late() -> None:
+            runtime.kill()
+            assert client._closed.wait(30)
+            wake()
+
+        monkeypatch.setattr(transport, "wake", wake_late)
+        client.close()
+        assert client._closed.is_set()
+
+
 def test_a_listener_may_close_the_client(empty: RunningRuntime) -> None:
     client = empty.connect()
     client.deliver_in_background()
