@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from tests.clients.conftest import ADMIN_KEY, KEY
 
@@ -167,6 +168,7 @@ def test_without_the_key_there_is_no_page(browser: Any, url: str) -> None:
 def test_the_page_is_drawn_in_light_and_dark(
     browser: Any, url: str, tmp_path: Path, scheme: str
 ) -> None:
+    httpx.post(f"{url}/server/flush_cache", auth=("", ADMIN_KEY)).raise_for_status()
     visit = Visit(browser, url, ADMIN_KEY, scheme)
     page = visit.page
     for examples in ("12", "03"):

@@ -11,7 +11,7 @@ export const EXAMPLES = [
   {
     name: "A record as JSON",
     mode: "chat",
-    prompt: "Name: Mara Lindqvist\nAge: 34\nCity: Oslo\n\nWrite this record as JSON.",
+    prompt: "Extract the record as JSON.\nAda Berg is 36 years old. She lives in Oslo.\nKeys: name, age, city",
     held: "schema",
     constraint: JSON.stringify(RECORD, null, 2),
   },
@@ -28,7 +28,7 @@ export const EXAMPLES = [
     mode: "text",
     prompt: "Log of the day:\n",
     held: "regex",
-    constraint: "Date: 20\\d\\d-(0[1-9]|1[0-2])-([0-2]\\d)\\nWeather: (sun|rain|snow)\\nVisitors: \\d{1,4}",
+    constraint: "Date: 20\\d\\d-(0[1-9]|1[0-2])-(0[1-9]|[12]\\d|3[01])\\nWeather: (sun|rain|snow)\\nVisitors: \\d{1,4}",
   },
 ];
 

@@ -3,7 +3,7 @@
 const ROW = 28;
 const GAP = 32;
 const CHARACTER = 7.25; // of the font's 12 px
-const LONGEST = 34;
+const LONGEST = 26;
 const COLDEST_AGE = 256; // uses of the tree after which a node is as cold as it gets
 
 /** Draw the report's tree into `box`, and say its size in `caption`. */
