@@ -1,13 +1,13 @@
 """Random-weight model folders for tests, written by transformers as a user's folder would be."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from branchwork.bench.random_model import write_adapter
 
 TINY = {
     "vocab_size": 130,
@@ -53,26 +53,10 @@ def make_adapter(
 
     `changes` are of its adapter_config.json; a value of None takes a key out.
     """
-    random = torch.Generator().manual_seed(seed)
-    tensors = {}
-    for name, module in model.named_modules():
-        if name.split(".")[-1] in targets and isinstance(module, torch.nn.Linear):
-            a = torch.randn(rank, module.in_features, generator=random) * module.in_features**-0.5
-            b = torch.randn(module.out_features, rank, generator=random) * 0.3
-            tensors[f"base_model.model.{name}.lora_A.weight"] = a
-            tensors[f"base_model.model.{name}.lora_B.weight"] = b
-    config = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "r": rank,
-        "lora_alpha": 2 * rank,
-        "target_modules": list(targets),
-        "bias": "none",
-        "init_lora_weights": True,
-        **changes,
+    matrices = {
+        name: (module.in_features, module.out_features)
+        for name, module in model.named_modules()
+        if name.split(".")[-1] in targets and isinstance(module, torch.nn.Linear)
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, folder / "adapter_model.safetensors")
-    read = {key: value for key, value in config.items() if value is not None}
-    (folder / "adapter_config.json").write_text(json.dumps(read))
-    return folder
+    usual = {"target_modules": list(targets), "bias": "none", "init_lora_weights": True}
+    return write_adapter(folder, matrices, rank, seed, **{**usual, **changes})

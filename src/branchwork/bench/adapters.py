@@ -1,17 +1,15 @@
 """What low-rank adapters cost: the same requests with none loaded, with none, one and several of those loaded."""
 
 import argparse
-import json
 import random
-import statistics
 import tempfile
+from functools import partial
 from pathlib import Path
 
-import torch
-from safetensors.torch import save_file
-
-from branchwork.bench.load import Job, run_jobs
+from branchwork.bench.load import Job, random_ids, run_jobs
+from branchwork.bench.random_model import write_adapter
 from branchwork.bench.report import Report
+from branchwork.bench.rounds import alternate, medians
 from branchwork.runtime.models.config import ModelConfig
 from branchwork.runtime.models.loader import load_config, model_folder
 from branchwork.runtime.wire.backend import Backend
@@ -34,9 +32,10 @@ def run(options: argparse.Namespace) -> Report:
     names = [f"adapter-{number}" for number in range(options.adapters)]
     with tempfile.TemporaryDirectory() as folder:
         config = load_config(model_folder(options.model))
-        folders = {name: str(Path(folder) / name) for name in names}
-        for number, path in enumerate(folders.values()):
-            _write_adapter(Path(path), config, options.rank, number)
+        folders = {
+            name: str(write_adapter(Path(folder) / name, _matrices(config), options.rank, seed))
+            for seed, name in enumerate(names)
+        }
         with (
             launch(model=options.model) as without,
             launch(model=options.model, adapters=folders) as loaded,
@@ -48,32 +47,27 @@ def run(options: argparse.Namespace) -> Report:
                 "one for all requests": (client, names[:1]),
                 f"{len(names)} in turns": (client, names),
             }
-            found: dict[str, list[tuple[float, float]]] = {name: [] for name in forms}
-            for round_ in range(options.repeat + 1):
-                for name, (backend, adapters) in forms.items():
-                    once = _run_once(backend, options, adapters, f"{name} {round_}")
-                    if round_:  # the first one warms up
-                        found[name].append(once)
+            found = alternate(forms, partial(_run_once, options), options.repeat)
     report = Report(
         f"{options.requests} requests at once on {options.model}, rank {options.rank} on every matrix",
         ("adapters", "new tokens/s", "over none loaded", "prompt tokens/s", "over none loaded"),
     )
-    first: tuple[float, float] | None = None
+    first_new, first_prompts = medians(found["none loaded"])
     for name, figures in found.items():
-        new, prompts = (statistics.median(kind) for kind in zip(*figures, strict=True))
-        first = first or (new, prompts)
-        report.add(name, new, new / first[0], prompts, prompts / first[1])
+        new, prompts = medians(figures)
+        report.add(name, new, new / first_new, prompts, prompts / first_prompts)
     return report
 
 
 def _run_once(
-    client: Backend, options: argparse.Namespace, adapters: list[str], seed: str
+    options: argparse.Namespace, form: tuple[Backend, list[str]], round_: int
 ) -> tuple[float, float]:
     """New tokens a second, with the prompts computed before; and tokens of the prompts a second."""
-    rng, size = random.Random(seed), client.welcome.vocab_size
+    client, adapters = form
+    rng = random.Random(f"{adapters} {round_}")
     jobs = [
         Job(
-            tuple(rng.randrange(size // 4, size - 16) for _ in range(options.prompt)),
+            random_ids(rng, client.welcome.vocab_size, options.prompt),
             options.tokens,
             ignore_eos=True,
             adapter=adapters[number % len(adapters)],
@@ -87,8 +81,8 @@ def _run_once(
     return options.requests * options.tokens / seconds, prompts
 
 
-def _write_adapter(folder: Path, config: ModelConfig, rank: int, seed: int) -> None:
-    """An adapter of random weights, in PEFT's format: what it costs does not depend on what it says."""
+def _matrices(config: ModelConfig) -> dict[str, tuple[int, int]]:
+    """Inputs and outputs of every matrix that an adapter may change."""
     hidden, width = config.hidden_size, config.intermediate_size
     q_width, kv_width = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     sizes = {
@@ -100,15 +94,7 @@ def _write_adapter(folder: Path, config: ModelConfig, rank: int, seed: int) -> N
         "mlp.up_proj": (hidden, width),
         "mlp.down_proj": (width, hidden),
     }
-    generator = torch.Generator().manual_seed(seed)
-    tensors = {}
-    for layer in range(config.num_layers):
-        for module, (inputs, outputs) in sizes.items():
-            name = f"base_model.model.model.layers.{layer}.{module}"
-            a = torch.randn(rank, inputs, generator=generator) * inputs**-0.5
-            b = torch.randn(outputs, rank, generator=generator) * 0.01
-            tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"] = a, b
-    folder.mkdir()
-    save_file(tensors, folder / "adapter_model.safetensors")
-    said = {"peft_type": "LORA", "r": rank, "lora_alpha": rank}
-    (folder / "adapter_config.json").write_text(json.dumps(said))
+    layers = range(config.num_layers)
+    return {
+        f"model.layers.{layer}.{name}": size for layer in layers for name, size in sizes.items()
+    }

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from numba import njit
 
 from branchwork.bench.report import Report
+from branchwork.bench.rounds import alternate
 from branchwork.kernels.cpu import network
 from branchwork.kernels.cpu.attention import make_scratch, make_sums
 from branchwork.kernels.cpu.host import array_of
@@ -51,10 +52,7 @@ def run(options: argparse.Namespace) -> Report:
     ours()  # compiles
     difference = (out.float() - sdpa().reshape(out.shape).float()).abs().max().item()
     assert difference < 2e-2, f"the two differ by {difference}"
-    found: dict[str, list[float]] = {"slots": [], "row": []}
-    for _ in range(options.repeat):
-        found["slots"].append(_seconds(ours))
-        found["row"].append(_seconds(sdpa))
+    found = alternate({"slots": ours, "row": sdpa}, _seconds, options.repeat)
     report = Report(
         f"Decode attention, {options.requests} requests x {options.tokens} tokens, one thread",
         ("form", "CPU ms, median", "CPU ms, best"),
@@ -69,7 +67,7 @@ def run(options: argparse.Namespace) -> Report:
     return report
 
 
-def _seconds(work: Callable[[], object]) -> float:
+def _seconds(work: Callable[[], object], _round: int) -> float:
     """Of this thread on a core: on a machine with other users the clock on the wall measures them."""
     start = time.thread_time()
     work()

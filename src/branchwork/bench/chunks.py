@@ -3,13 +3,14 @@
 import argparse
 import itertools
 import random
-import statistics
 import threading
 import time
+from functools import partial
 from typing import Any
 
-from branchwork.bench.load import Job, run_jobs
+from branchwork.bench.load import Job, random_ids, run_jobs
 from branchwork.bench.report import Report, percentile
+from branchwork.bench.rounds import medians
 from branchwork.runtime.wire.backend import Backend
 from branchwork.runtime.wire.launcher import launch
 
@@ -53,9 +54,7 @@ def run(options: argparse.Namespace) -> Report:
             client = runtime.connect()
             _once(client, options, seed=-1)  # the pace is learnt, the code is loaded
             runs = [_once(client, options, seed) for seed in range(options.repeat)]
-        alone, beside, longest, first = (
-            statistics.median(values) for values in zip(*runs, strict=True)
-        )
+        alone, beside, longest, first = medians(runs)
         report.add(name, alone * 1e3, beside * 1e3, beside / alone, longest * 1e3, first)
     report.notes.append(f"Medians of {options.repeat} runs. To reach: at most 2 over alone.")
     return report
@@ -76,9 +75,7 @@ def _gaps(
     """The streams' gaps, those that overlap with the computing of the prompt if it comes, and its first token."""
     rng = random.Random(f"chunks-{seed}")  # a number's sign would not count, and a prompt be cached
 
-    def ids(count: int) -> tuple[int, ...]:
-        return tuple(rng.randrange(300, 900) for _ in range(count))
-
+    ids = partial(random_ids, rng, client.welcome.vocab_size)
     streams = [Job(ids(32), options.tokens, ignore_eos=True) for _ in range(options.streams)]
     prompt = Job(ids(options.prompt), 1, ignore_eos=True)
     thread = threading.Thread(target=run_jobs, args=(client, streams))

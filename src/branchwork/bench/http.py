@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from branchwork.bench.report import Report, percentile
+from branchwork.bench.rounds import medians
 from branchwork.runtime.wire.launcher import launch
 from branchwork.runtime.wire.messages import Close, Done, Gen, Open, Sampling, Text, Tokens
 
@@ -48,7 +49,7 @@ def run(options: argparse.Namespace) -> Report:
     for name in ("floor", "gateway"):
         with _server(name, PULSE) as (port, pid):
             runs = [_measure(port, pid, options) for _ in range(options.repeat)]
-        report.add(name, *(statistics.median(values) for values in zip(*runs, strict=True)))
+        report.add(name, *medians(runs))
     alone, over_http = _first_tokens(300)
     report.notes.append(
         f"first token of a runtime that answers at once, one request at a time: "

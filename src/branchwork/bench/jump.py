@@ -4,9 +4,11 @@ import argparse
 import json
 import random
 import statistics
+from functools import partial
 
-from branchwork.bench.load import Job, run_jobs
+from branchwork.bench.load import Job, random_ids, run_jobs
 from branchwork.bench.report import Report
+from branchwork.bench.rounds import alternate
 from branchwork.runtime.wire.backend import Backend
 from branchwork.runtime.wire.launcher import launch
 from branchwork.runtime.wire.messages import Constraint, JsonSchema, Regex
@@ -50,14 +52,9 @@ def run(options: argparse.Namespace) -> Report:
         "JSON, token by token": (schema, False, 256),
         "JSON, jump-forward": (schema, True, 256),
     }
-    found: dict[str, list[tuple[float, int, int]]] = {name: [] for name in forms}
     with launch(model=options.model) as runtime:
-        client = runtime.connect()
-        for round_ in range(options.repeat + 1):
-            for name, form in forms.items():
-                once = _run_once(client, options, form, f"{name} {round_}")
-                if round_:  # the first one warms up
-                    found[name].append(once)
+        run_once = partial(_run_once, runtime.connect(), options)
+        found = alternate(forms, run_once, options.repeat)
     report = Report(
         f"{options.requests} requests at once on {options.model}",
         ("form", "tokens/s", "jumped", "answers/s", "over the form above"),
@@ -80,15 +77,14 @@ def _run_once(
     client: Backend,
     options: argparse.Namespace,
     form: tuple[Constraint | None, bool, int],
-    seed: str,
+    round_: int,
 ) -> tuple[float, int, int]:
     """Seconds, tokens and jumped tokens of one run."""
     constraint, jump, tokens = form
-    rng = random.Random(seed)
-    size = client.welcome.vocab_size
+    rng = random.Random(f"{form} {round_}")
     jobs = [
         Job(
-            tuple(rng.randrange(size // 4, size - 16) for _ in range(64)),
+            random_ids(rng, client.welcome.vocab_size, 64),
             tokens,
             constraint,
             jump,

@@ -1,6 +1,7 @@
 """Many requests at once against a runtime, as instructions, without HTTP or the language between."""
 
 import json
+import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -38,6 +39,11 @@ class Job:
     error: str | None = None
     times: list[float] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
+
+
+def random_ids(rng: random.Random, vocab_size: int, count: int) -> tuple[int, ...]:
+    """Token ids of a prompt that says nothing: neither bytes nor special tokens."""
+    return tuple(rng.randrange(vocab_size // 4, vocab_size - 16) for _ in range(count))
 
 
 def run_jobs(backend: Backend, jobs: Sequence[Job], timeout_s: float = 600.0) -> float:

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
-from branchwork.bench.load import Job, run_jobs
+from branchwork.bench.load import Job, random_ids, run_jobs
 from branchwork.bench.report import Report
 from branchwork.bench.serve import KV_SLOTS, OURS, Peer, PeerFailed, open_peer
 from branchwork.bench.workloads import Prompt
@@ -203,10 +203,7 @@ def _report(
 
 def _draw(options: argparse.Namespace, vocab_size: int, round_: int) -> list[Prompt]:
     rng = random.Random(f"{time.time_ns()} {round_}")
-    return [
-        tuple(rng.randrange(vocab_size // 4, vocab_size - 16) for _ in range(options.length))
-        for _ in range(options.requests)
-    ]
+    return [random_ids(rng, vocab_size, options.length) for _ in range(options.requests)]
 
 
 def _read(path: Path, client: Backend) -> list[Prompt]:

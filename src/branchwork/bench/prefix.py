@@ -2,8 +2,9 @@
 
 import argparse
 import random
+from functools import partial
 
-from branchwork.bench.load import Job, run_jobs, stats
+from branchwork.bench.load import Job, random_ids, run_jobs, stats
 from branchwork.bench.report import Report
 from branchwork.runtime.wire.launcher import launch
 
@@ -60,11 +61,7 @@ def run(options: argparse.Namespace) -> Report:
 
 
 def _jobs(vocab_size: int, options: argparse.Namespace, seed: int) -> list[Job]:
-    rng = random.Random(seed)
-
-    def ids(count: int) -> tuple[int, ...]:
-        return tuple(rng.randrange(vocab_size // 4, vocab_size - 16) for _ in range(count))
-
+    ids = partial(random_ids, random.Random(seed), vocab_size)
     shared = ids(options.shared)
     return [
         Job(shared + ids(options.own), NEW_TOKENS, ignore_eos=True) for _ in range(options.requests)

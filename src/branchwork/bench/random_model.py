@@ -1,8 +1,12 @@
-"""Models of random weights, made where they are to run: what a step costs does not depend on what it says."""
+"""Models and adapters of random weights: what a step costs does not depend on what it says."""
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from branchwork.kernels.api import DecoderWeights, ExpertWeights, LayerWeights
@@ -106,3 +110,26 @@ def random_model(
         eps=config.rms_norm_eps,
     )
     return LoadedModel("random", Path(), config, Decoder(config, weights), "")
+
+
+def write_adapter(
+    folder: Path, matrices: Mapping[str, tuple[int, int]], rank: int, seed: int, **changes: Any
+) -> Path:
+    """Write a low-rank adapter to `folder`, in PEFT's format; returns `folder`.
+
+    `matrices` are the inputs and outputs of what it changes, by their names in the model. `changes` are of its
+    adapter_config.json; a value of None takes a key out.
+    """
+    random = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for name, (inputs, outputs) in matrices.items():
+        a = torch.randn(rank, inputs, generator=random) * inputs**-0.5
+        b = torch.randn(outputs, rank, generator=random) * 0.3
+        tensors[f"base_model.model.{name}.lora_A.weight"] = a
+        tensors[f"base_model.model.{name}.lora_B.weight"] = b
+    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": rank, "lora_alpha": 2 * rank}
+    said = {key: value for key, value in {**config, **changes}.items() if value is not None}
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text(json.dumps(said))
+    return folder

@@ -5,9 +5,11 @@ import json
 import random
 import statistics
 from contextlib import ExitStack
+from functools import partial
 
 from branchwork.bench.load import Job, run_jobs, stats
 from branchwork.bench.report import Report
+from branchwork.bench.rounds import alternate
 from branchwork.runtime.wire.backend import Backend
 from branchwork.runtime.wire.launcher import launch
 
@@ -31,22 +33,16 @@ def run(options: argparse.Namespace) -> Report:
         panels=(("off, tokens/s", "on, tokens/s"),),
     )
     with ExitStack() as stack:
-        clients = [
-            stack.enter_context(launch(model=options.model, speculate=guesses)).connect()
-            for guesses in (0, options.guesses)
-        ]
+        clients = {
+            name: stack.enter_context(launch(model=options.model, speculate=guesses)).connect()
+            for name, guesses in (("off", 0), ("on", options.guesses))
+        }
         for text in ("copies", "free"):
             for streams in map(int, options.streams.split(",")):
-                speeds: tuple[list[float], list[float]] = ([], [])
-                sampled = stats(clients[1])
-                for seed in range(options.repeat + 1):
-                    for client, found in zip(clients, speeds, strict=True):
-                        jobs = _jobs(client, text, streams, seed)
-                        seconds = run_jobs(client, jobs)
-                        if seed:  # the first one warms up
-                            found.append(sum(len(job.token_ids) for job in jobs) / seconds)
-                off, on = map(statistics.median, speeds)
-                after = stats(clients[1])
+                sampled = stats(clients["on"])
+                speeds = alternate(clients, partial(_speed, text, streams), options.repeat)
+                off, on = map(statistics.median, speeds.values())
+                after = stats(clients["on"])
                 guessed = after["tokens_speculated"] - sampled["tokens_speculated"]
                 written = guessed + after["tokens_sampled"] - sampled["tokens_sampled"]
                 report.add(text, streams, off, on, on / off, f"{guessed / written:.0%}")
@@ -54,6 +50,13 @@ def run(options: argparse.Namespace) -> Report:
         f"Copies: greedy; free: temperature 1, of equal seeds. Medians of {options.repeat} runs."
     )
     return report
+
+
+def _speed(text: str, streams: int, client: Backend, seed: int) -> float:
+    """New tokens a second of one run."""
+    jobs = _jobs(client, text, streams, seed)
+    seconds = run_jobs(client, jobs)
+    return sum(len(job.token_ids) for job in jobs) / seconds
 
 
 def _jobs(client: Backend, text: str, streams: int, seed: int) -> list[Job]:

@@ -6,7 +6,7 @@ import statistics
 import tempfile
 from collections.abc import Iterator
 
-from branchwork.bench.load import Job, run_jobs, stats
+from branchwork.bench.load import Job, random_ids, run_jobs, stats
 from branchwork.bench.report import Report
 from branchwork.runtime.wire.launcher import launch
 
@@ -65,5 +65,4 @@ def _first_ms(client, job: Job) -> float:  # type: ignore[no-untyped-def]
 def _jobs(vocab_size: int, length: int, options: argparse.Namespace) -> Iterator[Job]:
     for seed in range(options.repeat):
         rng = random.Random(f"{length} {seed}")
-        ids = [rng.randrange(vocab_size // 4, vocab_size - 16) for _ in range(length + OWN_TOKENS)]
-        yield Job(tuple(ids), 1, ignore_eos=True)
+        yield Job(random_ids(rng, vocab_size, length + OWN_TOKENS), 1, ignore_eos=True)
