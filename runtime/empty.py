@@ -19,9 +19,9 @@ from branchwork.runtime.inbox import (
 )
 from branchwork.runtime.io.io_loop import Host, IoLoop
 from branchwork.runtime.io.outlet import Outlet
+from branchwork.runtime.io.passages import Passage
 from branchwork.runtime.io.reception import welcome
 from branchwork.runtime.io.router import bind
-from branchwork.runtime.io.segments import Segment
 from branchwork.runtime.process import Report, boot
 from branchwork.runtime.wire.config import RuntimeConfig
 from branchwork.runtime.wire.errors import InvalidParameter
@@ -45,7 +45,7 @@ ROLES = ("system", "user", "assistant")
 class ByteEncoder:
     """Each byte is a token."""
 
-    def encode(self, texts: Sequence[Segment | Chat], at_start: bool) -> tuple[int, ...]:
+    def encode(self, texts: Sequence[Passage | Chat], at_start: bool) -> tuple[int, ...]:
         """The bytes of the joined texts; of a chat, of its contents."""
         return tuple(byte for text in texts for byte in _content(text).encode())
 
@@ -87,8 +87,8 @@ class EmptyEngine:
         return "{}"
 
 
-def _content(text: Segment | Chat) -> str:
-    if isinstance(text, Segment):
+def _content(text: Passage | Chat) -> str:
+    if isinstance(text, Passage):
         return text.text
     return "".join(message.content for message in text.messages)
 

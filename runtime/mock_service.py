@@ -6,9 +6,9 @@ nonsense for the same tokens, whatever is cached, chunked or shared; constraints
 
 from collections.abc import Sequence
 
+from branchwork.runtime.io.passages import Passage
 from branchwork.runtime.io.reception import welcome
 from branchwork.runtime.io.router import bind
-from branchwork.runtime.io.segments import Segment
 from branchwork.runtime.mock import MockRunner, MockTokenizer, mock_vocabulary
 from branchwork.runtime.process import Report, boot
 from branchwork.runtime.service import Service
@@ -28,13 +28,13 @@ class MockEncoder:
     def __init__(self, tokenizer: MockTokenizer) -> None:
         self._tokenizer = tokenizer
 
-    def encode(self, texts: Sequence[Segment | Chat], at_start: bool) -> tuple[int, ...]:
+    def encode(self, texts: Sequence[Passage | Chat], at_start: bool) -> tuple[int, ...]:
         """The tokens of the joined texts."""
         return self._tokenizer.encode_bytes("".join(map(_text, texts)).encode())
 
 
-def _text(text: Segment | Chat) -> str:
-    if isinstance(text, Segment):
+def _text(text: Passage | Chat) -> str:
+    if isinstance(text, Passage):
         return text.text
     return "".join(f"{message.role}: {message.content}\n" for message in text.messages)
 

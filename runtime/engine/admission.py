@@ -103,20 +103,20 @@ class Order:
         for req in candidates:
             find(req, cache)
 
-        def rank(req: Req) -> int:
+        def standing(req: Req) -> int:
             return -(req.priority + (step - req.since) // self._aging_steps)
 
         def cached(req: Req) -> int:
             return req.found.length if req.found is not None else 0
 
-        candidates = sorted(candidates, key=lambda req: (rank(req), -cached(req), req.arrival))
+        candidates = sorted(candidates, key=lambda req: (standing(req), -cached(req), req.arrival))
         turns: Counter[object] = Counter(req.program for req in running)
         turn: dict[Req, int] = {}
         for req in candidates:
             turn[req] = turns[req.program]
             turns[req.program] += 1
-        candidates.sort(key=lambda req: (rank(req), turn[req]))
-        oldest = min(candidates, key=lambda req: (rank(req), req.since, req.arrival))
+        candidates.sort(key=lambda req: (standing(req), turn[req]))
+        oldest = min(candidates, key=lambda req: (standing(req), req.since, req.arrival))
         if step - max(self._last_turn, oldest.since) >= self._aging_steps:
             candidates.remove(oldest)
             candidates.insert(0, oldest)

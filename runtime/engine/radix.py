@@ -380,9 +380,9 @@ class RadixTree:
         return upper
 
     def _offer(self, node: Node) -> None:
-        """Enter a leaf that may be evicted into the heap, under its present rank.
+        """Enter a leaf that may be evicted into the heap, under its present place in the order.
 
-        A rank that has grown since is corrected when the entry comes up; one that has shrunk needs a new entry.
+        A place further back is corrected when the entry comes up; one further ahead needs a new entry.
         """
         if not node.evictable:
             return

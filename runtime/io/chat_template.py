@@ -22,7 +22,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
-from branchwork.runtime.io.segments import Segment, SpecialTokens
+from branchwork.runtime.io.passages import Passage, SpecialTokens
 from branchwork.runtime.wire.errors import InvalidParameter, ModelError
 from branchwork.runtime.wire.messages import Chat
 
@@ -57,7 +57,7 @@ class ChatTemplate:
         except (jinja2.TemplateError, RecursionError) as error:
             raise ModelError(f"the chat template cannot be read: {error}") from error
 
-    def render(self, chat: Chat) -> list[Segment]:
+    def render(self, chat: Chat) -> list[Passage]:
         """The chat as text. Raises InvalidParameter (param "messages") where the template does not take it."""
         marks = _Marks(self._special_tokens)
         variables = marks.hide(
@@ -145,16 +145,16 @@ class _Marks:
             return {self.hide(key): self.hide(entry) for key, entry in value.items()}
         return value
 
-    def reveal(self, text: str) -> list[Segment]:
-        """The rendered text in segments: what stood behind the marks is plain, the rest may name special tokens."""
+    def reveal(self, text: str) -> list[Passage]:
+        """The rendered text in passages: what stood behind the marks is plain, the rest may name special tokens."""
         if not self._hidden:
-            return [Segment(text, special=True)]
+            return [Passage(text, special=True)]
         first, *others = text.split(self._begin)
-        segments = [Segment(first, special=True)]
+        passages = [Passage(first, special=True)]
         for other in others:
             number, _, rest = other.partition(self._end)
-            segments += [Segment(self._hidden[int(number)]), Segment(rest, special=True)]
-        return segments
+            passages += [Passage(self._hidden[int(number)]), Passage(rest, special=True)]
+        return passages
 
     def _mark(self, name: str) -> str:
         self._hidden.append(name)

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from branchwork.runtime.io.encoder import ModelEncoder
-from branchwork.runtime.io.segments import Segment
+from branchwork.runtime.io.passages import Passage
 from branchwork.runtime.wire.errors import InvalidParameter
 from branchwork.runtime.wire.messages import Chat, ChatMessage
 from branchwork.runtime.wire.validate import Limits, check, check_token_ids
@@ -69,9 +69,9 @@ class Desk:
     def _tokenize(self, body: str) -> str:
         asked = read_body(body, TokenizeBody)
         if asked.messages:
-            token_ids = self._encoder.encode(self._segments(asked), True)
+            token_ids = self._encoder.encode(self._passages(asked), True)
         else:
-            token_ids = self._encoder.encode([Segment(asked.text)], True) if asked.text else ()
+            token_ids = self._encoder.encode([Passage(asked.text)], True) if asked.text else ()
             bos = tuple(self._encoder.tokenizer.bos_ids)
             if not asked.add_special_tokens and token_ids[: len(bos)] == bos:
                 token_ids = token_ids[len(bos) :]
@@ -92,12 +92,12 @@ class Desk:
         return _write(
             {
                 "text": "".join(
-                    segment.text for segment in self._segments(read_body(body, TokenizeBody))
+                    passage.text for passage in self._passages(read_body(body, TokenizeBody))
                 )
             }
         )
 
-    def _segments(self, asked: TokenizeBody) -> list[Segment]:
+    def _passages(self, asked: TokenizeBody) -> list[Passage]:
         messages = tuple(ChatMessage(m.role, m.content, m.extra) for m in asked.messages)
         chat = Chat(0, messages, asked.tools, asked.options, asked.add_generation_prompt)
         check(chat, self._limits)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from branchwork.runtime.io.chat_format import find_chat_format
 from branchwork.runtime.io.chat_template import ChatTemplate, find_template
-from branchwork.runtime.io.segments import Segment
+from branchwork.runtime.io.passages import Passage
 from branchwork.runtime.io.tokenizer import Tokenizer, read_settings
 from branchwork.runtime.wire.errors import RequestTooLong
 from branchwork.runtime.wire.messages import Chat, ChatFormat
@@ -33,23 +33,23 @@ class ModelEncoder:
         """The text around a message of each role."""
         return find_chat_format(self.render_text, self.tokenizer.names["bos_token"] or "")
 
-    def encode(self, texts: Sequence[Segment | Chat], at_start: bool) -> tuple[int, ...]:
+    def encode(self, texts: Sequence[Passage | Chat], at_start: bool) -> tuple[int, ...]:
         """As `Tokenizer.encode`, with chats as the template writes them. Raises InvalidParameter where it does not."""
-        segments: list[Segment] = []
+        passages: list[Passage] = []
         for text in texts:
-            segments += self.render(text) if isinstance(text, Chat) else [text]
-        size = sum(len(segment.text) for segment in segments)
+            passages += self.render(text) if isinstance(text, Chat) else [text]
+        size = sum(len(passage.text) for passage in passages)
         if size > self._max_characters:
             raise RequestTooLong(
                 f"the text has {size} characters, the server holds {self._max_tokens} tokens "
                 "(--max-len); shorten it"
             )
-        return self.tokenizer.encode(segments, at_start) if segments else ()
+        return self.tokenizer.encode(passages, at_start) if passages else ()
 
-    def render(self, chat: Chat) -> list[Segment]:
+    def render(self, chat: Chat) -> list[Passage]:
         """As `ChatTemplate.render`."""
         return self.template.render(chat)
 
     def render_text(self, chat: Chat) -> str:
         """The chat as one text."""
-        return "".join(segment.text for segment in self.render(chat))
+        return "".join(passage.text for passage in self.render(chat))

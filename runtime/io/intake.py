@@ -29,7 +29,7 @@ from branchwork.runtime.inbox import (
     OpenBranch,
     Operation,
 )
-from branchwork.runtime.io.segments import Segment
+from branchwork.runtime.io.passages import Passage
 from branchwork.runtime.wire.config import RuntimeConfig
 from branchwork.runtime.wire.errors import (
     Aborted,
@@ -74,7 +74,7 @@ End = Close | Abort
 class TextEncoder(Protocol):
     """Texts and chats to tokens."""
 
-    def encode(self, texts: Sequence[Segment | Chat], at_start: bool) -> tuple[int, ...]:
+    def encode(self, texts: Sequence[Passage | Chat], at_start: bool) -> tuple[int, ...]:
         """Tokens of the joined texts; at the start of a branch, with what the model wants there.
 
         Chats are as the model's template writes them. Raises RequestError. Any thread may call it.
@@ -104,7 +104,7 @@ class BranchState:
     stay, and of `slots` that are to be filled, in their order.
     """
 
-    texts: list[Segment | Chat] = field(default_factory=list)
+    texts: list[Passage | Chat] = field(default_factory=list)
     is_empty: bool = True
     encoding: Future[tuple[int, ...]] | None = None
     held: list[Instruction] | None = None
@@ -310,7 +310,7 @@ class Intake:
         match instruction:
             case Text(text=text, special=special, token_ids=token_ids):
                 if text:
-                    state.texts.append(Segment(text, special))
+                    state.texts.append(Passage(text, special))
                 if token_ids:
                     key = BranchKey(self._client, instruction.branch)
                     self._flush(state, key, taken)
@@ -452,10 +452,10 @@ class Intake:
         return len(self._branches) >= self._max_branches
 
 
-def _are_long(texts: Sequence[Segment | Chat]) -> bool:
+def _are_long(texts: Sequence[Passage | Chat]) -> bool:
     size = 0
     for text in texts:
-        if isinstance(text, Segment):
+        if isinstance(text, Passage):
             size += len(text.text)
         else:
             size += len(text.tools) + sum(len(message.content) for message in text.messages)

@@ -14,7 +14,7 @@ import msgspec
 from tokenizers import Tokenizer as HfTokenizer
 
 from branchwork.runtime.grammar.interface import Vocabulary
-from branchwork.runtime.io.segments import Segment, SpecialToken, SpecialTokens
+from branchwork.runtime.io.passages import Passage, SpecialToken, SpecialTokens
 from branchwork.runtime.io.token_bytes import BytesIndex, read_token_bytes
 from branchwork.runtime.wire.errors import ModelError
 
@@ -73,18 +73,18 @@ class Tokenizer:
         bos_id = self.bos_ids[0] if self.bos_ids else None
         return Vocabulary(self.token_bytes, tuple(dict.fromkeys(ends)), self._vocab_size, bos_id)
 
-    def encode(self, segments: Sequence[Segment], at_start: bool) -> tuple[int, ...]:
-        """Tokens of the joined segments, as the continuation of a branch or, `at_start`, as its beginning.
+    def encode(self, passages: Sequence[Passage], at_start: bool) -> tuple[int, ...]:
+        """Tokens of the joined passages, as the continuation of a branch or, `at_start`, as its beginning.
 
         A beginning gets the tokenizer's own BOS, unless special tokens are meant there: a chat writes its own.
         """
         token_ids: list[int] = []
-        for index, part in enumerate(self.special_tokens.split(segments)):
+        for index, part in enumerate(self.special_tokens.split(passages)):
             if isinstance(part, int):
                 token_ids.append(part)
             elif index == 0:
                 token_ids += (
-                    self._begin(part, segments[0].special) if at_start else self._go_on(part)
+                    self._begin(part, passages[0].special) if at_start else self._go_on(part)
                 )
             else:
                 token_ids += self._plain(part) if self._blank_after_special else self._go_on(part)

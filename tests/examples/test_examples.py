@@ -5,11 +5,9 @@ import re
 from ast import literal_eval
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from examples import api_backend, streaming
-from tests.fake_api import FakeApi
 
 import branchwork as bw
 
@@ -121,17 +119,7 @@ def test_the_pieces_of_two_streams_are_two_answers(capsys: pytest.CaptureFixture
 def test_the_api_example_needs_one_call_for_three_slots(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def answer(path: str, body: dict[str, Any]) -> Any:
-        card = "Country: Japan\nCapital: Tokyo\nCurrency: yen\nContinent: Asia\n"
-        text = card[len(body["prompt"]) :]
-        usage = {"prompt_tokens": len(body["prompt"]), "completion_tokens": 9}
-        return {"choices": [{"text": text, "finish_reason": "stop"}], "usage": usage}
-
-    api = FakeApi(answer)
-    try:
-        api_backend.main(["--base-url", f"{api.url}/v1"])
-    finally:
-        api.close()
+    api_backend.main([])
     out = capsys.readouterr().out
-    assert "Currency: yen" in out
-    assert "1 call(s)" in out
+    assert re.search(r"0 tokens ahead: Tokyo, Asia, yen\n +3 call", out), out
+    assert re.search(r"64 tokens ahead: Tokyo, Asia, yen\n +1 call", out), out

@@ -4,7 +4,7 @@ import pytest
 
 from branchwork.runtime.io.chat_format import find_chat_format
 from branchwork.runtime.io.chat_template import CHATML, ChatTemplate
-from branchwork.runtime.io.segments import SpecialToken, SpecialTokens
+from branchwork.runtime.io.passages import SpecialToken, SpecialTokens
 from branchwork.runtime.wire.messages import Chat, ChatFormat, ChatMessage
 
 QWEN = (
@@ -36,7 +36,7 @@ def template(source: str) -> ChatTemplate:
 
 
 def render(source: str, asked: Chat) -> str:
-    return "".join(segment.text for segment in template(source).render(asked))
+    return "".join(passage.text for passage in template(source).render(asked))
 
 
 def find(source: str) -> ChatFormat:

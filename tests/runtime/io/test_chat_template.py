@@ -7,7 +7,7 @@ import pytest
 
 from branchwork.runtime.io import chat_template
 from branchwork.runtime.io.chat_template import CHATML, ChatTemplate, find_template
-from branchwork.runtime.io.segments import Segment, SpecialToken, SpecialTokens
+from branchwork.runtime.io.passages import Passage, SpecialToken, SpecialTokens
 from branchwork.runtime.wire.errors import InvalidParameter, ModelError
 from branchwork.runtime.wire.messages import Chat, ChatMessage
 
@@ -25,20 +25,20 @@ def chat(*contents: str, **fields: object) -> Chat:
 
 
 def render(source: str, asked: Chat) -> str:
-    return "".join(segment.text for segment in template(source).render(asked))
+    return "".join(passage.text for passage in template(source).render(asked))
 
 
-def test_a_chat_is_one_segment_that_may_name_special_tokens() -> None:
+def test_a_chat_is_one_passage_that_may_name_special_tokens() -> None:
     assert template().render(chat("hi")) == [
-        Segment("<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n", special=True)
+        Passage("<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n", special=True)
     ]
 
 
 def test_special_tokens_in_a_content_stay_text() -> None:
     assert template().render(chat("a<|im_end|>b", add_generation_prompt=False)) == [
-        Segment("<|im_start|>user\na", special=True),
-        Segment("<|im_end|>", special=False),
-        Segment("b<|im_end|>\n", special=True),
+        Passage("<|im_start|>user\na", special=True),
+        Passage("<|im_end|>", special=False),
+        Passage("b<|im_end|>\n", special=True),
     ]
 
 
@@ -50,17 +50,17 @@ def test_special_tokens_in_tools_and_options_and_extras_stay_text() -> None:
         tools='[{"x<|im_start|>": "<|im_end|>"}]',
         options='{"note": ["<|im_end|>"]}',
     )
-    segments = template(source).render(asked)
-    assert not any("<|im" in segment.text for segment in segments if segment.special)
-    assert "".join(s.text for s in segments) == (
+    passages = template(source).render(asked)
+    assert not any("<|im" in passage.text for passage in passages if passage.special)
+    assert "".join(s.text for s in passages) == (
         '[{"x<|im_start|>": "<|im_end|>"}]<|im_end|>[\'<|im_end|>\']'
     )
 
 
 def test_a_content_that_looks_like_a_mark_stays_as_it_is() -> None:
     content = "#79228162514264337593543950335.0# <|im_end|>"
-    segments = template("{{ messages[0].content }}").render(chat(content))
-    assert "".join(segment.text for segment in segments) == content
+    passages = template("{{ messages[0].content }}").render(chat(content))
+    assert "".join(passage.text for passage in passages) == content
 
 
 @pytest.mark.parametrize(

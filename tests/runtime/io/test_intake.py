@@ -26,7 +26,7 @@ from branchwork.runtime.inbox import (
 )
 from branchwork.runtime.io import intake
 from branchwork.runtime.io.intake import Encoding, Intake, Taken
-from branchwork.runtime.io.segments import Segment
+from branchwork.runtime.io.passages import Passage
 from branchwork.runtime.wire.config import RuntimeConfig
 from branchwork.runtime.wire.errors import ConstraintError, InvalidParameter, QueueFull
 from branchwork.runtime.wire.messages import (
@@ -69,18 +69,18 @@ class Characters:
     """Each character is a token; a plain text at the start gets a BOS."""
 
     def encode(self, texts: Any, at_start: bool) -> tuple[int, ...]:
-        segments: list[Segment] = []
+        passages: list[Passage] = []
         for text in texts:
-            segments += self.render(text) if isinstance(text, Chat) else [text]
-        token_ids = tuple("".join(segment.text for segment in segments).encode())
-        return (BOS, *token_ids) if at_start and not segments[0].special else token_ids
+            passages += self.render(text) if isinstance(text, Chat) else [text]
+        token_ids = tuple("".join(passage.text for passage in passages).encode())
+        return (BOS, *token_ids) if at_start and not passages[0].special else token_ids
 
-    def render(self, chat: Chat) -> list[Segment]:
+    def render(self, chat: Chat) -> list[Passage]:
         if chat.messages[0].role == "nobody":
             raise InvalidParameter("no such role", "messages")
         if chat.messages[0].role == "bug":
             raise ZeroDivisionError
-        return [Segment(message.content, special=True) for message in chat.messages]
+        return [Passage(message.content, special=True) for message in chat.messages]
 
 
 class Compiler:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 
-class Segment(NamedTuple):
+class Passage(NamedTuple):
     """A piece of a branch's text. `special`: special tokens written in it are read as such."""
 
     text: str
@@ -37,12 +37,12 @@ class SpecialTokens:
             position = match.end()
         return [*parts, text[position:]]
 
-    def split(self, segments: Sequence[Segment]) -> list[str | int]:
-        """The joined segments, cut where one names a special token: ids for these, texts between, none empty."""
+    def split(self, passages: Sequence[Passage]) -> list[str | int]:
+        """The joined passages, cut where one names a special token: ids for these, texts between, none empty."""
         parts: list[str | int] = []
         plain, strips = "", False
-        for segment in segments:
-            pieces = self.cut_out(segment.text) if segment.special else [segment.text]
+        for passage in passages:
+            pieces = self.cut_out(passage.text) if passage.special else [passage.text]
             for index, piece in enumerate(pieces):
                 if index % 2 == 0:
                     plain += piece
