@@ -7,7 +7,6 @@ this user may enter; and a pipe whose end tells it that its parent is gone.
 import atexit
 import json
 import os
-import select
 import shutil
 import signal
 import subprocess
@@ -28,6 +27,7 @@ from branchwork.runtime.wire.errors import (
     UnknownOption,
     error_from,
 )
+from branchwork.runtime.wire.pipe import is_readable_within
 
 RUNTIME = "branchwork.runtime.process"
 Progress = Callable[[str], None]
@@ -182,7 +182,7 @@ class RunningRuntime:
         assert self._process.stdout is not None, "opened as a pipe"
         fd = self._process.stdout.fileno()
         while b"\n" not in self._unread:
-            if not select.select([fd], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            if not is_readable_within(fd, deadline - time.monotonic()):
                 raise RuntimeUnreachable("the runtime is not ready in time")
             data = os.read(fd, 65_536)
             if not data:

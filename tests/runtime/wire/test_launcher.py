@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from tests.empty_runtime import launch_empty
+from tests.many_files import many_files
 
 from branchwork.runtime.wire import curve
 from branchwork.runtime.wire.client import connect
@@ -104,6 +105,14 @@ def test_a_terminated_runtime_ends_in_order() -> None:
         runtime.terminate()
         assert runtime.wait_exit(30)
         assert runtime.ending().endswith("ended with status 0")
+
+
+def test_a_program_with_a_thousand_open_files_can_start_a_runtime() -> None:
+    """A gateway with that many connections could not: `select` knows no descriptor from 1,024 on."""
+    with many_files(), launch_empty() as runtime:
+        client = runtime.connect()
+        assert client.request("stats") == "{}"
+        client.close()
 
 
 def test_an_unknown_option_is_named_with_the_nearest_one() -> None:
