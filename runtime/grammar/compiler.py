@@ -10,13 +10,13 @@ is handed out when they are ready: else they would be compiled by the engine's t
 
 import logging
 import os
-import select
 import subprocess
 import sys
 import threading
 import time
 from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from hashlib import blake2b
 from typing import Any
 
@@ -34,6 +34,7 @@ from branchwork.runtime.grammar.warm import warm
 from branchwork.runtime.wire.config import RuntimeConfig
 from branchwork.runtime.wire.errors import ConstraintError, InternalError
 from branchwork.runtime.wire.messages import Constraint
+from branchwork.runtime.wire.pipe import is_readable_within
 
 # Started as they are needed: constraints that need their whole time do not keep the others waiting.
 NUM_CHILDREN = 4
@@ -226,7 +227,7 @@ class NotStarted(Exception):
 
 
 class _Child:
-    """One compiling process and the pipes to it; used by one thread."""
+    """One compiling process and the pipes to it. One thread asks; any may end it."""
 
     def __init__(self, memory_mib: int, cpu_s: float) -> None:
         self._clock_s = max(LEAST_CLOCK_S, CLOCK_FACTOR * cpu_s)
@@ -243,6 +244,8 @@ class _Child:
         )
         self._buffer = b""
         self._ready = False
+        # Held while the pipes are used: the number of one that is closed may be another file's at once.
+        self._pipes = threading.RLock()
 
     @property
     def pid(self) -> int:
@@ -256,7 +259,12 @@ class _Child:
 
     def ask(self, constraint: bytes) -> bytes:
         """The program of a constraint. Raises ConstraintError when it is refused or the child is lost over it."""
-        assert self._process.stdin is not None
+        with self._pipes:
+            return self._ask(constraint)
+
+    def _ask(self, constraint: bytes) -> bytes:
+        if self._process.stdin is None or self._process.stdin.closed:
+            raise ConstraintError(CLOSED)
         if not self._ready:
             self._receive(START_TIMEOUT_S, NotStarted("the grammar compiler did not start"))
             self._ready = True
@@ -269,7 +277,7 @@ class _Child:
             self._process.stdin.flush()
         except BrokenPipeError:
             self.kill()
-            raise lost from None
+            raise NotStarted("the grammar compiler ended while it had nothing to do") from None
         reply = msgspec.msgpack.decode(self._receive(self._clock_s, lost), type=Reply)
         if reply.is_last:
             self.kill()
@@ -290,7 +298,7 @@ class _Child:
                 frame, self._buffer = self._buffer[4 : 4 + size], self._buffer[4 + size :]
                 return frame
             left = deadline - time.monotonic()
-            if left <= 0 or not select.select([pipe], [], [], left)[0]:
+            if left <= 0 or not is_readable_within(pipe, left):
                 self.kill()
                 raise ConstraintError(f"the grammar compiler gave no answer for {timeout_s:g} s")
             chunk = os.read(pipe, 1 << 20)
@@ -300,9 +308,11 @@ class _Child:
             self._buffer += chunk
 
     def kill(self) -> None:
-        """End the process now, and close the pipes to it."""
+        """End the process now, and close the pipes to it. Who waits for its answer finds them at their end."""
         self._process.kill()
         self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                pipe.close()
+        with self._pipes:
+            for pipe in (self._process.stdin, self._process.stdout):
+                if pipe is not None:
+                    with suppress(BrokenPipeError):  # what it was not sent yet
+                        pipe.close()

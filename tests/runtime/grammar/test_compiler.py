@@ -6,15 +6,18 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.many_files import many_files
 from tests.runtime.grammar.vocabularies import allowed, letters
 
 from branchwork.bench.hostile import CASES, nested
+from branchwork.runtime.grammar import compiler as compiling
 from branchwork.runtime.grammar import machine_code
 from branchwork.runtime.grammar.compiler import GrammarCompiler
 from branchwork.runtime.grammar.compiler_child import read_frame
@@ -72,6 +75,67 @@ def test_a_first_grammar_waits_for_its_machine_code_which_is_compiled_elsewhere(
         assert waiting.result(60).start().can_end() is False
     finally:
         compiler.close()
+
+
+def test_a_runtime_with_a_thousand_clients_compiles() -> None:
+    """Each is an open file, and `select` knows no descriptor from 1,024 on."""
+    with many_files():
+        compiler = GrammarCompiler(LETTERS, OPTIONS)
+        try:
+            assert compiler.submit(Regex("ab")).result(60).start().forced() == b"ab"
+        finally:
+            compiler.close()
+
+
+def test_a_child_that_dies_just_before_it_is_asked_is_replaced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The constraint was blamed for it, as an internal error: what was not sent yet broke the closing of the pipe."""
+    compiler = GrammarCompiler(LETTERS, OPTIONS)
+    try:
+        compiler.submit(Regex("before")).result(60)
+        for pid in compiler.children():
+            os.kill(pid, signal.SIGKILL)
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        looks = iter([True])
+        alive = compiling._Child.alive.fget
+        monkeypatch.setattr(
+            compiling._Child, "alive", property(lambda child: next(looks, None) or alive(child))
+        )
+        assert compiler.submit(Regex("after")).result(60).start().forced() == b"after"
+    finally:
+        compiler.close()
+
+
+def test_closing_takes_no_pipe_from_a_thread_that_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its number may be another file's at once, whose bytes the thread then took."""
+    reached, closed, gone_on = threading.Event(), threading.Event(), threading.Event()
+    is_readable = compiling.is_readable_within
+
+    def late(pipe: int, timeout_s: float) -> bool:
+        found = is_readable(pipe, timeout_s)
+        reached.set()
+        closed.wait(0.5)
+        gone_on.set()
+        return found
+
+    compiler = GrammarCompiler(LETTERS, OPTIONS)
+    compiler.submit(Regex("a")).result(60)
+    monkeypatch.setattr(compiling, "is_readable_within", late)
+    compiler.submit(Regex("b"))
+    assert reached.wait(60)
+    compiler.close()
+    pairs = [os.pipe() for _ in range(8)]
+    for _, write in pairs:
+        os.write(write, b"not yours")
+    closed.set()
+    assert gone_on.wait(30)
+    compiler._threads.shutdown(wait=True)
+    for read, write in pairs:
+        os.set_blocking(read, False)
+        assert os.read(read, 9) == b"not yours"
+        os.close(read)
+        os.close(write)
 
 
 def test_closing_ends_a_process_that_compiles_machine_code(monkeypatch: pytest.MonkeyPatch) -> None:
