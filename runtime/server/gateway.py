@@ -75,6 +75,7 @@ class Gateway:
         tokenizer, rendered = await asyncio.to_thread(_learn, backend)
         model = describe(self.config, backend.welcome, tokenizer, rendered)
         self._attached = Attached(backend, model, Limits(self.config, backend.welcome.vocab_size))
+        self.waiting_error = None
         self.metrics.up.set(1)
 
     def detach(self) -> None:

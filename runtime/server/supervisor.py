@@ -129,6 +129,11 @@ class Supervisor:
             except BranchworkError as error:
                 log.error("the runtime cannot be started: %s", error)
                 self._gateway.waiting_error = f"the runtime cannot be started: {error}"
+            except (
+                Exception
+            ):  # the boundary: a machine without memory or files for it may have some later
+                log.exception("the runtime cannot be started")
+                self._gateway.waiting_error = "the runtime cannot be started"
             if time.monotonic() - began > SETTLED_S:
                 pause = FIRST_PAUSE_S
             await asyncio.sleep(pause)
@@ -162,10 +167,12 @@ class Supervisor:
         if runtime is not None:
             runtime.kill()
             log.error("%s; starting another", runtime.ending())
+            runtime.close(0.0)  # its pipes and its folder
 
     async def _watch(self, runtime: Runtime, client: Client) -> None:
         """Until the runtime dies, or has stood still for so long that it will not come back."""
         config = self._gateway.config
+        self._steps, self._stepped = client.steps, time.monotonic()
         while runtime.alive and client.alive:
             now = time.monotonic()
             if client.steps != self._steps or not self._gateway.num_running:

@@ -23,6 +23,7 @@ class FakeRuntime:
         self.pid = 1
         self.alive = True
         self.ended_by: str | None = None
+        self.closed = False
 
     def connect(self, name: str = "") -> FakeBackend:
         self.backend.last_seen = time.monotonic()
@@ -32,7 +33,7 @@ class FakeRuntime:
         return "the runtime (pid 1) was killed"
 
     def close(self, drain_s: float = 5.0) -> None:
-        self.alive, self.ended_by = False, self.ended_by or "close"
+        self.alive, self.ended_by, self.closed = False, self.ended_by or "close", True
 
     def kill(self) -> None:
         self.alive, self.ended_by = False, self.ended_by or "kill"
@@ -45,15 +46,16 @@ class FakeRuntime:
 class Launcher:
     """Counts starts; fails those that `failing` names."""
 
-    def __init__(self, failing: tuple[int, ...] = ()) -> None:
+    def __init__(self, failing: tuple[int, ...] = (), error: Exception | None = None) -> None:
         self.runtimes: list[FakeRuntime] = []
         self.starts = 0
         self.failing = failing
+        self.error = error or ModelError("the folder is gone")
 
     def __call__(self) -> FakeRuntime:
         self.starts += 1
         if self.starts in self.failing:
-            raise ModelError("the folder is gone")
+            raise self.error
         self.runtimes.append(FakeRuntime())
         return self.runtimes[-1]
 
@@ -65,7 +67,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def until(ready: Callable[[], Any]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not ready():
             await asyncio.sleep(0.005)
 
@@ -89,6 +91,7 @@ def test_a_runtime_that_dies_turns_health_red_and_is_replaced() -> None:
             await until(lambda: len(launcher.runtimes) == 2 and gateway.ready)
             assert gateway.trouble() is None
             assert launcher.runtimes[0].ended_by == "kill"
+            assert launcher.runtimes[0].closed, "its pipes and its folder are left"
 
     asyncio.run(scene())
 
@@ -104,6 +107,22 @@ def test_while_no_runtime_answers_requests_are_told_to_come_back() -> None:
             assert gateway.trouble() is not None
             await until(lambda: gateway.ready)
             assert launcher.starts == 3
+            gateway.detach()
+            assert gateway.trouble() == "no runtime answers"
+
+    asyncio.run(scene())
+
+
+def test_a_start_that_fails_for_want_of_memory_is_tried_again() -> None:
+    """It ended the supervisor, unheard: no runtime was ever started again."""
+
+    async def scene() -> None:
+        launcher = Launcher(failing=(1, 2), error=OSError(12, "Cannot allocate memory"))
+        async with supervised(launcher) as gateway:
+            await until(lambda: launcher.starts == 1 and gateway.waiting_error)
+            assert gateway.trouble() == "the runtime cannot be started"
+            await until(lambda: gateway.ready)
+            assert launcher.starts == 3
 
     asyncio.run(scene())
 
@@ -111,13 +130,13 @@ def test_while_no_runtime_answers_requests_are_told_to_come_back() -> None:
 def test_silence_turns_health_red_and_long_silence_ends_the_runtime() -> None:
     async def scene() -> None:
         launcher = Launcher()
-        async with supervised(launcher, stuck_after=0.5) as gateway:
+        async with supervised(launcher, stuck_after=20.0) as gateway:
             await until(lambda: gateway.ready)
             first = launcher.runtimes[0]
-            first.backend.last_seen = time.monotonic() - 1
+            first.backend.last_seen = time.monotonic() - 21
             assert "silent" in (gateway.trouble() or "")
             assert first.alive
-            first.backend.last_seen = time.monotonic() - 2
+            first.backend.last_seen = time.monotonic() - 61
             await until(lambda: len(launcher.runtimes) == 2 and gateway.ready)
             assert first.ended_by == "kill"
 
