@@ -5,6 +5,7 @@ all that came meanwhile, and each job's task wakes once for all events of its br
 """
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from typing import Protocol
 from branchwork.runtime.server.errors import from_error, from_failed
 from branchwork.runtime.server.generation import Generation
 from branchwork.runtime.wire.backend import Backend
-from branchwork.runtime.wire.errors import BranchworkError
+from branchwork.runtime.wire.errors import BranchworkError, InternalError
 from branchwork.runtime.wire.messages import (
     Abort,
     BranchId,
@@ -29,12 +30,14 @@ from branchwork.runtime.wire.messages import (
     Usage,
 )
 
+log = logging.getLogger(__name__)
+
 
 class Taker(Protocol):
     """What events are carried to; `take` runs on the event loop."""
 
     def take(self, index: int, event: Event | BranchworkError) -> None:
-        """One event of the branch that was opened with `index`."""
+        """One event of the branch that was opened with `index`. Raises nothing."""
         ...
 
 
@@ -113,6 +116,13 @@ class Job:
 
     def take(self, index: int, event: Event | BranchworkError) -> None:
         """One event, from the pump."""
+        try:
+            self._take(index, event)
+        except Exception:  # the boundary of one request: others' events are behind this one
+            log.exception("an event was not taken; its request fails")
+            self._stop(from_error(InternalError("the event was not taken")))
+
+    def _take(self, index: int, event: Event | BranchworkError) -> None:
         if isinstance(event, Closed):
             self._open.discard(event.branch)
             return
