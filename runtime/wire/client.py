@@ -226,6 +226,7 @@ class Client:
         if len(frame) <= self._max_frame_bytes:
             self._transport.send(frame)
             if self._transport.gone:
+                self._check()  # it may have been closed here
                 raise RuntimeDied(self._describe_death())
         elif len(messages) > 1:
             middle = len(messages) // 2

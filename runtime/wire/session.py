@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import threading
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -57,6 +58,7 @@ class Session:
         self._replies: dict[int, ReplyListener] = {}
         self._branch_ids = itertools.count(1)
         self._numbers = itertools.count(1)
+        self._ending = threading.Lock()
 
     def add_branch(self, listener: Listener) -> BranchId:
         """A fresh branch id whose events go to `listener` until its `Closed`, or until the end of all."""
@@ -93,10 +95,11 @@ class Session:
                 _call(listener, message)
 
     def fail(self, error: BranchworkError) -> None:
-        """Nothing more will come: tell every listener so, once. Later calls do nothing."""
-        if self.error is not None:
-            return
-        self.error = error
+        """Nothing more will come: tell every listener so, once. Later calls do nothing; any thread."""
+        with self._ending:
+            if self.error is not None:
+                return
+            self.error = error
         listeners = [*self._listeners.values(), *self._replies.values()]
         self._listeners.clear()
         self._replies.clear()

@@ -265,6 +265,23 @@ def test_closing_while_the_leader_closes_for_itself_raises_nothing(
         assert client._closed.is_set()
 
 
+def test_a_send_that_meets_a_closing_says_that_the_client_was_closed(
+    empty: RunningRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It said that the runtime was gone, which lives."""
+    client = empty.connect()
+    branch, _ = open_branch(client)
+    send = client._transport.send
+
+    def send_late(frame: bytes) -> None:
+        client.close()
+        send(frame)
+
+    monkeypatch.setattr(client._transport, "send", send_late)
+    with pytest.raises(TransportError, match="closed"):
+        client.send([Gen(branch, "x")])
+
+
 def test_a_listener_may_close_the_client(empty: RunningRuntime) -> None:
     client = empty.connect()
     client.deliver_in_background()
