@@ -22,6 +22,7 @@ from branchwork.runtime.kv import BLOCK_TOKENS, Ints, KvArrays, KvShapes
 FORMAT = "branchwork-kv-1"
 TOKENS = "tokens"
 MAX_HEADER_BYTES = 1 << 16
+MAX_OFFSET = 1 << 40
 
 
 class BadBlock(Exception):
@@ -81,7 +82,8 @@ def read_prefix(file: BinaryIO, identities: Sequence[str], max_tokens: int) -> t
         (num_tokens,) = entry["shape"]
         is_right = (
             entry["dtype"] == "I32"
-            and first >= 0
+            and all(type(number) is int for number in (first, last, num_tokens))
+            and 0 <= first <= MAX_OFFSET
             and 0 < num_tokens <= max_tokens
             and num_tokens % BLOCK_TOKENS == 0
             and last - first == 4 * num_tokens

@@ -268,13 +268,15 @@ class DiskStore:
                 continue
             adapter, prefix = 0, None
             try:
+                about = os.stat(name, dir_fd=self._folder, follow_symlinks=False)
                 with self._open(name) as file:
                     adapter, prefix = read_prefix(file, self._identities, self._max_len)
+            except FileNotFoundError:
+                continue  # somebody tidies up
             except (BadBlock, OSError) as error:
                 is_foreign = isinstance(error, BadBlock) and error.foreign
                 num_foreign += is_foreign
                 bad += [] if is_foreign else [name]
-            about = os.stat(name, dir_fd=self._folder, follow_symlinks=False)
             if stat.S_ISREG(about.st_mode):
                 block = StoredBlock(name.removesuffix(SUFFIX), prefix, about.st_size, adapter)
                 found.append((about.st_mtime, block))

@@ -1,6 +1,7 @@
 """A folder of K/V: what was written is read bit for bit, and nothing else is ever taken for it."""
 
 import errno
+import json
 import logging
 import os
 import time
@@ -49,7 +50,7 @@ class Opened:
         return loaded
 
     def wait(self, condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not condition():
             assert time.monotonic() < deadline
             time.sleep(0.005)
@@ -68,13 +69,13 @@ def opened(folder: Path) -> Iterator[Callable[..., Opened]]:
 
     def make(identity: str = "model A") -> Opened:
         for before in stores:
-            before.store.close(5)
+            before.store.close(60)
         stores[:] = [Opened(folder, identity)]
         return stores[0]
 
     yield make
     for one in stores:
-        one.store.close(5)
+        one.store.close(60)
 
 
 def written(opened: Callable[..., Opened], folder: Path) -> Path:
@@ -145,6 +146,16 @@ def with_a_huge_header(path: Path) -> None:
     path.write_bytes((1 << 62).to_bytes(8, "little") + path.read_bytes()[8:])
 
 
+def with_offsets(path: Path, first: float, last: float) -> None:
+    """The tokens said to be elsewhere."""
+    data = path.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    header["tokens"]["data_offsets"] = [first, last]
+    changed = json.dumps(header).encode()
+    path.write_bytes(len(changed).to_bytes(8, "little") + changed + data[8 + size :])
+
+
 DAMAGE: dict[str, Callable[[Path], None]] = {
     "a byte of K flipped": lambda path: flip(path, path.stat().st_size - 700),
     "the last byte flipped": lambda path: flip(path, path.stat().st_size - 1),
@@ -158,6 +169,8 @@ DAMAGE: dict[str, Callable[[Path], None]] = {
     "a pipe": replaced_by_pipe,
     "zeros": replaced_by_zeros,
     "a huge header": with_a_huge_header,
+    "tokens at 10^30": lambda path: with_offsets(path, 10**30, 10**30 + 4 * BLOCK_TOKENS),
+    "tokens at 0.0": lambda path: with_offsets(path, 0.0, 4.0 * BLOCK_TOKENS),
 }
 
 
