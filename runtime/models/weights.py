@@ -15,6 +15,7 @@ from torch import Tensor
 
 from branchwork.runtime.wire.errors import ModelError
 
+_MAX_JSON_BYTES = 64 << 20
 _SAMPLED_BYTES = 1 << 16
 _SAMPLES = 8
 
@@ -22,8 +23,10 @@ _SAMPLES = 8
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file. Raises ModelError."""
     try:
+        if path.stat().st_size > _MAX_JSON_BYTES:
+            raise ValueError(f"it has more than {_MAX_JSON_BYTES} bytes")
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path.name} of {path.parent} cannot be read: {error}") from error
     if not isinstance(value, dict):
         raise ModelError(f"{path.name} of {path.parent} must be a JSON object")

@@ -24,6 +24,9 @@ BranchworkError
 
 from typing import ClassVar
 
+# Characters of a sentence about a folder.
+_LONGEST = 1000
+
 
 class BranchworkError(Exception):
     """Base of every error that branchwork raises on purpose; the message is one sentence.
@@ -161,9 +164,16 @@ class ConfigError(SetupError):
 
 
 class ModelError(SetupError):
-    """A model folder that cannot be served."""
+    """A model folder that cannot be served.
+
+    Words of the folder's own may stand in the message: it is cut, and has no control characters.
+    """
 
     code = "model"
+
+    def __init__(self, message: str) -> None:
+        shown = message if len(message) <= _LONGEST else message[: _LONGEST - 1] + "…"
+        super().__init__("".join(char if char.isprintable() else "\ufffd" for char in shown))
 
 
 def _subclasses(cls: type[BranchworkError]) -> list[type[BranchworkError]]:

@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,6 +15,8 @@ from transformers import PreTrainedModel
 
 from branchwork.runtime.models.adapters import Adapters, load_adapters, read_adapter_config
 from branchwork.runtime.models.loader import load_config, load_model
+from branchwork.runtime.models.model_runner import ModelRunner
+from branchwork.runtime.plan import Plan, Segment
 from branchwork.runtime.wire.config import RuntimeConfig
 from branchwork.runtime.wire.errors import ConfigError, ModelError
 
@@ -212,6 +215,57 @@ def test_a_folder_that_is_none_or_pickled_is_refused(made: Made, tmp_path: Path)
     save_file({}, tensors)
     with pytest.raises(ModelError, match="has no tensors"):
         load(made, folder)
+
+
+@pytest.mark.parametrize("bomb", ["[" * 100_000, '{"a":' * 100_000, '{"r": ' + "9" * 5000 + "}"])
+def test_json_that_is_no_config_is_refused_in_a_sentence(
+    made: Made, tmp_path: Path, bomb: str
+) -> None:
+    folder = make_adapter(tmp_path / "a", made[1])
+    (folder / "adapter_config.json").write_text(bomb)
+    with pytest.raises(ModelError, match=r"adapter_config\.json of .* cannot be read"):
+        load(made, folder)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"peft_type": "\x1b[2J\n" * 1000},
+        {"\x1b[2J\nok": 1},
+        {"lora_alpha": "9" * 1_000_000},
+        {"auto_mapping": {"base_model_class": "a\nb"}},
+    ],
+)
+def test_a_folders_own_words_are_cut_and_have_no_control_characters(
+    made: Made, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    """They are written to the log and the terminal of whoever starts the runtime."""
+    folder = make_adapter(tmp_path / "a", made[1], **changes)
+    with pytest.raises(ModelError) as caught:
+        load(made, folder)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) <= 1000
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_kv_is_the_same_to_the_bit_in_any_company(made: Made, tmp_path: Path, dtype: str) -> None:
+    """So a store may know it by the adapter alone, though ranks are padded to the largest that is loaded."""
+    small = ("small", str(make_adapter(tmp_path / "a", made[1], rank=5)))
+    wide = ("wide", str(make_adapter(tmp_path / "b", made[1], rank=77)))
+    found = []
+    for adapters, number in (((small,), 1), ((wide, small), 2)):
+        config = RuntimeConfig(model=str(made[0]), dtype=dtype, adapters=adapters)  # type: ignore[arg-type]
+        runner = ModelRunner(load_model(config), 256, 2, 128, num_token_ids=130)
+        rows = [
+            Segment(
+                row, 0, tuple(range(60)), np.arange(60, dtype=np.int32) + 128 * row, adapter=one
+            )
+            for row, one in enumerate((0, number))
+        ]
+        runner.run(Plan(tuple(rows)))
+        slots = np.concatenate([row.slots for row in rows])
+        found.append({name: kv.tobytes() for name, kv in runner.read_kv(slots).items()})
+    assert found[0] == found[1]
 
 
 def test_a_model_is_loaded_with_its_adapters_and_their_memory_is_asked_for(
