@@ -58,7 +58,7 @@ def test_a_slot_behind_another_branchs_answer_fails_with_its_own_branch(script: 
         s += bw.gen("after")  # not asked for when "bad" fails
 
     with pytest.raises(InvalidParameter, match='gen\\("bad"\\) - no'):
-        body.run(timeout=5)
+        body.run(timeout=60)
 
 
 def test_a_backend_error_reaches_every_mode(script: MakeScript) -> None:
@@ -151,7 +151,7 @@ def test_streams_that_do_not_wait_need_no_thread_each(script: MakeScript) -> Non
     script(delay_s=0.3)
     before = threading.active_count()
     states = [ask.run(question=str(i), stream=True) for i in range(100)]
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while threading.active_count() > before + 10 and time.monotonic() < deadline:
         time.sleep(0.01)
     assert threading.active_count() <= before + 10
@@ -213,10 +213,10 @@ def test_a_deadline_ends_the_program_and_frees_its_memory(script: MakeScript, mo
 
 def test_the_deadline_also_travels_with_each_slot(script: MakeScript) -> None:
     backend = script()
-    ask.run(question="?", timeout=30.0)
+    ask.run(question="?", timeout=1000.0)
     (gen,) = [each for each in backend.instructions if isinstance(each, wire.Gen)]
     assert gen.deadline_s is not None
-    assert 29 < gen.deadline_s <= 30
+    assert 900 < gen.deadline_s <= 1000
 
 
 @pytest.mark.parametrize("mode", MODES)

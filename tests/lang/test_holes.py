@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypedDict
 import msgspec
 import pydantic
 import pytest
+from tests.lang.paced import Paced
 
 import branchwork as bw
 from branchwork.lang import holes
@@ -238,17 +239,18 @@ def test_every_beginning_of_a_text_gives_an_object_or_says_that_none_has_begun()
     assert set(names) <= {None, *(names[-1][:end] for end in range(len(names[-1]) + 1))}
 
 
-def test_a_typed_slot_streams_objects_that_grow(script: MakeScript) -> None:
-    script(x='{"name": "New York", "population": 3}', delay_s=0.3)
+def test_a_typed_slot_streams_objects_that_grow() -> None:
+    backend = Paced(x='{"name":"New York City","population":3}')
 
     @bw.function
     def program(s: bw.State) -> None:
         s += "?" + bw.gen("x", type=City)
 
-    objects = list(program.run(stream=True).object_iter("x"))
+    state = program.run(stream=True, backend=backend)
+    objects = list(backend.one_by_one(state.object_iter("x")))
     assert objects[0].population is None
-    assert objects[-1] == City("New York", 3)
-    assert len(objects) > 2
+    assert objects[-1] == City("New York City", 3)
+    assert [each.name for each in objects[:3]] == ["New", "New York", "New York City"]
 
 
 def test_a_pydantic_model_streams_too(script: MakeScript) -> None:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 
 import pytest
+from tests.lang.paced import Paced
 
 import branchwork as bw
 from branchwork.lang.testing.scripted import Answer, Scripted
@@ -26,10 +27,10 @@ def test_all_text_comes_in_order_constants_and_answers(script: MakeScript) -> No
     assert "".join(state.text_iter()) == "Once upon a time. Then, after upon a time: all was well."
 
 
-def test_one_slot_can_be_read_word_by_word(script: MakeScript) -> None:
-    backend = script(begin="upon a time", end="all was well", delay_s=0.15)
-    state = story.run(stream=True)
-    assert list(state.text_iter("end")) == ["all", " was", " well"]
+def test_one_slot_can_be_read_word_by_word() -> None:
+    backend = Paced(begin=Answer("upon a time", delay_s=1e-9), end="all was well")
+    state = story.run(stream=True, backend=backend)
+    assert list(backend.one_by_one(state.text_iter("end"))) == ["all", " was", " well"]
     assert all(each.stream for each in backend.instructions if isinstance(each, wire.Gen))
 
 
@@ -51,25 +52,28 @@ def test_a_stream_of_an_unknown_slot_ends_with_the_body(script: MakeScript) -> N
         list(story.run(stream=True).text_iter("middle"))
 
 
-def test_values_of_a_streamed_program_can_be_read_as_soon_as_they_are_there(
-    script: MakeScript,
-) -> None:
-    script(begin="upon", end=Answer("late", delay_s=0.3))
-    state = story.run(stream=True)
-    assert state["begin"] == "upon"
-    begin = time.monotonic()
+def test_values_of_a_streamed_program_can_be_read_as_soon_as_they_are_there() -> None:
+    backend = Paced(begin=Answer("upon", delay_s=1e-9), end="late")
+    state = story.run(stream=True, backend=backend)
+    assert state["begin"] == "upon"  # though the end does not come
+    for _ in ("the word", "its end"):
+        backend.release()
     assert state["end"] == "late"
-    assert time.monotonic() - begin > 0.1
     assert state.text().endswith("late.")
     assert state.error() is None
 
 
-def test_an_async_stream_yields_text_and_numbers(script: MakeScript) -> None:
-    script(begin="upon a time", delay_s=0.09)
+def test_an_async_stream_yields_text_and_numbers() -> None:
+    backend = Paced(begin="upon a time")
 
     async def main() -> list[tuple[str, dict[str, object]]]:
-        state = await story.arun(stream=True, return_logprob=True)
-        return [pair async for pair in state.text_async_iter("begin", return_meta_data=True)]
+        state = await story.arun(stream=True, return_logprob=True, backend=backend)
+        pairs = []
+        await asyncio.to_thread(backend.release)
+        async for pair in state.text_async_iter("begin", return_meta_data=True):
+            pairs.append(pair)
+            await asyncio.to_thread(backend.release)
+        return pairs
 
     pairs = asyncio.run(main())
     assert [text for text, _ in pairs] == ["upon", " a", " time"]
@@ -121,15 +125,17 @@ def test_a_character_split_over_tokens_is_never_replaced() -> None:
     cut = "é".encode()
     slot_events = [wire.Tokens(1, "a", b"caf" + cut[:1]), wire.Tokens(1, "a", cut[1:])]
 
-    class Cutting(Scripted):
+    class Cutting(Paced):
         def _generate(self, branch, gen, answer, prompt_len, delay_s):  # type: ignore[no-untyped-def]
+            branch.ready_at = time.monotonic() + delay_s
             for event in slot_events:
                 self._emit(branch, event)
-                branch.ready_at = time.monotonic() + 0.05
             self._emit(branch, wire.Done(gen.branch, gen.slot, "stop", "café", wire.Usage()))
 
     @bw.function
     def body(s: bw.State) -> None:
         s += bw.gen("a")
 
-    assert list(body.run(stream=True, backend=Cutting()).text_iter()) == ["caf", "é"]
+    backend = Cutting()
+    state = body.run(stream=True, backend=backend)
+    assert list(backend.one_by_one(state.text_iter())) == ["caf", "é"]

@@ -47,7 +47,7 @@ class QueueOutbox:
 
     def until(self, kind: type[Event]) -> Event:
         while True:
-            event = self.events.get(timeout=10)
+            event = self.events.get(timeout=60)
             if isinstance(event, kind):
                 return event
 
@@ -61,7 +61,7 @@ def serving() -> Iterator[tuple[Engine, QueueInbox, QueueOutbox]]:
     thread.start()
     yield engine, inbox, outbox
     engine.stop()
-    thread.join(timeout=10)
+    thread.join(timeout=60)
     assert not thread.is_alive()
 
 
@@ -85,6 +85,16 @@ def test_an_engine_serves_from_its_thread_and_counts_its_steps(
 
 def test_stopping_fails_what_is_open(serving: tuple[Engine, QueueInbox, QueueOutbox]) -> None:
     engine, inbox, outbox = serving
+    asked, stopped = threading.Event(), threading.Event()
+    run = engine._runner.run  # type: ignore[attr-defined]
+
+    def run_until_stopped(plan: Plan) -> StepResult:
+        # Else all might be done before the engine is stopped.
+        assert asked.wait(60)
+        assert engine.steps < 10 or stopped.wait(60)
+        return run(plan)
+
+    engine._runner.run = run_until_stopped  # type: ignore[attr-defined]
     put(
         inbox,
         opened(1),
@@ -92,8 +102,10 @@ def test_stopping_fails_what_is_open(serving: tuple[Engine, QueueInbox, QueueOut
         generate(1, max_tokens=200, ignore_eos=True, stop=("~~",)),
     )
     put(inbox, opened(2), text(2, "Hello"), generate(2, "x", max_tokens=2), generate(2, "y"))
+    asked.set()
     outbox.until(Done)
     engine.stop()
+    stopped.set()
     final = outbox.until(Failed)
     assert isinstance(final, Failed)
     assert final.code == "aborted"

@@ -124,6 +124,7 @@ HOSTILE = {
 }  # fmt: skip
 
 
+@pytest.mark.timeout(600)
 def test_what_is_meant_to_do_harm_is_refused_and_the_next_is_served() -> None:
     # A second of CPU takes ten of the clock beside other tests, as the child lets everybody go first. A new child also
     # loads Lark in this time: with 0.3 s the good grammar was once refused.
@@ -131,5 +132,5 @@ def test_what_is_meant_to_do_harm_is_refused_and_the_next_is_served() -> None:
     with closing(GrammarCompiler(LETTERS, options)) as compiler:
         for text in HOSTILE.values():
             with pytest.raises(ConstraintError):
-                compiler.submit(Ebnf(text)).result(60)
-        assert compiler.submit(Ebnf('start: "a"')).result(60).start().accept_bytes(b"a")
+                compiler.submit(Ebnf(text)).result(100)
+        assert compiler.submit(Ebnf('start: "a"')).result(100).start().accept_bytes(b"a")

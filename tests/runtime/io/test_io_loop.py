@@ -32,7 +32,7 @@ from branchwork.runtime.wire.messages import (
 
 @pytest.fixture(scope="module")
 def runtime() -> Iterator[RunningRuntime]:
-    with launch_empty(client_timeout_s=1.0, heartbeat_s=0.2) as running:
+    with launch_empty() as running:
         yield running
 
 

@@ -82,6 +82,7 @@ class FakeBackend:
         self._listeners: dict[BranchId, Listener] = {}
         self._texts: dict[BranchId, str] = {}
         self._held: dict[BranchId, Gen] = {}
+        self._released = False
         self._queue: queue.SimpleQueue[Sequence[Instruction] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
@@ -109,11 +110,13 @@ class FakeBackend:
     def close(self) -> None:
         self._queue.put(None)
         if self._thread is not None:
-            self._thread.join(10)
+            self._thread.join(60)
 
     def release(self) -> None:
-        """Let every held answer end."""
-        held, self._held = self._held, {}
+        """Let every held answer end, and hold no more."""
+        with self._lock:
+            self._released = True
+            held, self._held = self._held, {}
         for branch, gen in held.items():
             self._tell(branch, self._done(gen, self.script(self._texts[branch], gen)))
             self._tell(branch, Closed(branch))
@@ -198,9 +201,10 @@ class FakeBackend:
                 logprobs = tuple(_logprob(byte, gen.logprobs) for byte in piece)
             run = Run(kind, tuple(piece))
             self._tell(gen.branch, Tokens(gen.branch, gen.slot, piece, (run,), logprobs))
-        if script.hold:
-            self._held[gen.branch] = gen
-            return
+        with self._lock:
+            if script.hold and not self._released:
+                self._held[gen.branch] = gen
+                return
         self._tell(gen.branch, self._done(gen, script))
 
     def _done(self, gen: Gen, script: Script) -> Done:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO
@@ -14,6 +15,9 @@ import httpx
 
 KEY = "real-key"
 HEADERS = {"authorization": f"Bearer {KEY}"}
+
+# On a machine that has other things to do a boot takes its time; the test's own limit is a little longer.
+PATIENCE_S = 100.0
 
 
 def branchwork() -> list[str]:
@@ -35,22 +39,27 @@ class RealServer:
         self.runtime_pid = int(_wait_for(self.process.stderr, r"runtime +pid (\d+)"))
         self.url = _wait_for(self.process.stderr, r"listening +(http://\S+)")
         # What is not read would one day block the server.
-        self._reader = threading.Thread(target=self.process.stderr.read, daemon=True)
+        self.said: deque[str] = deque(maxlen=200)
+        self._reader = threading.Thread(
+            target=self.said.extend, args=(self.process.stderr,), daemon=True
+        )
         self._reader.start()
         self.wait_for("/ready", 200)
 
     def wait_for(self, path: str, status: int) -> None:
         """Until `path` answers so."""
-        end = time.monotonic() + 60
-        while httpx.get(self.url + path, headers=HEADERS, timeout=10).status_code != status:
-            assert time.monotonic() < end, f"{path} never answered {status}"
+        end = time.monotonic() + PATIENCE_S
+        while (
+            answer := httpx.get(self.url + path, headers=HEADERS, timeout=PATIENCE_S)
+        ).status_code != status:
+            assert time.monotonic() < end, f"{path}: {answer.text}\n{''.join(self.said)}"
             time.sleep(0.05)
 
     def close(self) -> None:
         """End it, if it has not ended yet."""
         self.process.terminate()
-        self.process.wait(30)
-        self._reader.join(30)
+        self.process.wait(PATIENCE_S)
+        self._reader.join(PATIENCE_S)
         assert self.process.stderr is not None
         self.process.stderr.close()
 

@@ -415,9 +415,8 @@ def test_a_failure_in_mid_stream_ends_the_stream_with_an_error(serving: Any) -> 
         import asyncio  # noqa: PLC0415  # only this test runs two things at once
 
         asking = asyncio.create_task(ask(client))
-        while not server.gateway.num_running or not backend.frames:
-            await asyncio.sleep(0.01)
-        await asyncio.sleep(0.05)
+        while not any(server.gateway.metrics.first_token.counted()["counts"]):
+            await asyncio.sleep(0.01)  # until something has been sent
         backend.die()
         return await asking
 

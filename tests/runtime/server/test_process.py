@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.runtime.server.real import HEADERS, RealServer, real_server
+from tests.runtime.server.real import HEADERS, PATIENCE_S, RealServer, real_server
 from tests.runtime.server.sse import chunks
 
 # A stream of a second or two on one core.
@@ -18,7 +19,8 @@ LONG = {"prompt": "1 2 3", "max_tokens": 1500, "ignore_eos": True, "temperature"
 
 @pytest.fixture
 def server() -> Iterator[RealServer]:
-    with real_server() as made:
+    # A stream has time to end on a machine that has other things to do.
+    with real_server("--drain-timeout", str(PATIENCE_S)) as made:
         yield made
 
 
@@ -32,12 +34,16 @@ class Streaming:
         self._url = server.url
         self._thread = threading.Thread(target=self._read)
         self._thread.start()
-        assert self.begun.wait(30)
+        assert self.begun.wait(PATIENCE_S)
 
     def _read(self) -> None:
         try:
             with httpx.stream(
-                "POST", self._url + "/v1/completions", json=LONG, headers=HEADERS, timeout=60
+                "POST",
+                self._url + "/v1/completions",
+                json=LONG,
+                headers=HEADERS,
+                timeout=PATIENCE_S,
             ) as answer:
                 for piece in answer.iter_text():
                     self.text += piece
@@ -48,7 +54,7 @@ class Streaming:
 
     def join(self) -> None:
         """Wait for its end, whichever it is."""
-        self._thread.join(60)
+        self._thread.join(PATIENCE_S)
         assert not self._thread.is_alive()
 
     def end(self) -> list[dict[str, Any]]:
@@ -66,10 +72,23 @@ def is_alive(pid: int) -> bool:
 
 
 def wait_until_gone(pid: int) -> None:
-    end = time.monotonic() + 15
+    end = time.monotonic() + PATIENCE_S
     while is_alive(pid):
         assert time.monotonic() < end, "an orphan"
         time.sleep(0.05)
+
+
+def wait_until_refused(url: str) -> None:
+    """Until the server takes no connections."""
+    host, port = url.removeprefix("http://").split(":")
+    end = time.monotonic() + PATIENCE_S
+    while time.monotonic() < end:
+        try:
+            socket.create_connection((host, int(port)), timeout=PATIENCE_S).close()
+        except ConnectionRefusedError:
+            return
+        time.sleep(0.05)
+    raise AssertionError("it still takes connections")
 
 
 def test_a_killed_runtime_is_replaced_while_the_gateway_stays(server: RealServer) -> None:
@@ -79,7 +98,9 @@ def test_a_killed_runtime_is_replaced_while_the_gateway_stays(server: RealServer
     assert last["error"]["code"] == "runtime_unavailable"
     server.wait_for("/health", 200)
     ask = {"prompt": "1 2 3", "max_tokens": 4}
-    answer = httpx.post(server.url + "/v1/completions", json=ask, headers=HEADERS, timeout=30)
+    answer = httpx.post(
+        server.url + "/v1/completions", json=ask, headers=HEADERS, timeout=PATIENCE_S
+    )
     assert answer.status_code == 200
     assert server.process.poll() is None
 
@@ -90,15 +111,15 @@ def test_sigterm_lets_streams_end_and_leaves_nothing_behind(server: RealServer) 
     last = stream.end()[-1]
     assert last["choices"][0]["finish_reason"] == "length"
     assert stream.text.endswith("data: [DONE]\n\n")
-    assert server.process.wait(30) == 0
+    assert server.process.wait(PATIENCE_S) == 0
     wait_until_gone(server.runtime_pid)
 
 
 def test_ctrl_c_pressed_twice_ends_all_at_once(server: RealServer) -> None:
     stream = Streaming(server)
     server.process.send_signal(signal.SIGINT)
-    time.sleep(0.3)
+    wait_until_refused(server.url)  # a second signal in the same moment as the first is one with it
     server.process.send_signal(signal.SIGINT)
-    assert server.process.wait(15) == 0
+    assert server.process.wait(PATIENCE_S) == 0
     stream.join()
     wait_until_gone(server.runtime_pid)
