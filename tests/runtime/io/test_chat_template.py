@@ -1,5 +1,6 @@
 """Chat templates: the same text as transformers renders, within a sandbox and within bounds."""
 
+import time
 from pathlib import Path
 
 import jinja2
@@ -146,6 +147,19 @@ def test_a_template_that_would_not_end_is_stopped(
     monkeypatch.setattr(chat_template, "MAX_RENDER_S", 0.2)
     with pytest.raises(InvalidParameter):
         render(source, chat("hi"))
+
+
+def test_a_render_that_has_to_wait_for_a_core_is_not_stopped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def wait(form: str) -> str:
+        time.sleep(0.2)
+        return "now"
+
+    monkeypatch.setattr(chat_template, "MAX_RENDER_S", 0.1)
+    monkeypatch.setattr(chat_template, "_strftime_now", wait)
+    source = "{{ strftime_now('%Y') }}{% for m in messages %}{{ m.content }}{% endfor %}"
+    assert render(source, chat("hi")).endswith("hi")
 
 
 @pytest.mark.parametrize("source", ["{% for %}", "{{ ", "{% include 'x' %}{% bogus %}"])
