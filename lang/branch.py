@@ -193,6 +193,9 @@ class Branch:
             return self._cursors[_key(self.backend)]
         cursor = self._cursors.get(_key(backend))
         if cursor is None:
+            for piece in self.all_pieces():
+                if isinstance(piece, RoleMark):
+                    _check_role(piece.role, backend)
             self.program.use(backend)
             prefix = self.base.all_pieces(self.base_len) if self.base else []
             cursor = Cursor(self.program, backend, self.pieces, prefix=prefix)

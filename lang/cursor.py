@@ -110,6 +110,17 @@ class Cursor:
         if out:
             self._send(out)
 
+    def _go_on(self) -> None:
+        """As `advance`, where an event has come: whatever it raises, nobody would hear of it."""
+        try:
+            self.advance()
+        except BranchworkError as error:
+            self.fail(error)
+        except Exception as error:
+            failure = ProgramError(f"what follows a slot failed: {type(error).__name__}: {error}")
+            failure.__cause__ = error
+            self.fail(failure)
+
     def _send(self, instructions: Sequence[wire.Instruction]) -> None:
         try:
             self._program.driver.send(self._program, self.backend, instructions)
@@ -174,7 +185,7 @@ class Cursor:
 
     def _compile_foreign(self, slot: Slot, branch: wire.BranchId, texts: "_Texts") -> bool:
         if not slot.done:
-            slot.when_done(self.advance)
+            slot.when_done(self._go_on)
             return False
         if slot.error is not None:
             self.fail(slot.error)

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 import branchwork as bw
+from branchwork.lang.cursor import Cursor
+from branchwork.lang.slot import Slot
 from branchwork.lang.testing.scripted import Answer, Asked, Scripted
 from branchwork.runtime.wire import messages as wire
-from branchwork.runtime.wire.errors import InvalidParameter, ProgramError
+from branchwork.runtime.wire.errors import InvalidParameter, ProgramError, RoleError
 
 MakeScript = Callable[..., Scripted]
 
@@ -202,6 +204,38 @@ def test_a_slot_may_be_filled_by_another_backend(script: MakeScript) -> None:
         f"<|im_start|>user\nQ<|im_end|>\n [{start}] "
     )
     assert [type(each) for each in other.instructions][-1] is wire.Close
+
+
+def test_another_backend_that_lacks_a_role_of_the_branch_is_an_error(script: MakeScript) -> None:
+    """It was a KeyError, and where the slot stood behind another one it was never filled, nor was it said why."""
+    script(a="first")
+    other = Scripted({"b": "second"}, chat_format=wire.ChatFormat({}, {}))
+
+    def body(s: bw.State) -> None:
+        s += bw.gen("a")
+        s += bw.user("Q")
+        s += bw.gen("b", on=other)
+
+    with pytest.raises(RoleError, match="scripted has no role 'user'; it knows no roles"):
+        run(body)
+
+
+def test_a_bug_met_while_an_answer_is_passed_on_fails_the_slot_behind_it(
+    script: MakeScript, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script(a="first")
+    other = Scripted({"b": "second"})
+
+    def broken(cursor: Cursor, slot: Slot) -> tuple[int, ...]:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Cursor, "_kept_tokens", broken)
+
+    def body(s: bw.State) -> None:
+        s += bw.gen("a") + bw.gen("b", on=other)
+
+    with pytest.raises(ProgramError, match="what follows a slot failed: ZeroDivisionError"):
+        run(body)
 
 
 def test_several_backends_work_in_every_mode(script: MakeScript) -> None:
