@@ -30,6 +30,7 @@ from branchwork.runtime.wire.messages import (
     Heartbeat,
     Hello,
     Instruction,
+    Open,
     Reply,
     Request,
     Welcome,
@@ -135,9 +136,16 @@ class Client:
     def send(self, instructions: Sequence[Instruction]) -> None:
         """Queue instructions as one frame (as several, if they are more than the runtime takes in one).
 
-        Raises TransportError when the runtime is gone, InvalidParameter when one instruction alone is too large.
+        Raises TransportError when the runtime is gone, InvalidParameter when one instruction alone is too large: then
+        none is sent, and of branches that were to be opened nothing more is heard.
         """
-        self._send(instructions)
+        try:
+            self._send(instructions)
+        except BranchworkError:
+            for instruction in instructions:
+                if isinstance(instruction, Open):
+                    self._session.forget_branch(instruction.branch)
+            raise
 
     def wait(self, ready: Callable[[], bool], timeout_s: float | None = None) -> bool:
         """Block until `ready()` or the time is over; returns `ready()`. Events are delivered meanwhile.
@@ -222,22 +230,25 @@ class Client:
 
     def _send(self, messages: Sequence[ClientMessage]) -> None:
         self._check()
+        for frame in self._frames(messages):
+            self._transport.send(frame)
+        if self._transport.gone:
+            self._check()  # it may have been closed here
+            raise RuntimeDied(self._describe_death())
+
+    def _frames(self, messages: Sequence[ClientMessage]) -> list[bytes]:
+        """The messages in as few frames as the runtime takes. Raises InvalidParameter."""
         frame = encode(messages)
         if len(frame) <= self._max_frame_bytes:
-            self._transport.send(frame)
-            if self._transport.gone:
-                self._check()  # it may have been closed here
-                raise RuntimeDied(self._describe_death())
-        elif len(messages) > 1:
+            return [frame]
+        if len(messages) > 1:
             middle = len(messages) // 2
-            self._send(messages[:middle])
-            self._send(messages[middle:])
-        else:
-            raise InvalidParameter(
-                f"one message of {len(frame)} bytes; the runtime takes {self._max_frame_bytes} "
-                "(--max-text-bytes)",
-                "text",
-            )
+            return [*self._frames(messages[:middle]), *self._frames(messages[middle:])]
+        raise InvalidParameter(
+            f"one message of {len(frame)} bytes; the runtime takes {self._max_frame_bytes} "
+            "(--max-text-bytes)",
+            "text",
+        )
 
     def _check(self) -> None:
         if self._session.error is not None:

@@ -66,6 +66,10 @@ class Session:
         self._listeners[branch] = listener
         return branch
 
+    def forget_branch(self, branch: BranchId) -> None:
+        """What still comes of a branch goes to nobody."""
+        self._listeners.pop(branch, None)
+
     def add_request(self, listener: ReplyListener) -> int:
         """A fresh number whose reply goes to `listener`."""
         number = next(self._numbers)

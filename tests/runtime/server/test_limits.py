@@ -113,6 +113,19 @@ def test_over_http_both_numbers_are_named_where_a_request_is_larger_than_the_poo
     assert post(server).status_code == 200
 
 
+def test_over_http_a_text_just_too_large_for_a_frame_leaves_no_branch(server: RealServer) -> None:
+    """Each such request left one open in the runtime, until no more were taken of anybody."""
+    before, after = b'{"prompt":"', b'"}'
+    text = b"a" * ((8 << 20) - len(before) - len(after))
+    answer = httpx.post(
+        server.url + "/v1/completions", content=before + text + after, headers=HEADERS, timeout=60
+    )
+    assert answer.status_code == 400
+    assert "--max-text-bytes" in answer.json()["error"]["message"]
+    stats = httpx.get(server.url + "/server/stats", headers=HEADERS, timeout=60).json()
+    assert stats["branches"] == 0
+
+
 @pytest.mark.parametrize("priority", [1001, -1001, 2**31, 2**70, 0.5, "high"])
 def test_over_http_a_priority_out_of_range_is_refused(server: RealServer, priority: Any) -> None:
     answer = post(server, priority=priority)

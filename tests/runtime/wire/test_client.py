@@ -216,6 +216,21 @@ def test_a_message_that_is_too_large_is_refused_where_it_is_sent(client: Client)
     assert client.request("stats") == "{}"
 
 
+@pytest.mark.parametrize("text", ["a" * (9 << 20), "a\ud800"])
+def test_of_instructions_that_cannot_be_sent_none_is_and_their_branches_are_forgotten(
+    client: Client, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What stood before a text too large was sent, and the branch stayed open until the client left."""
+    sent: list[bytes] = []
+    heard: Heard = []
+    branch = client.new_branch(heard.append)
+    monkeypatch.setattr(client._transport, "send", sent.append)
+    with pytest.raises(InvalidParameter):
+        client.send([Open(branch), Text(branch, text), Gen(branch, "x"), Close(branch)])
+    assert sent == []
+    assert not client._session._listeners
+
+
 def test_a_closed_client_tells_its_listeners_and_refuses_to_send(empty: RunningRuntime) -> None:
     client = empty.connect()
     branch, heard = open_branch(client)
