@@ -59,7 +59,11 @@ class Runtime:
             options["model"] = chosen
         self.chat_template: ChatTemplate | None = None
         self._process: RunningRuntime = launch(**options)
-        self._client: Backend = self._process.connect()
+        try:
+            self._client: Backend = self._process.connect()
+        except BaseException:
+            self._process.close(0.0)
+            raise
         self._outer: Backend | None = None
 
     @property

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, fields, replace
@@ -31,6 +32,9 @@ from branchwork.runtime.wire.pipe import is_readable_within
 
 RUNTIME = "branchwork.runtime.process"
 Progress = Callable[[str], None]
+
+# A process whose connection has just ended may need so long to end itself.
+_ENDING_S = 2.0
 
 # A path of a unix socket fits in 107 bytes (sun_path); the folder's name and the file's take this much.
 _MAX_FOLDER_BYTES = 80
@@ -85,6 +89,7 @@ class RunningRuntime:
         self.config = replace(config, address=address)
         self.address = address
         self._unread = b""
+        self._closing = threading.Lock()
         self._process = subprocess.Popen(
             # -P: a file of the user's that is called json.py is not what the runtime imports.
             [sys.executable, "-P", "-m", module],
@@ -126,7 +131,7 @@ class RunningRuntime:
 
     def ending(self) -> str:
         """A sentence on how the process ended; empty while it runs."""
-        if not self.wait_exit(0.5):
+        if not self.wait_exit(_ENDING_S):
             return ""
         return f"the runtime (pid {self.pid}) {_how_it_ended(self._process.returncode)}"
 
@@ -142,10 +147,14 @@ class RunningRuntime:
             return
 
     def close(self, drain_s: float = 5.0) -> None:
-        """End the process: open slots may finish for `drain_s` seconds. Later calls do nothing."""
+        """End the process: open slots may finish for `drain_s` seconds. Later calls do nothing; any thread."""
         atexit.unregister(self.close)
         if self._owner != os.getpid():
             return  # a forked child has no say in this
+        with self._closing:
+            self._close(drain_s)
+
+    def _close(self, drain_s: float) -> None:
         if self._process.stdin is None or self._process.stdin.closed:
             return
         if self.alive:

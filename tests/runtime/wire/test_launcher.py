@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -93,6 +94,39 @@ def test_closing_ends_the_process_and_closing_again_does_nothing() -> None:
     runtime.close()
     assert not runtime.alive
     assert runtime.ending() == f"the runtime (pid {runtime.pid}) ended with status 0"
+
+
+def test_two_threads_may_close_a_runtime_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second wrote to a pipe that the first had closed."""
+    runtime = launch_empty()
+    both = threading.Barrier(2)
+    command = runtime._command
+
+    def late(line: str) -> None:
+        try:
+            both.wait(0.5)
+        except threading.BrokenBarrierError:
+            return command(line)
+        if threading.current_thread() is first:
+            return command(line)
+        first.join(30)  # the other one is done
+        return command(line)
+
+    monkeypatch.setattr(runtime, "_command", late)
+    raised: list[BaseException] = []
+
+    def close() -> None:
+        try:
+            runtime.close()
+        except BaseException as error:
+            raised.append(error)
+
+    first = threading.Thread(target=close)
+    first.start()
+    close()
+    first.join(30)
+    assert raised == []
+    assert not runtime.alive
 
 
 def test_the_runtime_has_a_session_of_its_own_so_that_ctrl_c_does_not_reach_it() -> None:
