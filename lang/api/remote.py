@@ -1,5 +1,6 @@
 """A backend over an API: instructions are carried out branch by branch, calls of different branches together."""
 
+import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,8 @@ from branchwork.runtime.wire.errors import (
     RequestError,
     RuntimeDied,
 )
+
+logger = logging.getLogger(__name__)
 
 MAX_CALLS = 64
 """Calls under way at once: a call waits on the network, and holds a thread meanwhile."""
@@ -239,7 +242,10 @@ class Remote:
                         self._changed.notify_all()
                         return
                     listener, event = self._outbox.popleft()
-                listener(event)
+                try:
+                    listener(event)
+                except Exception:  # one caller's bug must not keep the others' events from them
+                    logger.exception("a listener raised")
 
     def _answer(self, branch: _Branch, asked: wire.Gen | wire.Select) -> list[wire.Event]:
         if isinstance(asked, wire.Gen):

@@ -10,6 +10,7 @@ from tests.fake_api import Answer, FakeApi
 import branchwork as bw
 from branchwork.lang.api.openai import OpenAI
 from branchwork.lang.api.remote import Remote
+from branchwork.runtime.wire import messages as wire
 from branchwork.runtime.wire.errors import (
     ConstraintError,
     InvalidParameter,
@@ -55,6 +56,23 @@ def two_turns(s: bw.State, question: str) -> None:
     s += bw.assistant(bw.gen("first", stop="\n", temperature=0))
     s += bw.user("And then?")
     s += bw.assistant(bw.gen("second", 32))
+
+
+def test_a_listener_that_raises_keeps_nothing_from_the_others(
+    fake_api: MakeApi, connect: Callable[..., OpenAI], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever waited for what came behind was never told of it."""
+    backend = connect(fake_api(lambda path, body: chat("yes")))
+
+    def broken(event: object) -> None:
+        raise ZeroDivisionError
+
+    heard: list[object] = []
+    bad, good = backend.new_branch(broken), backend.new_branch(heard.append)
+    backend.send([wire.Open(bad), wire.Open(good), wire.Abort(bad), wire.Abort(good)])
+    assert backend.wait(lambda: bool(heard), 60)
+    assert heard == [wire.Closed(good)]
+    assert "a listener raised" in caplog.text
 
 
 def test_a_chat_sends_the_messages_so_far(
