@@ -229,7 +229,7 @@ class Router:
     def _try(self, peer: Peer, frame: bytes) -> bool:
         try:
             self._socket.send(peer.client, _FIRST_PART)
-            self._socket.send(frame, _LAST_PART)
+            self._send_rest(frame)
         except zmq.Again:
             return False
         except zmq.ZMQError as error:
@@ -238,6 +238,14 @@ class Router:
             self._forget(peer)
             return False
         return True
+
+    def _send_rest(self, frame: bytes) -> None:
+        try:
+            self._socket.send(frame, _LAST_PART)
+        except BaseException:
+            # Else the next message, whoever's it is, were the rest of this one. This takes no memory.
+            self._socket.send(b"", _LAST_PART)
+            raise
 
     def _keep(self, peer: Peer, frame: bytes) -> None:
         """Keep a frame for a client that does not read at present; one that does not read at all is forgotten."""

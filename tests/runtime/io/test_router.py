@@ -1,5 +1,6 @@
 """The runtime's socket and its peers, within one process."""
 
+import errno
 import signal
 import subprocess
 import sys
@@ -156,6 +157,36 @@ def test_a_client_that_reads_late_gets_all_of_it_in_order(router: Router, peers:
 
     until(read, router)
     assert received == list(range(5000))
+
+
+class OutOfMemory:
+    """A socket that has no memory for one frame."""
+
+    def __init__(self, socket: "zmq.Socket[bytes]", frame: bytes) -> None:
+        self._socket, self._frame = socket, frame
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._socket, name)
+
+    def send(self, data: bytes, flags: int) -> None:
+        if data == self._frame:
+            raise zmq.ZMQError(errno.ENOMEM)
+        self._socket.send(data, flags)
+
+
+def test_a_frame_that_finds_no_memory_does_not_send_the_next_one_to_its_client(
+    router: Router, peers: Peers
+) -> None:
+    """The other's id and frame were the rest of the message that had been begun."""
+    first, first_id = peers.join()
+    second, second_id = peers.join()
+    router._socket = OutOfMemory(router._socket, b"to the first")  # type: ignore[assignment]
+    router.send(first_id, b"to the first")
+    router.send(second_id, b"to the second")
+    assert second.poll(30_000)
+    assert second.recv_multipart() == [b"to the second"]
+    assert first.recv_multipart() == [b""]
+    assert router.tend(b"") == [first_id]
 
 
 def test_a_client_that_is_stopped_counts_as_gone_after_its_silence(tmp_path: Path) -> None:
