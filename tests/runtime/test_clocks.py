@@ -56,13 +56,13 @@ def test_the_wall_clock_is_read_for_dates_and_for_no_interval() -> None:
 
 
 def test_a_wall_clock_that_jumps_by_years_ends_no_slot_and_no_connection(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    short_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     choice = random.Random(0)
     years = 365 * 86_400.0
     monkeypatch.setattr(time, "time", lambda: 1.6e9 + choice.uniform(-50, 50) * years)
     options = RuntimeConfig(
-        address=f"ipc://{tmp_path}/socket", heartbeat_s=0.05, client_timeout_s=60.0
+        address=f"ipc://{short_path}/socket", heartbeat_s=0.05, client_timeout_s=60.0
     )
     service = mock_service.assemble(options, lambda _: None)
     thread = threading.Thread(target=service.run, daemon=True)

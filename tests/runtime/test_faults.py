@@ -1,5 +1,6 @@
 """The whole runtime, sockets and all, when the k-th call of something fails: who is hurt is told, others are served."""
 
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -38,16 +39,18 @@ NUMBER = Regex("(19|20)[0-9]{2}|none")
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    address = f"ipc://{tmp_path_factory.mktemp('faults')}/socket"
-    running = mock_service.assemble(
-        RuntimeConfig(address=address, heartbeat_s=0.05, log_level="error"), lambda _: None
-    )
-    thread = threading.Thread(target=running.run, daemon=True)
-    thread.start()
-    yield running
-    running.stop(0.0)
-    thread.join(30)
+def service() -> Iterator[Service]:
+    # The path of a socket has 107 bytes at most.
+    with tempfile.TemporaryDirectory(prefix="branchwork-", dir="/tmp") as folder:
+        options = RuntimeConfig(
+            address=f"ipc://{folder}/socket", heartbeat_s=0.05, log_level="error"
+        )
+        running = mock_service.assemble(options, lambda _: None)
+        thread = threading.Thread(target=running.run, daemon=True)
+        thread.start()
+        yield running
+        running.stop(0.0)
+        thread.join(30)
 
 
 class Caller:

@@ -15,8 +15,8 @@ from branchwork.runtime.io.router import Router
 
 
 @pytest.fixture
-def router(tmp_path: Path) -> Iterator[Router]:
-    bound = Router(f"ipc://{tmp_path}/socket", None, 1 << 20, ping_s=2.0, silence_s=60.0)
+def router(short_path: Path) -> Iterator[Router]:
+    bound = Router(f"ipc://{short_path}/socket", None, 1 << 20, ping_s=2.0, silence_s=60.0)
     yield bound
     bound.close()
 
@@ -189,8 +189,8 @@ def test_a_frame_that_finds_no_memory_does_not_send_the_next_one_to_its_client(
     assert router.tend(b"") == [first_id]
 
 
-def test_a_client_that_is_stopped_counts_as_gone_after_its_silence(tmp_path: Path) -> None:
-    router = Router(f"ipc://{tmp_path}/socket", None, 1 << 20, ping_s=0.1, silence_s=0.5)
+def test_a_client_that_is_stopped_counts_as_gone_after_its_silence(short_path: Path) -> None:
+    router = Router(f"ipc://{short_path}/socket", None, 1 << 20, ping_s=0.1, silence_s=0.5)
     code = (
         "import sys, time, zmq\n"
         "socket = zmq.Context().socket(zmq.DEALER)\n"

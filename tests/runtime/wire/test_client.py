@@ -442,8 +442,8 @@ WELCOME = Welcome(
 )
 
 
-def test_a_runtime_of_another_version_is_named(tmp_path: Path) -> None:
-    with fake_runtime(tmp_path) as (address, socket):
+def test_a_runtime_of_another_version_is_named(short_path: Path) -> None:
+    with fake_runtime(short_path) as (address, socket):
         frame = msgspec.msgpack.encode([msgspec.structs.replace(WELCOME, version=99)])
         thread = threading.Thread(target=answer, args=(socket, frame))
         thread.start()
@@ -463,23 +463,23 @@ def test_a_client_of_another_version_is_refused_by_the_runtime(empty: RunningRun
     context.term()
 
 
-def test_nobody_at_the_address_is_said_at_once(tmp_path: Path) -> None:
+def test_nobody_at_the_address_is_said_at_once(short_path: Path) -> None:
     with pytest.raises(RuntimeUnreachable, match="nobody answers"):
-        connect(f"ipc://{tmp_path}/absent", timeout_s=60)
+        connect(f"ipc://{short_path}/absent", timeout_s=60)
 
 
-def test_somebody_who_does_not_answer_is_given_up(tmp_path: Path) -> None:
+def test_somebody_who_does_not_answer_is_given_up(short_path: Path) -> None:
     with (
-        fake_runtime(tmp_path) as (address, _),
+        fake_runtime(short_path) as (address, _),
         pytest.raises(RuntimeUnreachable, match="nobody answers"),
     ):
         connect(address, timeout_s=0.1)
 
 
 def test_frames_that_are_no_messages_are_dropped(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    short_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with fake_runtime(tmp_path) as (address, socket):
+    with fake_runtime(short_path) as (address, socket):
 
         def play() -> None:
             peer, _ = socket.recv_multipart()
@@ -503,8 +503,8 @@ def test_frames_that_are_no_messages_are_dropped(
     assert caplog.text.count("cannot be read") == 2
 
 
-def test_a_silent_client_that_waits_sends_heartbeats(tmp_path: Path) -> None:
-    with fake_runtime(tmp_path) as (address, socket):
+def test_a_silent_client_that_waits_sends_heartbeats(short_path: Path) -> None:
+    with fake_runtime(short_path) as (address, socket):
         thread = threading.Thread(target=answer, args=(socket, msgspec.msgpack.encode([WELCOME])))
         thread.start()
         client = connect(address)

@@ -184,8 +184,8 @@ def test_tcp_with_a_key_serves_its_holders_and_nobody_else(tmp_path: Path) -> No
             connect(runtime.address)
 
 
-def test_an_address_that_another_runtime_listens_at_is_refused(tmp_path: Path) -> None:
-    address = f"ipc://{tmp_path}/socket"
+def test_an_address_that_another_runtime_listens_at_is_refused(short_path: Path) -> None:
+    address = f"ipc://{short_path}/socket"
     with launch_empty(address=address) as runtime:
         with pytest.raises(ConfigError, match="another process listens there"):
             launch_empty(address=address)
@@ -194,8 +194,8 @@ def test_an_address_that_another_runtime_listens_at_is_refused(tmp_path: Path) -
         client.close()
 
 
-def test_the_socket_that_a_killed_runtime_left_is_taken_over(tmp_path: Path) -> None:
-    address = f"ipc://{tmp_path}/socket"
+def test_the_socket_that_a_killed_runtime_left_is_taken_over(short_path: Path) -> None:
+    address = f"ipc://{short_path}/socket"
     with launch_empty(address=address) as runtime:
         runtime.kill()
         runtime.wait_exit(30)
@@ -213,11 +213,11 @@ def test_a_busy_port_is_refused_by_name(tmp_path: Path) -> None:
             launch_empty(address=f"tcp://127.0.0.1:{port}", key_file=key)
 
 
-def test_a_file_that_is_no_socket_is_not_taken_over(tmp_path: Path) -> None:
-    (tmp_path / "socket").write_text("precious")
+def test_a_file_that_is_no_socket_is_not_taken_over(short_path: Path) -> None:
+    (short_path / "socket").write_text("precious")
     with pytest.raises(ConfigError, match="no socket"):
-        launch_empty(address=f"ipc://{tmp_path}/socket")
-    assert (tmp_path / "socket").read_text() == "precious"
+        launch_empty(address=f"ipc://{short_path}/socket")
+    assert (short_path / "socket").read_text() == "precious"
 
 
 def test_a_start_that_ends_without_a_word_is_told(
