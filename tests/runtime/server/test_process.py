@@ -13,6 +13,9 @@ import pytest
 from tests.runtime.server.real import HEADERS, PATIENCE_S, RealServer, real_server
 from tests.runtime.server.sse import chunks
 
+# Two boots and a stream, each of which may take PATIENCE_S.
+pytestmark = pytest.mark.timeout(300)
+
 # A stream of a second or two on one core.
 LONG = {"prompt": "1 2 3", "max_tokens": 1500, "ignore_eos": True, "temperature": 0, "stream": True}
 
