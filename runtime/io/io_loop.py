@@ -58,7 +58,7 @@ class Host:
 
 
 class IoLoop:
-    """Runs until `stop`. Nothing that a client sends ends it: what cannot be read is counted and dropped."""
+    """Runs until `stop`. Nothing that a client sends ends it: who sends what cannot be read is refused and given up."""
 
     def __init__(self, host: Host, router: Router, outlet: Outlet) -> None:
         self._host = host
@@ -125,8 +125,9 @@ class IoLoop:
         for client, frame in self._router.receive():
             try:
                 messages = _decode(frame)
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                 self._num_bad_frames += 1
+                self._refuse_unread(client, error)
                 continue
             taken = Taken()
             for message in messages:
@@ -142,6 +143,13 @@ class IoLoop:
                     self._router.give_up(client)
                     break
             self._pass_on(client, taken)
+
+    def _refuse_unread(self, client: bytes, error: Exception) -> None:
+        """What a frame asked for that cannot be read nobody knows, so its client must not wait for it."""
+        if client in self._intakes:
+            reason = Refused("invalid_parameter", f"the runtime cannot read a message: {error}")
+            self._outlet.answer(client, [reason])
+            self._router.give_up(client)
 
     def _take(self, client: bytes, message: ClientMessage, taken: Taken) -> None:
         answers = taken.answers

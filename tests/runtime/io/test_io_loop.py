@@ -1,6 +1,7 @@
 """The socket of a real runtime process under what clients should not send."""
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from tests.empty_runtime import launch_empty
 
 from branchwork.runtime.wire.client import Client
-from branchwork.runtime.wire.errors import BranchworkError
+from branchwork.runtime.wire.errors import BranchworkError, InvalidParameter
 from branchwork.runtime.wire.launcher import RunningRuntime
 from branchwork.runtime.wire.messages import (
     Close,
@@ -61,12 +62,26 @@ def raw_socket(runtime: RunningRuntime, routing_id: bytes = b"") -> "Iterator[zm
 
 @pytest.fixture(scope="module")
 def stranger(runtime: RunningRuntime) -> "Iterator[zmq.Socket[bytes]]":
-    """A socket that has said Hello and may now say anything."""
+    """A socket that may say anything."""
     with raw_socket(runtime) as socket:
-        socket.send(msgspec.msgpack.encode([Hello()]))
-        assert socket.poll(30_000)
-        socket.recv()
         yield socket
+
+
+def greet(socket: "zmq.Socket[bytes]") -> None:
+    """Say Hello until it is welcome: who was given up a moment ago is not heard at once."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        socket.send(msgspec.msgpack.encode([Hello()]))
+        while socket.poll(200):
+            if msgspec.msgpack.decode(socket.recv())[0][0] == "welcome":
+                return
+    raise TimeoutError("no Welcome")
+
+
+def say(socket: "zmq.Socket[bytes]", *parts: bytes) -> None:
+    """Send a frame as a client that is known: it is given up for one that cannot be read."""
+    greet(socket)
+    socket.send_multipart(parts)
 
 
 def is_served(client: Client) -> bool:
@@ -111,7 +126,7 @@ tags = st.sampled_from([*TAGS, "heartbeat", "tokens", "done"])
 def test_bytes_that_are_no_messages_harm_nobody(
     bystander: Client, stranger: "zmq.Socket[bytes]", parts: list[bytes]
 ) -> None:
-    stranger.send_multipart(parts)
+    say(stranger, *parts)
     drain(stranger)
     assert is_served(bystander)
 
@@ -125,7 +140,7 @@ def test_damaged_messages_harm_nobody(
     for _ in range(data.draw(st.integers(1, 4))):
         frame[data.draw(st.integers(0, len(frame) - 1))] = data.draw(st.integers(0, 255))
     cut = data.draw(st.integers(0, len(frame)))
-    stranger.send(bytes(frame[:cut]) if cut % 3 == 0 else bytes(frame))
+    say(stranger, bytes(frame[:cut]) if cut % 3 == 0 else bytes(frame))
     drain(stranger)
     assert is_served(bystander)
 
@@ -135,7 +150,7 @@ def test_damaged_messages_harm_nobody(
 def test_messages_with_any_fields_harm_nobody(
     bystander: Client, stranger: "zmq.Socket[bytes]", messages: list[tuple[str, list[object]]]
 ) -> None:
-    stranger.send(msgspec.msgpack.encode([[tag, *fields] for tag, fields in messages]))
+    say(stranger, msgspec.msgpack.encode([[tag, *fields] for tag, fields in messages]))
     drain(stranger)
     assert is_served(bystander)
 
@@ -143,8 +158,8 @@ def test_messages_with_any_fields_harm_nobody(
 def test_arrays_inside_each_other_without_end_harm_nobody(
     bystander: Client, stranger: "zmq.Socket[bytes]"
 ) -> None:
-    stranger.send(b"\x91" * 100_000)
-    stranger.send(msgspec.msgpack.encode([["gen", 1, "x", []]])[:-1] + b"\x91" * 100_000)
+    say(stranger, b"\x91" * 100_000)
+    say(stranger, msgspec.msgpack.encode([["gen", 1, "x", []]])[:-1] + b"\x91" * 100_000)
     assert is_served(bystander)
 
 
@@ -165,11 +180,25 @@ def test_a_pickle_is_bytes_like_any_others(
 
     path = tmp_path / "touched"
     bomb = pickle.dumps(Bomb(path))
-    stranger.send(bomb)
-    stranger.send(msgspec.msgpack.encode([["request", 1, "stats", bomb]]))
-    stranger.send(msgspec.msgpack.encode([msgspec.msgpack.Ext(1, bomb)]))
+    say(stranger, bomb)
+    say(stranger, msgspec.msgpack.encode([["request", 1, "stats", bomb]]))
+    say(stranger, msgspec.msgpack.encode([msgspec.msgpack.Ext(1, bomb)]))
     assert is_served(bystander)
     assert not path.exists()
+
+
+def test_a_client_whose_message_cannot_be_read_is_told_so_and_does_not_wait(
+    runtime: RunningRuntime, bystander: Client
+) -> None:
+    heard: list[Event | BranchworkError] = []
+    client = runtime.connect()
+    branch = client.new_branch(heard.append)
+    client.send([Open(branch), Gen(branch, 5)])  # type: ignore[arg-type]
+    with pytest.raises(InvalidParameter, match=r"cannot read a message: Expected `str`, got `int`"):
+        client.wait(lambda: any(isinstance(event, Closed) for event in heard), 30)
+    assert isinstance(heard[-1], InvalidParameter)
+    client.close()
+    assert is_served(bystander)
 
 
 def test_a_peer_that_says_no_hello_is_refused(runtime: RunningRuntime) -> None:
