@@ -10,7 +10,14 @@ from branchwork.runtime.server.jobs import ClientGone
 
 
 async def read_body(request: Request, config: ServerConfig) -> bytes:
-    """The whole body. Raises ApiError (413, 408)."""
+    """The whole body. Raises ApiError (408, 413, 415)."""
+    coding = request.headers.get("content-encoding", "identity").strip().lower()
+    if coding not in ("", "identity"):
+        raise ApiError(
+            f"bodies in content-encoding {coding[:32]} are not read: send it as it is",
+            status=415,
+            code="unsupported_encoding",
+        )
     pieces = bytearray()
     try:
         async with asyncio.timeout(config.body_timeout):

@@ -201,6 +201,9 @@ class CompletionStream:
         self._decoders = [answers.decoder() for _ in range(shape.num_choices)]
         self._logprobs = [shape.logprobs(len(shape.echo(i))) for i in range(shape.num_choices)]
         self._begun = [False] * shape.num_choices
+        # The runtime tells the prompt's log-probabilities with the end, and they come first: till then all waits.
+        self._waits = shape.echoes is not None and shape.ask.logprobs is not None
+        self._waiting: list[list[Tokens]] = [[] for _ in range(shape.num_choices)]
         annotated = shape.prompt_ids is not None or shape.include_runs
         self._plain = shape.ask.logprobs is None and not annotated
         head = b"data: " + msgspec.json.encode(shape.head())[:-1] + b',"choices":[{"index":'
@@ -218,11 +221,27 @@ class CompletionStream:
         """The chunks of these events."""
         out = []
         for index, event in events:
-            if isinstance(event, Tokens):
+            if isinstance(event, Tokens) and self._waits:
+                self._waiting[index].append(event)
+            elif isinstance(event, Tokens):
                 out.append(self._more(index, event))
             elif isinstance(event, Done):
+                if self._waits:
+                    out.append(self._prompt(index, event))
+                    out += [self._more(index, each) for each in self._waiting[index]]
                 out.append(self._last(index, event))
         return b"".join(out)
+
+    def _prompt(self, index: int, event: Done) -> bytes:
+        """The chunk of the prompt, with its log-probabilities."""
+        self._begun[index] = True
+        choice = self._shape.choice(index, self._shape.echo(index))
+        logprobs = self._shape.logprobs()
+        if logprobs is not None and event.prompt_logprobs:
+            choice["logprobs"] = logprobs.add(event.prompt_logprobs)
+        if self._shape.prompt_ids is not None:
+            choice["prompt_token_ids"] = self._shape.prompt_ids[index // self._shape.n]
+        return self._chunk(choice)
 
     def _more(self, index: int, event: Tokens) -> bytes:
         text = self._decoders[index].decode(event.data)
@@ -251,19 +270,12 @@ class CompletionStream:
     def _last(self, index: int, event: Done) -> bytes:
         self._usages[index] = event.usage
         text = self._decoders[index].decode(b"", final=True)
-        out = b""
         if not self._begun[index]:
             text = self._shape.echo(index) + text
-        logprobs = self._logprobs[index]
-        if self._shape.echoes is not None and logprobs is not None and event.prompt_logprobs:
-            # The runtime sends the prompt's own log-probabilities with the end.
-            before = self._shape.choice(index, "")
-            before["logprobs"] = CompletionLogprobs(logprobs.k).add(event.prompt_logprobs)
-            out = self._chunk(before)
         choice = self._shape.choice(index, text, answers.finish_reason(event.reason))
         choice["stop_reason"] = event.matched
         choice |= answers.warned(event)
-        return out + self._chunk(choice)
+        return self._chunk(choice)
 
     def _chunk(self, choice: dict[str, Any]) -> bytes:
         body = {**self._shape.head(), "choices": [choice]}

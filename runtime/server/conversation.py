@@ -18,7 +18,7 @@ from branchwork.runtime.server.gateway import Attached
 from branchwork.runtime.server.generation import Generation, Prompt, cache_salt
 from branchwork.runtime.server.model import Model
 from branchwork.runtime.server.reasoning import AnswerReader, after_thinking, count_thought
-from branchwork.runtime.server.schemas import closed
+from branchwork.runtime.server.schemas import closed, of_arguments
 from branchwork.runtime.server.tools import ToolFormat, ToolReader, ToolSpec
 from branchwork.runtime.server.validate import parse
 from branchwork.runtime.wire.messages import AnyOf, Chat, ChatMessage, FreeText, Text
@@ -256,9 +256,12 @@ def tool_spec(tool: Tool, at: str, max_schema_bytes: int) -> ToolSpec:
     """One function, with the schema of its arguments as JSON text. Raises ApiError."""
     function = tool.function
     assert function is not None
-    schema = function.parameters
+    schema = of_arguments(function.parameters)
     if schema is None:
-        schema = {"type": "object", "properties": {}, "additionalProperties": False}
+        raise ApiError(
+            f"{at}.function.parameters must be a schema of type object: arguments have names",
+            param=f"{at}.function.parameters",
+        )
     text = _json(schema)
     if len(text) > max_schema_bytes:
         raise ApiError(

@@ -82,6 +82,10 @@ _MEANINGS = {
 }
 
 
+# By these words of OpenAI's and of Anthropic's, clients know that a shorter prompt, or a larger model, would do.
+_TOO_LONG = "This model's maximum context length is exceeded: prompt is too long."
+
+
 def from_failed(event: Failed, field: str | None = None) -> ApiError:
     """The answer to a slot that failed in the runtime; `field` is where its constraint came from.
 
@@ -103,6 +107,8 @@ def _api_error(code: str, message: str, param: str | None) -> ApiError:
     meaning = _MEANINGS.get(code, _Meaning(500, "internal_error"))
     if meaning.status == 500:
         message = "the runtime failed in this request"  # a bug's own words may hold a prompt
+    if code == wire.RequestTooLong.code:
+        message = f"{message}. {_TOO_LONG}"
     retry = wire.QueueFull.retry_after_s if meaning.status in (429, 503) else None
     return ApiError(message, meaning.status, param, meaning.code, retry)
 

@@ -24,6 +24,16 @@ _LISTS = ("anyOf", "oneOf", "prefixItems", "items")
 _SINGLE = ("items", "additionalProperties", "contains", "additionalItems")
 
 
+def of_arguments(schema: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The schema of a tool's arguments: an object, whether or not the client says so. None if it says otherwise."""
+    if schema is None:
+        return {"type": "object", "properties": {}, "additionalProperties": False}
+    kinds = schema.get("type", "object")
+    if kinds == "object" or (isinstance(kinds, list) and "object" in kinds):
+        return {**schema, "type": "object"}
+    return None
+
+
 def closed(schema: Any) -> Any:
     """`schema`, with every object that names its properties closed to others.
 

@@ -254,6 +254,13 @@ def test_token_ids_are_given_when_asked_for(serving: Any) -> None:
     assert bytes(ids) == b"hello world"
 
 
+def test_a_tool_whose_arguments_are_no_object_is_refused(serving: Any) -> None:
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "string"}}}
+    answer = serving().post(CHAT, {"messages": HI, "tools": [tool]})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "tools[0].function.parameters"
+
+
 def test_tools_that_may_be_called_leave_the_text_free(serving: Any) -> None:
     server = serving()
     server.post(CHAT, {"messages": HI, "tools": [WEATHER]})

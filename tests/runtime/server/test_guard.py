@@ -1,4 +1,5 @@
 import base64
+import gzip
 from typing import Any
 
 import pytest
@@ -169,6 +170,14 @@ def test_a_body_too_large_is_refused_before_it_is_read(serving: Any) -> None:
     streamed = server.request("POST", "/v1/completions", content=pieces())
     assert streamed.status_code == 413
     assert "--max-body" in streamed.json()["error"]["message"]
+
+
+def test_a_compressed_body_is_refused_by_its_coding(serving: Any) -> None:
+    body = gzip.compress(b'{"messages": [{"role": "user", "content": "hi"}]}')
+    headers = {"content-encoding": "gzip"}
+    answer = serving().request("POST", "/v1/chat/completions", content=body, headers=headers)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (415, "unsupported_encoding")
+    assert "gzip" in answer.json()["error"]["message"]
 
 
 def test_keys_are_read_from_files_and_a_public_address_needs_one(

@@ -110,6 +110,9 @@ def test_over_http_both_numbers_are_named_where_a_request_is_larger_than_the_poo
     error = answer.json()["error"]
     assert error["code"] == "context_length_exceeded"
     assert f"700 tokens, the KV pool holds {POOL} (--kv-slots)" in error["message"]
+    # By these words clients (litellm) tell it from other errors, and turn to a larger model.
+    assert "This model's maximum context length is" in error["message"]
+    assert "prompt is too long" in error["message"]
     assert post(server).status_code == 200
 
 

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from branchwork.runtime.server.schemas import closed
+from branchwork.runtime.server.schemas import closed, of_arguments
 
 OPEN: dict[str, Any] = {"type": "object", "properties": {"a": {}}}
 SHUT = {**OPEN, "additionalProperties": False}
@@ -47,3 +47,25 @@ def test_an_object_that_names_its_properties_has_no_others(schema: Any, expected
 )
 def test_what_says_itself_or_stands_in_parts_is_left_as_it_is(schema: Any) -> None:
     assert closed(schema) == schema
+
+
+@pytest.mark.parametrize(
+    ("schema", "expected"),
+    [
+        (None, {"type": "object", "properties": {}, "additionalProperties": False}),
+        ({}, {"type": "object"}),
+        ({"properties": {"a": {}}}, {"type": "object", "properties": {"a": {}}}),
+        ({"type": ["object", "null"]}, {"type": "object"}),
+        (
+            {"anyOf": [OPEN, {"type": "string"}]},
+            {"type": "object", "anyOf": [OPEN, {"type": "string"}]},
+        ),
+        ({"type": "string"}, None),
+        ({"type": ["array", "null"]}, None),
+        ({"type": None}, None),
+    ],
+)
+def test_arguments_of_a_tool_are_an_object_whether_or_not_its_schema_says_so(
+    schema: Any, expected: Any
+) -> None:
+    assert of_arguments(schema) == expected
