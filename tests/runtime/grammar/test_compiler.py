@@ -281,6 +281,17 @@ def test_what_a_child_prepares_before_it_is_asked_is_not_counted_as_a_constraint
         assert child.wait(60) == 0
 
 
+def test_a_child_whose_runtime_has_ended_leaves_without_a_word() -> None:
+    arguments = [sys.executable, "-m", "branchwork.runtime.grammar.compiler_child", "1", "60", "60"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    child = subprocess.run(
+        arguments, stdin=subprocess.PIPE, stdout=writer, stderr=subprocess.PIPE, timeout=60
+    )
+    os.close(writer)
+    assert (child.returncode, child.stderr) == (0, b"")
+
+
 def test_a_constraint_over_the_size_limit_is_refused_at_once() -> None:
     compiler = GrammarCompiler(LETTERS, replace(OPTIONS, max_schema_bytes=100))
     refused = compiler.submit(Regex("a" * 200))
