@@ -48,6 +48,9 @@ class Driver(Protocol):
     def wait(self, program: Waiting, ready: Ready, subscribe: Subscribe) -> None:
         """Return when `ready()`; raises DeadlineExceeded when the program's time is over."""
 
+    def wait_outside(self, program: Waiting, ready: Ready, subscribe: Subscribe) -> None:
+        """As `wait`, for who reads a program that others run. Raises ProgramError where that could never end."""
+
     def sleep(self, seconds: float) -> None:
         """Return after so long; who shares the thread goes on meanwhile."""
 
@@ -120,6 +123,10 @@ class Direct:
             return wait_for_signal(program, ready, subscribe)
         while not program.backends[0].wait(ready, time_left(program)):
             time_left(program)
+
+    def wait_outside(self, program: Waiting, ready: Ready, subscribe: Subscribe) -> None:
+        """Block until `ready()`."""
+        wait_for_signal(program, ready, subscribe)
 
     def sleep(self, seconds: float) -> None:
         """Block the thread."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # Bits of a code object's flags, as in `inspect`, which itself is 16 ms to import.
 _HAS_KEYWORDS, _IS_COROUTINE = 0x08, 0x80
+_IS_GENERATOR = 0x20 | 0x200
 
 T = TypeVar("T")
 
@@ -44,6 +45,10 @@ class Function:
         adapter: str | None = None,
     ) -> None:
         code = body.__code__
+        if code.co_flags & _IS_GENERATOR:
+            raise ProgramError(
+                f"{body.__name__}: a body must not yield; append with s += …, and stream with run(stream=True)"
+            )
         self.func = body
         self.num_api_spec_tokens = num_api_spec_tokens
         self.adapter = adapter

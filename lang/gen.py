@@ -6,11 +6,12 @@ from typing import Any, Literal, Unpack
 
 from branchwork.lang import holes
 from branchwork.lang.choices import Method, named
+from branchwork.lang.default import resolve
 from branchwork.lang.ir import Expr, Gen, Hole, Media, Reasoning, Select, Seq, expression
 from branchwork.lang.options import RunOptions, normalise
 from branchwork.runtime.wire.backend import Backend
 from branchwork.runtime.wire.errors import ProgramError
-from branchwork.runtime.wire.messages import Constraint, Ebnf
+from branchwork.runtime.wire.messages import Constraint
 
 
 class GenOptions(RunOptions, total=False):
@@ -59,11 +60,14 @@ def gen(
     >>> ask.run()["age"]
     36
     """
+    check_name("gen", name)
     own = normalise(options, also_known=_FORMS) if options else {}
     if max_tokens is not None:
         own.update(normalise({"max_tokens": max_tokens}))
     values = (type, dtype, choices, regex, json_schema, ebnf, constraint)
     given = [form for form, value in zip(_FORMS, values, strict=True) if value is not None]
+    if on is not None:
+        resolve(on)
     if not given:
         return Gen(name, own, _FREE, on)
     if len(given) > 1:
@@ -88,9 +92,9 @@ def _hole(form: str, values: tuple[Any, ...], schema_form: holes.SchemaForm) -> 
         case "json_schema":
             return holes.of_schema(value, schema_form)
         case "ebnf":
-            return Hole(Ebnf(value))
+            return holes.of_grammar(value)
         case _:
-            return Hole(value)
+            return holes.of_constraint(value)
 
 
 def gen_int(
@@ -132,22 +136,28 @@ def select(
     >>> state["mood"], round(state.probs("mood")[" good"], 2)
     (' good', 0.88)
     """
-    if choices is None:
+    check_name("select", name)
+    if on is not None:
+        resolve(on)
+    if isinstance(choices, str):
+        raise ProgramError(f"select({name!r}): choices must be a list of texts, not one text")
+    members = tuple(choices or ())  # once: it may be a generator
+    if not members:
         raise ProgramError(f"select({name!r}) has no choices")
-    texts: list[str]
-    values: tuple[Any, ...] = ()
     if isinstance(choices, EnumMeta):
-        values = tuple(choices)
-        texts = [str(member.value) for member in values]
+        texts = [str(getattr(member, "value", member)) for member in members]
     else:
-        if isinstance(choices, str):
-            raise ProgramError(f"select({name!r}): choices must be a list of texts, not one text")
-        if any(isinstance(choice, Enum) for choice in choices):
-            values = tuple(choices)
-        texts = [_choice(choice, name) for choice in choices]
-    if not texts:
-        raise ProgramError(f"select({name!r}) has no choices")
+        texts = [_choice(choice, name) for choice in members]
+    if "" in texts:
+        raise ProgramError(f"select({name!r}): choice {texts.index('')} is the empty text")
+    values = members if any(isinstance(member, Enum) for member in members) else ()
     return Select(name, tuple(texts), named(choices_method), values, on)
+
+
+def check_name(what: str, name: object) -> None:
+    """Raises ProgramError for a slot's name that is no text."""
+    if name is not None and not isinstance(name, str):
+        raise ProgramError(f"{what}({name!r}): a slot's name is text, not {type(name).__name__}")
 
 
 def _choice(choice: Any, name: str | None) -> str:

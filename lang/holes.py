@@ -76,6 +76,10 @@ def of_dtype(dtype: Any) -> Hole:
     return _DTYPES[name]
 
 
+# Properties of Unicode: the runtime's dialect has them, Python's own does not.
+_NOT_PYTHONS = re.compile(r"\\[pP]\{")
+
+
 def of_regex(pattern: str) -> Hole:
     """The form of a pattern. Raises ConstraintError, with the position, for what is no pattern at all."""
     if not isinstance(pattern, str):
@@ -83,9 +87,28 @@ def of_regex(pattern: str) -> Hole:
     try:
         re.compile(pattern)
     except re.error as error:
+        if _NOT_PYTHONS.search(pattern):
+            return Hole(wire.Regex(pattern))  # the runtime reads it, and says what is wrong
         message = f'gen(regex="{pattern}") - {error.msg} at position {error.pos}'
         raise ConstraintError(message, str(error.pos)) from None
     return Hole(wire.Regex(pattern))
+
+
+def of_grammar(text: str) -> Hole:
+    """The form of a grammar. Raises ConstraintError for what is no text."""
+    if not isinstance(text, str):
+        raise ConstraintError(f"ebnf must be a string, not {type(text).__name__}", "ebnf")
+    return Hole(wire.Ebnf(text))
+
+
+def of_constraint(constraint: wire.Constraint) -> Hole:
+    """The form of a constraint of the wire. Raises ConstraintError for what is none."""
+    if not isinstance(constraint, wire.Constraint):
+        message = (
+            f"constraint must be one of runtime.wire.messages, not {type(constraint).__name__}"
+        )
+        raise ConstraintError(message, "constraint")
+    return Hole(constraint)
 
 
 class SchemaForm(NamedTuple):
@@ -98,10 +121,14 @@ class SchemaForm(NamedTuple):
 
 def of_schema(schema: str | Mapping[str, Any], form: SchemaForm) -> Hole:
     """The form of a JSON schema, as text or as a mapping. The slot's value stays its text."""
-    text = schema if isinstance(schema, str) else json.dumps(schema)
+    for name, word in (("whitespace", form.whitespace), ("order", form.order)):
+        allowed = get_args(SchemaForm.__annotations__[name])
+        if word not in allowed:
+            raise ConstraintError(f"{name} must be {' or '.join(allowed)}, not {word!r}", name)
     try:
+        text = schema if isinstance(schema, str) else json.dumps(schema)
         json.loads(text)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise ConstraintError(f"json_schema is no JSON: {error}", "json_schema") from None
     mode: Literal["strict", "best_effort"] = "strict" if form.strict else "best_effort"
     return Hole(wire.JsonSchema(text, mode, form.whitespace, form.order))

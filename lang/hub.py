@@ -13,7 +13,16 @@ from threading import Event, get_ident
 
 from greenlet import getcurrent
 
-from branchwork.lang.driver import MAX_FRAME, Body, Outgoing, Ready, Subscribe, Waiting, time_left
+from branchwork.lang.driver import (
+    MAX_FRAME,
+    Body,
+    Outgoing,
+    Ready,
+    Subscribe,
+    Waiting,
+    time_left,
+    wait_for_signal,
+)
 from branchwork.runtime.wire.backend import Backend
 from branchwork.runtime.wire.errors import TransportError
 from branchwork.runtime.wire.messages import Instruction
@@ -75,7 +84,8 @@ class Hub:
     def wait(self, program: Waiting, ready: Ready, subscribe: Subscribe) -> None:
         """Set the running body aside until `ready()`."""
         body = getcurrent()
-        assert isinstance(body, Body), "only a body of this hub waits here"
+        if not isinstance(body, Body):
+            return self.wait_outside(program, ready, subscribe)
         self._watch(program.backends)
 
         def wake() -> None:
@@ -91,6 +101,10 @@ class Hub:
             if time_left(program) is not None and program.deadline is not None:
                 heapq.heappush(self._deadlines, (program.deadline, next(self._order), body))
             self._home.switch()
+
+    def wait_outside(self, program: Waiting, ready: Ready, subscribe: Subscribe) -> None:
+        """Block until `ready()`; the hub's own thread runs nothing but bodies."""
+        wait_for_signal(program, ready, subscribe)
 
     def sleep(self, seconds: float) -> None:
         """Set the running body aside for so long."""

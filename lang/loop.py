@@ -10,8 +10,17 @@ from typing import TypeVar
 
 from greenlet import getcurrent
 
-from branchwork.lang.driver import Body, Outgoing, Ready, Subscribe, Waiting, time_left
+from branchwork.lang.driver import (
+    Body,
+    Outgoing,
+    Ready,
+    Subscribe,
+    Waiting,
+    time_left,
+    wait_for_signal,
+)
 from branchwork.runtime.wire.backend import Backend
+from branchwork.runtime.wire.errors import ProgramError
 from branchwork.runtime.wire.messages import Instruction
 
 T = TypeVar("T")
@@ -43,13 +52,29 @@ class LoopDriver:
     def wait(self, program: Waiting, ready: Ready, subscribe: Subscribe) -> None:
         """Set the running body aside until `ready()`; the loop goes on meanwhile."""
         body = getcurrent()
-        assert isinstance(body, Body), "only a body of this loop waits here"
+        if not isinstance(body, Body):
+            return self.wait_outside(program, ready, subscribe)
         while True:
             future = self._subscribed(program, ready, subscribe)
             if future is None:
                 return
             assert body.parent is not None
             body.parent.switch((future, time_left(program)))
+
+    def wait_outside(self, program: Waiting, ready: Ready, subscribe: Subscribe) -> None:
+        """Block another thread until `ready()`. Raises ProgramError on the loop's own, which would never turn again."""
+        if get_ident() != self._thread:
+            return wait_for_signal(program, ready, subscribe)
+        if isinstance(getcurrent(), Body):
+            return self.wait(program, ready, subscribe)
+        with program.lock:
+            is_ready = ready()
+        if not is_ready:
+            raise ProgramError(
+                "this is not told yet, and to wait for it would stop the loop that the program runs on: "
+                "read the stream to its end first (async for … in state.text_async_iter())"
+            )
+        return None
 
     def sleep(self, seconds: float) -> None:
         """Set the running body aside for so long."""

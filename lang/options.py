@@ -63,6 +63,12 @@ def _integer(value: Any) -> int:
     return value
 
 
+def _count(value: Any) -> int:
+    if _integer(value) < 1:
+        raise TypeError("at least 1")
+    return int(value)
+
+
 def _number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError("a number")
@@ -93,7 +99,10 @@ def _integers(value: Any) -> tuple[int, ...]:
 def _bias(value: Any) -> tuple[tuple[int, float], ...]:
     if not isinstance(value, Mapping):
         raise TypeError("a mapping of token ids to numbers")
-    return tuple((_integer(int(token)), _number(bias)) for token, bias in value.items())
+    try:  # ids may be text, as in JSON
+        return tuple((_integer(int(token)), _number(bias)) for token, bias in value.items())
+    except (TypeError, ValueError):
+        raise TypeError("a mapping of token ids to numbers") from None
 
 
 def _top_k(value: Any) -> int:
@@ -129,7 +138,7 @@ _BESIDE: dict[str, Callable[[Any], Any]] = {
     "length_safe": _flag,
 }
 
-_OF_ONE_SLOT: dict[str, Callable[[Any], Any]] = {"n": _integer, "timeout": _number}
+_OF_ONE_SLOT: dict[str, Callable[[Any], Any]] = {"n": _count, "timeout": _number}
 
 _ALIASES = {"max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens"}
 

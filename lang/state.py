@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from branchwork.lang import meta
 from branchwork.lang.branch import Branch
-from branchwork.lang.driver import current_driver, wait_for_signal
+from branchwork.lang.driver import current_driver
 from branchwork.lang.group import Group
 from branchwork.lang.ir import Expr, RoleMark, Select, expression
 from branchwork.lang.program import Program
@@ -567,7 +567,7 @@ async def wait_for_async(program: Program, slot: Slot) -> None:
 
 def _wait_for_change(program: Program, ready: Callable[[], bool]) -> None:
     if program.shared:
-        wait_for_signal(program, ready, program.when_changed)
+        program.driver.wait_outside(program, ready, program.when_changed)
     else:
         current_driver().wait(program, ready, program.when_changed)
 

@@ -122,6 +122,10 @@ class _NeverWaits:
         """Raises TraceEnd."""
         raise TraceEnd("the body waits for an answer")
 
+    def wait_outside(self, program: Waiting, ready: Ready, subscribe: Subscribe) -> None:
+        """Raises TraceEnd."""
+        self.wait(program, ready, subscribe)
+
     def sleep(self, seconds: float) -> None:
         """Nothing is tried again."""
 

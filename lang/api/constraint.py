@@ -59,7 +59,7 @@ def held(completion: Completion, constraint: wire.Constraint | None, api: str) -
         return completion
     text = completion.text.lstrip()
     if isinstance(constraint, wire.Regex):
-        found = re.match(constraint.pattern, completion.text) or re.match(constraint.pattern, text)
+        found = _matched(constraint.pattern, completion.text, text)
         met = found and found.group()
     elif isinstance(constraint, wire.Choices):
         met = next((each for each in constraint.values if text.strip() == each.strip()), None)
@@ -72,6 +72,17 @@ def held(completion: Completion, constraint: wire.Constraint | None, api: str) -
             f"{api} cannot be held to this constraint, and answered {completion.text[:60]!r}"
         )
     return msgspec.structs.replace(completion, text=met)
+
+
+def _matched(pattern: str, *texts: str) -> re.Match[str] | None:
+    """Where the first of the texts begins with what the pattern matches. Raises ConstraintError if nobody can tell."""
+    try:
+        read = re.compile(pattern)
+    except re.error as error:
+        raise ConstraintError(
+            f"the answer cannot be held to {pattern[:60]!r}: {error.msg}", str(error.pos)
+        ) from None
+    return next((found for text in texts if (found := read.match(text))), None)
 
 
 def _first_value(text: str) -> str | None:

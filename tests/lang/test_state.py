@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 import branchwork as bw
+from branchwork.lang.ir import Gen
 from branchwork.lang.testing.scripted import Answer, Scripted
 from branchwork.runtime.wire import messages as wire
 from branchwork.runtime.wire.errors import (
+    BranchworkError,
     ConstraintError,
     InvalidParameter,
     ProgramError,
@@ -168,6 +170,58 @@ def test_a_bad_pattern_tells_its_position() -> None:
     with pytest.raises(ConstraintError, match=r"unterminated subpattern at position 6") as caught:
         bw.gen("age", regex="[0-9]+(")
     assert caught.value.param == "6"
+
+
+def test_a_property_of_unicode_is_for_the_runtime_to_read() -> None:
+    written = bw.gen("name", regex=r"\p{Lu}\p{Ll}+")
+    assert isinstance(written, Gen)
+    assert written.hole.constraint == wire.Regex(r"\p{Lu}\p{Ll}+")
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda: bw.gen(5), r"gen\(5\): a slot's name is text, not int"),
+        (lambda: bw.select(5, ["a"]), r"select\(5\): a slot's name is text, not int"),
+        (lambda: bw.gen("a", ebnf=5), "ebnf must be a string, not int"),
+        (lambda: bw.gen("a", constraint=5), "constraint must be one of .*, not int"),
+        (lambda: bw.gen("a", json_schema={}, order="x"), "order must be declared or any, not 'x'"),
+        (
+            lambda: bw.gen("a", json_schema={}, whitespace=5),
+            "whitespace must be fixed or any, not 5",
+        ),
+        (lambda: bw.gen("a", json_schema={"const": {1}}), "json_schema is no JSON: .*set"),
+        (lambda: bw.gen("a", on="gpt-4o"), "backend must be a Runtime, .*, not str"),
+        (lambda: bw.gen("a", n=0), "n=0: must be at least 1"),
+        (lambda: bw.gen("a", logit_bias={"x": 1}), "must be a mapping of token ids to numbers"),
+        (lambda: bw.select("a", ["x", ""]), "choice 1 is the empty text"),
+    ],
+)
+def test_what_could_not_be_read_by_the_runtime_is_refused_where_it_is_written(
+    write: Callable[[], Any], message: str
+) -> None:
+    with pytest.raises(BranchworkError, match=message):
+        write()
+
+
+def test_a_body_that_yields_is_refused_and_not_passed_over() -> None:
+    def body(s: bw.State) -> Any:
+        s += "a" + bw.gen("a")
+        yield s["a"]
+
+    async def body_async(s: bw.AsyncState) -> Any:
+        s += "a" + bw.gen("a")
+        yield await s["a"]
+
+    for each in (body, body_async):
+        with pytest.raises(ProgramError, match="must not yield"):
+            bw.function(each)
+
+
+def test_choices_may_come_from_a_generator(script: MakeScript) -> None:
+    script(a=2)
+    written = bw.select("a", (str(number) for number in range(3)))  # type: ignore[arg-type]
+    assert written.choices == ("0", "1", "2")
 
 
 def test_an_error_of_the_runtime_names_the_slot_and_the_authors_line(script: MakeScript) -> None:

@@ -10,7 +10,7 @@ from tests.lang.paced import Paced
 import branchwork as bw
 from branchwork.lang.testing.scripted import Answer, Scripted
 from branchwork.runtime.wire import messages as wire
-from branchwork.runtime.wire.errors import SlotError
+from branchwork.runtime.wire.errors import ProgramError, SlotError
 
 MakeScript = Callable[..., Scripted]
 
@@ -96,6 +96,26 @@ def test_an_async_body_can_be_streamed(script: MakeScript) -> None:
         return "".join([text async for text in state.text_async_iter()])
 
     assert asyncio.run(main()) == "one two, one two, three"
+
+
+def test_who_breaks_off_an_async_stream_is_told_how_to_wait_for_a_value(
+    script: MakeScript,
+) -> None:
+    script(begin="upon a time", end="well", delay_s=0.1)
+
+    async def main() -> str:
+        state = await story.arun(stream=True)
+        async for _ in state.text_async_iter("begin"):
+            break
+        with pytest.raises(ProgramError, match="read the stream to its end first"):
+            state["end"]
+        with pytest.raises(ProgramError, match="read the stream to its end first"):
+            list(state.text_iter())
+        async for _ in state.text_async_iter():
+            pass
+        return str(state["end"])
+
+    assert asyncio.run(main()) == "well"
 
 
 def test_a_plain_stream_can_be_read_from_a_loop(script: MakeScript) -> None:
