@@ -18,7 +18,7 @@ _FIRST_PLACEHOLDER = 0xDB80
 _PLAIN = re.compile(r"[^\\.^$*+?{}\[\]()|]+")
 
 _NOT_REGULAR = (
-    (re.compile(r"\(\?P=\w+\)|\\[1-9][0-9]?|\\k<\w+>"), "a backreference"),
+    (re.compile(r"\(\?P=\w+\)|\\(?![0-3][0-7]{2})[1-9][0-9]?|\\k<\w+>"), "a backreference"),
     (re.compile(r"\(\?\("), "a conditional group"),
     (re.compile(r"\(\?>"), "an atomic group"),
     (re.compile(r"(?:[*+?]|(?<!\\)\{\d*,?\d*\})\+"), "a possessive quantifier"),

@@ -67,11 +67,12 @@ def test_anchors_and_lookaround_mean_what_python_means(pattern: str) -> None:
         "[é-ñ]",
         "(?s).",
         "[]a]",
+        r"[\101-\103]\x42",
     ],
 )
 def test_classes_and_letter_case_are_those_of_python(pattern: str) -> None:
     language = pattern_dfa(pattern, "python", False)
-    chars = [*map(chr, range(0x250)), *"ſKẞ٣५Ⅷ \u2028日\U0001f600"]
+    chars = [*map(chr, range(0x250)), *"ſKẞ٣५Ⅷ \u2028日\U0001f600", "AB"]
     for text in [*chars, "aB", "ab", "STRASSE", "STRAßE", "straẞe"]:
         assert language.accepts(text.encode()) == bool(re.fullmatch(pattern, text)), text
 
