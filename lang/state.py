@@ -9,7 +9,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import contextmanager
 from types import FrameType, ModuleType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 from branchwork.lang import meta
 from branchwork.lang.branch import Branch
@@ -386,6 +386,21 @@ class State(Appending):
         value = self.get_var(name)
         if last is _NOTHING or value != last:
             yield value
+
+    @overload
+    def text_async_iter(
+        self, var_name: str | None = None, return_meta_data: Literal[False] = False
+    ) -> AsyncIterator[str]: ...
+
+    @overload
+    def text_async_iter(
+        self, var_name: str | None = None, *, return_meta_data: Literal[True]
+    ) -> AsyncIterator[tuple[str, dict[str, Any]]]: ...
+
+    @overload
+    def text_async_iter(
+        self, var_name: str | None, return_meta_data: Literal[True]
+    ) -> AsyncIterator[tuple[str, dict[str, Any]]]: ...
 
     async def text_async_iter(
         self, var_name: str | None = None, return_meta_data: bool = False

@@ -69,6 +69,7 @@ def add_options(
         choices = get_args(spec.type) if get_origin(spec.type) is Literal else None
         metavar = None if choices else _metavar(spec)
         help_text = describe(spec).replace("%", "%%")
+        alone: dict[str, Any] = {"nargs": "?", "const": "on"} if spec.type is bool else {}
         group.add_argument(
             flag_of(spec),
             dest=spec.name,
@@ -77,6 +78,7 @@ def add_options(
             choices=choices,
             metavar=metavar,
             help=help_text,
+            **alone,
         )
 
 

@@ -37,6 +37,12 @@ def test_a_flag_wins_over_the_environment_and_that_over_the_default(
     assert config_from(Small, parse("--cache", "on")) == Small(8, True)
 
 
+def test_a_switch_may_stand_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BRANCHWORK_CACHE", "off")
+    assert config_from(Small, parse("--cache")) == Small(8, True)
+    assert config_from(Small, parse("--cache", "--max-len", "7")) == Small(7, True)
+
+
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [

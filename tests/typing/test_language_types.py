@@ -1,5 +1,6 @@
 """The types that a program's author sees, held by the type checker and by running."""
 
+import asyncio
 from enum import Enum
 from typing import Any, assert_type
 
@@ -53,3 +54,17 @@ def test_async_states_have_their_types() -> None:
         assert_type(s.fork(2), Group[bw.AsyncState])
 
     program.run(backend=Scripted())
+
+
+def test_an_async_stream_gives_text_and_pairs_only_where_they_are_asked_for() -> None:
+    program = bw.function(lambda: "a" + bw.gen("x"))
+
+    async def main() -> None:
+        state = await program.arun(stream=True, backend=Scripted())
+        async for piece in state.text_async_iter("x"):
+            assert_type(piece, str)
+        async for text, news in state.text_async_iter("x", return_meta_data=True):
+            assert_type(text, str)
+            assert_type(news, dict[str, Any])
+
+    asyncio.run(main())
