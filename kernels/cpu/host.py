@@ -13,6 +13,7 @@ from torch import Tensor
 
 from branchwork.kernels.cpu.amx import TILE_ROWS
 from branchwork.kernels.cpu.attention import BLOCK, make_scratch, make_sums
+from branchwork.kernels.cpu.cached import compiled_for
 from branchwork.kernels.cpu.choice import TeamChoice
 from branchwork.kernels.cpu.low_rank import LowMatrix, lay_rows, make_room, pack_low
 from branchwork.kernels.cpu.matrix import Matrix, make_product_scratch, num_bytes, pack_matrix
@@ -137,6 +138,7 @@ class Network:
             return Thread(part, team, tiles, *scratch)
 
         self._alone = self._first = thread(0, make_team(1))
+        self._compute = compiled_for(work_on, *self._state, self._alone)
         self._choice = TeamChoice()
         if threads > 1 and SUPPORTED:
             team = make_team(threads)
@@ -217,12 +219,12 @@ class Network:
         weights_us = weight_bytes / _BYTES_PER_US
         products_us = 2 * num_weights * num_rows / _FLOP_PER_US
         if self._first is self._alone or max(weights_us, products_us) > _TEAM_FROM_US:
-            work_on(*self._state, self._first)
+            self._compute(*self._state, self._first)
             return
         size = 2 * num_rows.bit_length() + int(self._job.kind[0] == HEAD)
         by_team = self._choice.next_is_team(size)
         began = time.perf_counter()
-        work_on(*self._state, self._first if by_team else self._alone)
+        self._compute(*self._state, self._first if by_team else self._alone)
         self._choice.took(size, by_team, time.perf_counter() - began)
 
     def sample(self, rows: SamplingRows, num_ids: int) -> Ints:
