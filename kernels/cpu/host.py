@@ -128,6 +128,7 @@ class Network:
         self._head_work = num_bytes(packed.head), weights.head.numel()
         self._vocab_size = weights.head.shape[0]
         self._sampling = make_sampling_scratch(self._vocab_size)
+        self._choose: Callable[..., None] | None = None  # for rows as the first ones were
 
         tiles = compiled_tiles(stored)
         widest = max(layers[0].qkv[0].shape[1], layers[0].out.shape[1], layers[0].down.shape[1])
@@ -230,7 +231,10 @@ class Network:
     def sample(self, rows: SamplingRows, num_ids: int) -> Ints:
         """Choose a token for each row of the last `logits` among its first `num_ids`: `api.sample`."""
         out = np.empty(rows.num_rows, np.int32)
-        choose_tokens(self._work.logits, num_ids, rows, self._sampling, out)
+        arguments = self._work.logits, num_ids, rows, self._sampling, out
+        if self._choose is None:
+            self._choose = compiled_for(choose_tokens, *arguments)
+        self._choose(*arguments)
         return out
 
     @property

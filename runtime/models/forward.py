@@ -52,10 +52,12 @@ class PlainForward:
         self._cache = cache
         self._hidden = self._logits = torch.empty(0)
 
+    @torch.inference_mode()
     def run(self, batch: Batch) -> None:
         """See `Forward.run`."""
         self._hidden = self._decoder.forward(batch.tensors(self._decoder.adapters), self._cache)
 
+    @torch.inference_mode()
     def head(self, tokens: Ints) -> None:
         """See `Forward.head`."""
         rows = self._hidden[torch.from_numpy(tokens)]
@@ -65,6 +67,7 @@ class PlainForward:
         """See `Forward.logits`."""
         return self._logits
 
+    @torch.inference_mode()
     def sample(self, rows: SamplingRows, num_ids: int) -> Ints:
         """See `Forward.sample`."""
         chosen = torch.empty(rows.num_rows, dtype=torch.int32)
@@ -72,6 +75,7 @@ class PlainForward:
         ids: Ints = chosen.numpy()
         return ids
 
+    @torch.inference_mode()
     def states(self, first: int, last: int) -> Tensor:
         """See `Forward.states`."""
         return self._decoder.normed(self._hidden[first:last])

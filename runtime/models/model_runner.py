@@ -99,7 +99,6 @@ class ModelRunner:
         """As `run`."""
         return Computed(self.run(plan))
 
-    @torch.inference_mode()
     def run(self, plan: Plan) -> StepResult:
         """Compute the K and V of every segment's tokens, and what its sample, score and pooling ask for."""
         if self._faster is not None and self._faster.done():

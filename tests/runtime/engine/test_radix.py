@@ -263,6 +263,8 @@ def evict_both(tree: RadixTree, naive: NaiveCache, count: int) -> None:
 
 def agree(tree: RadixTree, naive: NaiveCache) -> None:
     tree.check()
+    keeps = Counter(edge for node in naive.keeps for edge in node.path())
+    assert all(node.keeps == keeps[node] for node in tree.nodes())
     slots = {}
     for space, tokens, places in tree.prefixes():
         for length, slot in enumerate(places, 1):
@@ -333,7 +335,7 @@ def drive(seed: int, num_operations: int) -> None:
     """Random operations, checked against the dictionary at every match and now and then as a whole."""
     choose = random.Random(seed)
     tree, naive = RadixTree(), NaiveCache()
-    nodes: list[Node] = []
+    nodes = naive.keeps
     for step in range(num_operations):
         space = choose.choice((A, B))
         tokens = tuple(choose.choices((0, 1, 2), k=choose.randint(1, 8)))
