@@ -44,7 +44,7 @@ from branchwork.kernels.errors import KernelError
 from branchwork.kernels.lanes import Lanes, RowState, make_lanes
 from branchwork.kernels.linear import PackedLinear
 from branchwork.kernels.linear import pack as pack_linear
-from branchwork.kernels.low_rank import AdapterRows, make_adapter_rows, splits_of
+from branchwork.kernels.low_rank import AdapterRows, check_adapters, make_adapter_rows, splits_of
 from branchwork.kernels.quantized import (
     BITS_OF_HEAD,
     BITS_OF_LAYERS,
@@ -101,6 +101,7 @@ __all__ = [
     "add_rms_norm",
     "advance_rows",
     "attend",
+    "check_adapters",
     "check_slots",
     "code_identity",
     "combine",
@@ -523,7 +524,8 @@ def combine(values: Tensor, weight: Tensor, out: Tensor) -> None:
 def group_rows(adapter: Tensor, rows: AdapterRows) -> None:
     """Find each adapter's tokens.
 
-    adapter  [T] int32: 0: none; n from 1 to N: adapter n − 1 of the weights; any other number is none too
+    adapter  [T] int32: 0: none; n from 1 to N: adapter n − 1 of the weights; no other (`check_adapters`), which would
+             be none too
     """
     num_adapters = len(rows.count)
     _require_ints("adapter", adapter, -1)

@@ -1,11 +1,15 @@
 """Which tokens of a step are computed with which adapter, and what lies between the two products of one."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from branchwork.kernels.configs import SHRINK_INPUTS
+from branchwork.kernels.errors import KernelError
 from branchwork.kernels.weights import AdapterWeights, LowRank
 
 
@@ -21,6 +25,13 @@ class AdapterRows:
     count: Tensor
     rows: Tensor
     room: Tensor
+
+
+def check_adapters(adapters: Sequence[int] | npt.NDArray[np.int32], number: int) -> None:
+    """Each is one of so many, counted from 1, or none (0). Raises KernelError."""
+    lowest, highest = int(np.min(adapters, initial=0)), int(np.max(adapters, initial=0))
+    if lowest < 0 or highest > number:
+        raise KernelError("adapters", f"numbers from 0 to {number}", f"{lowest} to {highest}")
 
 
 def make_adapter_rows(

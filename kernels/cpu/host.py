@@ -38,6 +38,7 @@ from branchwork.kernels.cpu.sampling import make_scratch as make_sampling_scratc
 from branchwork.kernels.cpu.team import SUPPORTED, Team, make_team
 from branchwork.kernels.cpu.tile import PANEL, compiled_tiles, padded_rows
 from branchwork.kernels.errors import KernelError
+from branchwork.kernels.low_rank import check_adapters
 from branchwork.kernels.quantized import BITS_OF_HEAD, BITS_OF_LAYERS, Quantize
 from branchwork.kernels.sampling import SamplingRows
 from branchwork.kernels.weights import AdapterWeights, DecoderWeights, LayerWeights
@@ -196,11 +197,8 @@ class Network:
     def _adapt(self, adapters: Ints, num_tokens: int) -> int:
         if len(adapters) != num_tokens:
             raise KernelError("adapters", f"{num_tokens} of tokens", str(len(adapters)))
-        lowest, highest = int(adapters.min()), int(adapters.max())
-        if lowest < 0 or highest > self._num_adapters:
-            expected = f"numbers from 0 to {self._num_adapters}"
-            raise KernelError("adapters", expected, f"{lowest} to {highest}")
-        return lay_rows(adapters, self._adapted) if highest else 0
+        check_adapters(adapters, self._num_adapters)
+        return lay_rows(adapters, self._adapted) if adapters.any() else 0
 
     def logits(self, of_tokens: Ints) -> npt.NDArray[np.float32]:
         """Scores of what follows some tokens of the last `run`, [len(of_tokens), V]; overwritten by the next call."""

@@ -67,6 +67,8 @@ class Batch:
     def tensors(self, adapters: AdapterWeights | None = None) -> "BatchTensors":
         """The same for a decoder on the CPU, which has these adapters."""
         numbers, adapted = self.adapters_of_tokens, None
+        if numbers is not None:
+            kernels.check_adapters(numbers, 0 if adapters is None else adapters.number)
         if adapters is not None and numbers is not None:
             adapted = kernels.make_adapter_rows(adapters, len(numbers), "cpu")
             kernels.group_rows(torch.from_numpy(numbers), adapted)

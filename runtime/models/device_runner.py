@@ -89,6 +89,7 @@ class DeviceRunner:
         self.num_slots, self.max_len = num_slots, max_len
         self.num_machines = min(num_machines, max_rows)
         self._decoder = decoder
+        self._num_adapters = 0 if decoder.adapters is None else decoder.adapters.number
         self._num_ids = num_token_ids or config.vocab_size
         self._max_logit_rows = logit_rows_at_once(max_rows, config.vocab_size)
         mask_bytes = max_rows * self._num_ids // 8
@@ -127,6 +128,7 @@ class DeviceRunner:
     @torch.inference_mode()
     def launch(self, plan: Plan) -> _Pending:
         """See `runtime.runner.Runner.launch`."""
+        kernels.check_adapters([segment.adapter for segment in plan.segments], self._num_adapters)
         self._num_launched += 1
         self._uploads.turn()
         self._state.send(plan)

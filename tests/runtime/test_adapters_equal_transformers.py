@@ -134,13 +134,14 @@ def test_a_folder_that_peft_wrote_computes_what_peft_computes(
     assert greedy.generate([prompt, prompt], 16, chunk=5) == [text, without]
 
 
-def test_the_compiled_network_refuses_an_adapter_that_it_does_not_have(tmp_path: Path) -> None:
+@BOTH
+def test_an_adapter_that_is_not_there_is_refused(compiled: bool, tmp_path: Path) -> None:
     _, options = made(tmp_path, "llama")
-    greedy = Greedy(tmp_path / "model", True, **options)
+    greedy = Greedy(tmp_path / "model", compiled, **options)
     greedy.adapters[0] = 4
     with pytest.raises(KernelError, match="adapters: expected numbers from 0 to 3, found 4 to 4"):
         greedy.generate([[1, 2]], 1, 100)
-    without = Greedy(tmp_path / "model", True)
+    without = Greedy(tmp_path / "model", compiled)
     without.adapters[0] = 1
     with pytest.raises(KernelError, match="adapters: expected numbers from 0 to 0, found 1 to 1"):
         without.generate([[1, 2]], 1, 100)

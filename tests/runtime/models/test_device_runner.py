@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tests.runtime.models.device_programs import (
@@ -16,6 +17,10 @@ from tests.runtime.models.device_programs import (
     on_a_device,
     on_the_cpu,
 )
+
+from branchwork.kernels.api import KernelError
+from branchwork.runtime.models.device_runner import DeviceRunner
+from branchwork.runtime.plan import Plan, Sample, Sampler, Segment
 
 ROOT = Path(__file__).parents[3]
 MODELS = make_models()
@@ -60,6 +65,21 @@ def test_over_triton_in_the_interpreter_every_program_gets_the_cpu_s_answers(
     assert done.returncode == 0, (done.returncode, done.stderr[-2000:])
     line = json.loads(done.stdout.splitlines()[-1])
     assert (line["program"], line["wrong"], line["missed"]) == (str(program), None, [])
+
+
+@pytest.mark.parametrize(("model", "number"), [("adapters", 2), ("plain", 0)])
+@pytest.mark.parametrize("tokens", [(5,), (5, 6)], ids=["a decode step", "any other"])
+def test_an_adapter_that_is_not_there_is_refused(
+    model: str, number: int, tokens: tuple[int, ...]
+) -> None:
+    runner = DeviceRunner(MODELS[model], 64, 2, 32, 16)
+    sample = Sample(Sampler(0.0, 1.0, 0, 0.0, 0.0, 0.0, 1.0, 0, ()), len(tokens))
+    slots = np.arange(len(tokens), dtype=np.int32)
+    for wrong in (number + 1, -1):
+        plan = Plan((Segment(0, 0, tokens, slots, sample=sample, adapter=wrong),))
+        with pytest.raises(KernelError, match=f"adapters: expected numbers from 0 to {number}"):
+            runner.launch(plan)
+    runner.launch(Plan((Segment(0, 0, tokens, slots, sample=sample, adapter=number),))).result()
 
 
 @pytest.mark.gpu
