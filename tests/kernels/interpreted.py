@@ -8,6 +8,7 @@ import tests.kernels.interpreter  # noqa: F401  before any kernel is imported
 
 import json
 import sys
+import time
 import warnings
 
 from tests.kernels.cases import CASES, compare, widened
@@ -23,9 +24,12 @@ def main(prefixes: list[str]) -> None:
         found = case.make()
         expected = widened(case.make())
         print(json.dumps({"starts": str(case)}), flush=True)
+        began = time.process_time()
         TRITON[case.operation](**found)
         REFERENCE[case.operation](**expected)
-        print(json.dumps({"case": str(case), "wrong": compare(case, found, expected)}), flush=True)
+        seconds = round(time.process_time() - began, 1)
+        wrong = compare(case, found, expected)
+        print(json.dumps({"case": str(case), "wrong": wrong, "seconds": seconds}), flush=True)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 The interpreter holds a bfloat16 as its raw 16 bits. Left alone it multiplies those bits in `tl.dot`, cuts them off
 instead of rounding in casts, and casts float8 by arithmetic of its own. And numpy 2.4 no longer turns an array of one
 element into an index, which `tl.range` relies on. Arithmetic on bfloat16 stays wrong: kernels widen after each load.
+
+Most of its time goes into describing types and shapes, anew for each value; here each is described once.
 """
 
 import os
@@ -87,6 +89,9 @@ def _run_ptx(
 
 Builder.create_inline_asm = _run_ptx
 
+# Here a launch is over when the next begins.
+tl.extra.cuda.gdc_wait = tl.extra.cuda.gdc_launch_dependents = lambda: None
+
 _patch_tensor = interpreter._patch_lang_tensor
 
 
@@ -120,3 +125,46 @@ def _patch_once(function: Any) -> _Kept:
 
 
 interpreter._patch_lang = _patch_once
+
+
+# What is the same for equal types and shapes is worked out once ------------------------------------------------------
+
+_DTYPES: dict[str, Any] = {}
+_BLOCKS: dict[tuple[Any, ...], dict[str, Any]] = {}
+_SHAPES: dict[tuple[int, ...], tuple[Any, Any]] = {}
+
+_np_dtype, _make_block, _make_tensor = (
+    interpreter._get_np_dtype, tl.block_type.__init__, tl.tensor.__init__
+)  # fmt: skip
+
+
+def _np_dtype_once(kind: Any) -> Any:
+    name = kind.scalar.name
+    if name not in _DTYPES:
+        _DTYPES[name] = _np_dtype(kind)
+    return _DTYPES[name]
+
+
+def _ints(shape: Any) -> tuple[int, ...]:
+    return tuple(size if type(size) is int else size.value for size in shape)
+
+
+def _make_block_once(self: Any, element_ty: Any, shape: Any) -> None:
+    key = element_ty.name, _ints(shape)
+    if key not in _BLOCKS:
+        _make_block(self, element_ty, shape)
+        _BLOCKS[key] = self.__dict__
+    self.__dict__ = _BLOCKS[key]
+
+
+def _make_tensor_once(self: Any, handle: Any, type: Any) -> None:
+    shape = _ints(type.shape) if type.is_block() else ()
+    if shape not in _SHAPES:
+        _make_tensor(self, handle, type)
+        _SHAPES[shape] = self.shape, self.numel
+    self.handle, self.type, self.dtype = handle, type, type.scalar
+    self.shape, self.numel = _SHAPES[shape]
+
+
+interpreter._get_np_dtype = _np_dtype_once
+tl.block_type.__init__, tl.tensor.__init__ = _make_block_once, _make_tensor_once
