@@ -1,10 +1,10 @@
 """Choosing a token for each row of logits on the device, without a sort and without the host.
 
-    scan      chunks of a row, each a program: edits and the grammar's mask are part of the load; highest score, its
-              token, and the sum of weights. For a row that is not cut, this is the one pass over memory.
-    count     rows cut by top-k, top-p or min-p: how many tokens of a chunk may be kept at all. A bound that
-    compact   costs nothing leaves few: those are written out in the order of their ids.
-    choose    one program a row: finds the exact cut among the few, four bits of the weight at a time, and draws.
+    scan         chunks of a row, each a program: edits and the grammar's mask are part of the load; highest score, its
+                 token, and the sum of weights. For a row that is not cut, this is the one pass over memory.
+    candidates   rows cut by top-k, top-p or min-p: how many tokens of a chunk may be kept at all; then, a second time,
+                 which. A bound that costs nothing leaves few: those are written out in the order of their ids.
+    choose       one program a row: finds the exact cut among the few, four bits of the weight at a time, and draws.
 
 The draw is that of `kernels.sampling`: the inverse of the cumulative distribution in the order of ids, at the point
 `random_uniform(seed, position)`. Sums are taken in a fixed order within a row: a row's token does not depend on the
@@ -154,35 +154,15 @@ def _candidates(
 
 
 @triton.jit
-def count_kernel(
-    logits, stride, width, temperature, top_k, top_p, min_p, repetition_penalty, frequency_penalty,
-    presence_penalty, mask, mask_row, edited, seen, bias, chunk_highest, chunk_sum, chunk_count,
-    CHUNK: tl.constexpr, CHUNKS: tl.constexpr,
-):  # fmt: skip
-    """One program: how many candidates each of some chunks of a row has, if the row is cut."""
-    row = tl.program_id(0).to(tl.int64)
-    k, p, least, cut = _cuts(row, width, temperature, top_k, top_p, min_p)
-    num_chunks = tl.cdiv(width, CHUNK)
-    if cut:
-        # What is the same for all chunks is worked out for each: kept, it takes twice as many registers.
-        for chunk in tl.range(
-            tl.program_id(1), num_chunks, tl.num_programs(1), num_stages=1, disable_licm=True
-        ):
-            token, weight, kept = _candidates(
-                logits, stride, width, temperature, top_k, top_p, min_p, repetition_penalty, frequency_penalty,
-                presence_penalty, mask, mask_row, edited, seen, bias, chunk_highest, chunk_sum, row, chunk, CHUNK,
-                CHUNKS,
-            )  # fmt: skip
-            tl.store(chunk_count + row * num_chunks + chunk, tl.sum(kept.to(tl.int32), 0))
-
-
-@triton.jit
-def compact_kernel(
+def candidates_kernel(
     logits, stride, width, temperature, top_k, top_p, min_p, repetition_penalty, frequency_penalty,
     presence_penalty, mask, mask_row, edited, seen, bias, chunk_highest, chunk_sum, chunk_count, list_weight,
     list_token, CHUNK: tl.constexpr, CHUNKS: tl.constexpr,
 ):  # fmt: skip
-    """One program: writes the candidates of some chunks, each chunk's behind those of the chunks before it."""
+    """One program: the candidates of some chunks of a row, if the row is cut.
+
+    Without a list it counts those of each chunk; with one it writes them, each chunk's behind those of chunks before.
+    """
     row = tl.program_id(0).to(tl.int64)
     k, p, least, cut = _cuts(row, width, temperature, top_k, top_p, min_p)
     num_chunks = tl.cdiv(width, CHUNK)
@@ -196,12 +176,15 @@ def compact_kernel(
                 presence_penalty, mask, mask_row, edited, seen, bias, chunk_highest, chunk_sum, row, chunk, CHUNK,
                 CHUNKS,
             )  # fmt: skip
-            place = tl.arange(0, CHUNKS)
-            counts = chunk_count + row * num_chunks + place
-            before = tl.sum(tl.load(counts, mask=place < chunk, other=0), 0)
-            target = row * width + before + tl.cumsum(kept.to(tl.int32), 0) - 1
-            tl.store(list_weight + target, weight, mask=kept)
-            tl.store(list_token + target, token, mask=kept)
+            counts = chunk_count + row * num_chunks
+            if list_weight is None:
+                tl.store(counts + chunk, tl.sum(kept.to(tl.int32), 0))
+            else:
+                place = tl.arange(0, CHUNKS)
+                before = tl.sum(tl.load(counts + place, mask=place < chunk, other=0), 0)
+                target = row * width + before + tl.cumsum(kept.to(tl.int32), 0) - 1
+                tl.store(list_weight + target, weight, mask=kept)
+                tl.store(list_token + target, token, mask=kept)
 
 
 @triton.jit
@@ -373,33 +356,17 @@ def sample(
     raw = (None, None) if logprobs is None else (workspace.raw_highest, workspace.raw_sum)
     listed = (workspace.list_weight, workspace.list_token)
     sizes = {"CHUNK": config.chunk, "CHUNKS": chunks}
-    # A row that is not cut has nothing to do in the second and the third: few programs find that out.
+    # A row that is not cut has nothing to do in the second and the third launch: few programs find that out.
     grid = num_rows, min(num_chunks, triton.cdiv(config.cut_blocks, num_rows))
     scan_kernel[(num_rows, num_chunks)](
         *head, *penalties, *edits, *found, workspace.chunk_token, *raw,
         CHUNK=config.chunk, num_warps=config.warps,
     )  # fmt: skip
-    count_kernel[grid](
-        *head,
-        *cuts,
-        *penalties,
-        *edits,
-        *found,
-        workspace.chunk_count,
-        **sizes,
-        num_warps=config.warps,
-    )
-    compact_kernel[grid](
-        *head,
-        *cuts,
-        *penalties,
-        *edits,
-        *found,
-        workspace.chunk_count,
-        *listed,
-        **sizes,
-        num_warps=config.warps,
-    )
+    for candidates in ((None, None), listed):
+        candidates_kernel[grid](
+            *head, *cuts, *penalties, *edits, *found, workspace.chunk_count, *candidates, **sizes,
+            num_warps=config.warps,
+        )  # fmt: skip
     choose_kernel[(num_rows,)](
         *head, *cuts, *penalties, rows.seed, rows.position, *edits, *found, workspace.chunk_token, *raw,
         workspace.chunk_count, *listed, out, logprobs, num_chunks, **sizes, BLOCK=config.search_block,

@@ -47,8 +47,12 @@ class Launch:
     @property
     def key(self) -> str:
         """Its name, and that of an argument without which it is another kernel."""
-        with_residual = self.name == "rms_norm_kernel" and self.constants.get("residual", "") == ""
-        return f"{self.name} with residual" if with_residual else self.name
+        argument = _WITH.get(self.name)
+        given = argument is not None and argument not in self.constants
+        return f"{self.name} with {argument}" if given else self.name
+
+
+_WITH = {"rms_norm_kernel": "residual", "candidates_kernel": "list_weight"}
 
 
 @dataclass(frozen=True)
