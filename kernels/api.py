@@ -406,6 +406,9 @@ def attend(
     lines = num_lines(num_requests, q.shape[0], q.shape[1], head_dim)
     if workspace.lse.numel() < lines or workspace.partial.numel() < lines * head_dim:
         raise KernelError("workspace", f"room for {lines} lines", str(workspace.lse.numel()))
+    if workspace.arrived.numel() < num_requests * kv_heads:
+        found = str(workspace.arrived.numel())
+        raise KernelError("workspace", f"counts of {num_requests * kv_heads}", found)
     _form(q, "attention").attend(*arguments, workspace, max_new_tokens, shared)
 
 

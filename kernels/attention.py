@@ -14,10 +14,12 @@ class AttentionWorkspace:
 
     partial  float32, sums of values for each (token, head, split)
     lse      float32, log2 of the sum of weights for each (token, head, split)
+    arrived  int32, for each (request, key head) how many programs of decode are done; 0 between two calls
     """
 
     partial: Tensor
     lse: Tensor
+    arrived: Tensor
 
 
 def make_workspace(
@@ -32,6 +34,7 @@ def make_workspace(
     return AttentionWorkspace(
         torch.empty(lines * head_dim, dtype=torch.float32, device=device),
         torch.empty(lines, dtype=torch.float32, device=device),
+        torch.zeros(max_requests * num_heads, dtype=torch.int32, device=device),
     )
 
 

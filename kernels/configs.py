@@ -50,15 +50,18 @@ holds at once (3 blocks of threads on each of 132 multiprocessors)."""
 def decode_config(head_dim: int, capability: int, quantized: bool = False) -> AttentionConfig:
     """How one new token a request is computed; arguments as those of `extend_config`.
 
-    What a split is is the same on every device. On sm_100 two blocks of keys that become bfloat16 on their way spill.
+    On sm_100 as many keys of D 256 as elsewhere spill where they become bfloat16 on their way.
     """
-    config = DECODE[head_dim]
-    return replace(config, stages=3) if quantized and capability >= 100 else config
+    config, spills = DECODE[head_dim], quantized and capability >= 100 and head_dim == 256
+    return replace(config, block_keys=16) if spills else config
 
 
 DECODE_BLOCKS = 2048
 """Programs of a launch of decode attention, about: enough for all multiprocessors, and few that find nothing to do. One
 without work takes a multiprocessor's place for as long as a length takes to come."""
+
+MERGED_VALUES = 8192
+"""Values of partial results that are on their way together where splits are merged: 64 registers of 128 threads."""
 
 EXTEND = {
     dim: AttentionConfig(

@@ -5,11 +5,13 @@ is the same for every length, so one captured graph serves them all, and the hos
 
     keys of a request    |—— shared with others ——|—————————— its own ——————————|
     read by              cascade, once for all     split 0 │ split 1 │ split 2
-    partial results      [max_splits …]            [0]       [1]       [2]        then `merge`, by log-sum-exp
+    partial results      [max_splits …]            [0]       [1]       [2]        merged by log-sum-exp
 
-A split alone writes the output itself. The rows of a tile are (new token, query head) pairs that share a key head
-(grouped-query attention: Ainslie et al. 2023), so K and V are read once for all of them. Running softmax: Milakov,
-Gimelshein 2018; splits of the keys: Dao et al., Flash-Decoding, 2023; shared prefixes: Juravsky et al. 2024.
+A split alone writes the output itself. Partial results of decode are merged by the program that is the last to come to
+its request and key head, those of extend by a launch of their own. The rows of a tile are (new token, query head) pairs
+that share a key head (grouped-query attention: Ainslie et al. 2023), so K and V are read once for all of them. Running
+softmax: Milakov, Gimelshein 2018; splits of the keys: Dao et al., Flash-Decoding, 2023; shared prefixes: Juravsky et
+al. 2024.
 Scores are in units of log2, for exp2 is one instruction.
 """
 
@@ -21,12 +23,14 @@ from torch import Tensor
 from branchwork.kernels.attention import AttentionWorkspace, SharedPrefixes
 from branchwork.kernels.configs import (
     DECODE_BLOCKS,
+    MERGED_VALUES,
     AttentionConfig,
     cascade_config,
     decode_config,
     extend_config,
 )
 from branchwork.kernels.triton.capability import capability_of
+from branchwork.kernels.triton.early import after_the_last, early
 
 _LOG2_E = 1.4426950408889634
 
@@ -108,17 +112,76 @@ def _store_rows(
 
 
 @triton.jit
+def _is_last(arrived, num_programs):
+    """Whether this program is the last of so many to come here; the count is 0 again then, for the next launch.
+
+    What the others have stored is seen by the last: their stores come before the barrier, that before the count, which
+    releases them and acquires them (PTX's causality order). Who is last is chance: no result may depend on it.
+    """
+    tl.debug_barrier()
+    count = num_programs - 1
+    if num_programs > 1:
+        count = tl.atomic_add(arrived, 1, sem="acq_rel")
+    last = count == num_programs - 1
+    if last & (num_programs > 1):
+        tl.store(arrived, 0)
+    tl.debug_barrier()
+    return last
+
+
+@triton.jit
+def _merge_rows(
+    out, partial, lse, lines, real, num_own, first_shared, num_shared, D: tl.constexpr, SLOTS: tl.constexpr,
+    BLOCK_PARTS: tl.constexpr,
+):  # fmt: skip
+    """Join the partial results of some (token, head) lines, in their order: each weighs what its log-sum-exp says.
+
+    They are those from 0 to num_own, and num_shared from first_shared on: all of them were written, no other is read.
+    """
+    dim = tl.arange(0, D)
+    highest = tl.full([lines.shape[0]], -float("inf"), tl.float32)
+    total = tl.zeros([lines.shape[0]], tl.float32)
+    sums = tl.zeros([lines.shape[0], D], tl.float32)
+    end = tl.where(num_shared > 0, first_shared + num_shared, num_own)
+    for start in tl.range(0, end, BLOCK_PARTS, num_stages=1):
+        place = start + tl.arange(0, BLOCK_PARTS)
+        present = (place < num_own) | (
+            (place >= first_shared) & (place < first_shared + num_shared)
+        )
+        mask = real[:, None] & present[None, :]
+        at = (lines * SLOTS)[:, None] + place[None, :]
+        # Past the first-level cache, which others' stores do not reach.
+        parts = tl.load(lse + at, mask=mask, other=-float("inf"), cache_modifier=".cg")
+        values = tl.load(
+            partial + at[:, :, None] * D + dim[None, None, :], mask=mask[:, :, None], other=0.0, cache_modifier=".cg"
+        )  # fmt: skip
+        new_highest = tl.maximum(highest, tl.max(parts, 1))
+        anchor = tl.where(new_highest == -float("inf"), 0.0, new_highest)
+        shrink = tl.exp2(highest - anchor)
+        weights = tl.exp2(parts - anchor[:, None])
+        total = total * shrink + tl.sum(weights, 1)
+        sums = sums * shrink[:, None] + tl.sum(values * weights[:, :, None], 1)
+        highest = new_highest
+    merged = sums / tl.where(total > 0, total, 1.0)[:, None]
+    target = out + lines[:, None] * D + dim[None, :]
+    tl.store(target, merged.to(out.dtype.element_ty), mask=real[:, None])
+
+
+@triton.jit
 def decode_kernel(
-    q, k_pool, v_pool, k_scale, v_scale, slot_table, rows, kv_len, shared_len, out, partial, lse, scale,
+    q, k_pool, v_pool, k_scale, v_scale, slot_table, rows, kv_len, shared_len, out, partial, lse, arrived, scale,
     window, max_len, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, BLOCK_ROWS: tl.constexpr,
-    BLOCK_KEYS: tl.constexpr, SPLIT_KEYS: tl.constexpr, MAX_SPLITS: tl.constexpr, SLOTS: tl.constexpr,
-    STAGES: tl.constexpr,
+    BLOCK_KEYS: tl.constexpr, SPLIT_KEYS: tl.constexpr, MAX_SPLITS: tl.constexpr, SHARED_BLOCK_KEYS: tl.constexpr,
+    SHARED_SPLIT_KEYS: tl.constexpr, SHARED_SPLITS: tl.constexpr, PADDED_GROUP: tl.constexpr,
+    BLOCK_PARTS: tl.constexpr, STAGES: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """One program: some splits of one request's own keys, for the query heads of one key head.
 
     How many programs share a request's splits is the host's choice, for which it needs no length; what a split is
-    follows from the length alone.
+    follows from the length alone. The last of them to come merges the splits, and those of the prefix that the request
+    shares, which are there already.
     """
+    after_the_last(EARLY)
     request, kv_head = tl.program_id(0), tl.program_id(1)
     length = tl.load(kv_len + request)
     line = tl.load(rows + request)  # here, so that it is on its way together with the length
@@ -133,6 +196,7 @@ def decode_kernel(
     if tl.program_id(2) >= num_splits:
         return
     GROUP: tl.constexpr = HEADS // KV_HEADS
+    SLOTS: tl.constexpr = MAX_SPLITS + SHARED_SPLITS
     row = tl.arange(0, BLOCK_ROWS)
     real = row < GROUP
     head = kv_head * GROUP + row
@@ -153,6 +217,17 @@ def decode_kernel(
         _store_rows(
             whole, out, partial, lse, row * 0 + request, head, real, split, highest, total, sums, HEADS, D, SLOTS
         )  # fmt: skip
+    if not whole:
+        num_programs = tl.minimum(num_splits, tl.num_programs(2))
+        if _is_last(arrived + request * KV_HEADS + kv_head, num_programs):
+            num_shared = tl.cdiv(
+                shared, _split_keys(shared, SHARED_SPLIT_KEYS, SHARED_SPLITS, SHARED_BLOCK_KEYS)
+            )
+            member = tl.arange(0, PADDED_GROUP)
+            lines = request.to(tl.int64) * HEADS + kv_head * GROUP + member
+            _merge_rows(
+                out, partial, lse, lines, member < GROUP, num_splits, MAX_SPLITS, num_shared, D, SLOTS, BLOCK_PARTS
+            )  # fmt: skip
 
 
 @triton.jit
@@ -270,53 +345,10 @@ def extend_kernel(
 
 
 @triton.jit
-def _merge_row(out, partial, lse, line, present, place, D: tl.constexpr, SLOTS: tl.constexpr):
-    """Join the partial results of one (token, head): each weighs what its log-sum-exp says."""
-    dim = tl.arange(0, D)
-    parts = tl.load(lse + line * SLOTS + place, mask=present, other=-float("inf"))
-    highest = tl.max(parts, 0)
-    weights = tl.exp2(parts - tl.where(highest == -float("inf"), 0.0, highest))
-    total = tl.sum(weights, 0)
-    values = tl.load(
-        partial + (line * SLOTS + place)[:, None] * D + dim[None, :],
-        mask=(weights > 0)[:, None],  # what no program wrote is never read
-        other=0.0,
-    )
-    merged = tl.sum(values * weights[:, None], 0) / tl.where(total > 0, total, 1.0)
-    tl.store(out + line * D + dim, merged.to(out.dtype.element_ty))
-
-
-@triton.jit
-def merge_decode_kernel(
-    out, partial, lse, kv_len, shared_len, window, HEADS: tl.constexpr, D: tl.constexpr,
-    BLOCK_KEYS: tl.constexpr, SPLIT_KEYS: tl.constexpr, MAX_SPLITS: tl.constexpr, SHARED_BLOCK_KEYS: tl.constexpr,
-    SHARED_SPLIT_KEYS: tl.constexpr, SHARED_SPLITS: tl.constexpr, BLOCK_SLOTS: tl.constexpr,
-):  # fmt: skip
-    """One program: one query head of one request, whose splits are its own and those of the prefix it shares."""
-    request, head = tl.program_id(0), tl.program_id(1)
-    length = tl.load(kv_len + request)
-    begin = 0
-    if shared_len is not None:
-        begin = tl.load(shared_len + request)
-    shared_each = _split_keys(begin, SHARED_SPLIT_KEYS, SHARED_SPLITS, SHARED_BLOCK_KEYS)
-    num_shared = tl.cdiv(begin, shared_each)
-    if window is not None:
-        begin = tl.maximum(begin, length - window)
-    each = _split_keys(length - begin, SPLIT_KEYS, MAX_SPLITS, BLOCK_KEYS)
-    num_own = tl.cdiv(length - begin, each)
-    if (num_own <= 1) & (num_shared == 0):
-        return
-    place = tl.arange(0, BLOCK_SLOTS)
-    present = (place < num_own) | ((place >= MAX_SPLITS) & (place < MAX_SPLITS + num_shared))
-    line = request.to(tl.int64) * HEADS + head
-    _merge_row(out, partial, lse, line, present, place, D, MAX_SPLITS + SHARED_SPLITS)
-
-
-@triton.jit
 def merge_extend_kernel(
     out, partial, lse, query_start, kv_len, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr,
-    TOKENS: tl.constexpr, BLOCK_KEYS: tl.constexpr, SPLIT_KEYS: tl.constexpr, MAX_SPLITS: tl.constexpr,
-    FEW_TOKENS: tl.constexpr,
+    PADDED_GROUP: tl.constexpr, TOKENS: tl.constexpr, BLOCK_KEYS: tl.constexpr, SPLIT_KEYS: tl.constexpr,
+    MAX_SPLITS: tl.constexpr, FEW_TOKENS: tl.constexpr, BLOCK_PARTS: tl.constexpr,
 ):  # fmt: skip
     """One program: the query heads of one key head, of one of the first FEW_TOKENS new tokens of a request."""
     request, new = tl.program_id(0) // FEW_TOKENS, tl.program_id(0) % FEW_TOKENS
@@ -330,10 +362,11 @@ def merge_extend_kernel(
     if num_splits <= 1:
         return
     GROUP: tl.constexpr = HEADS // KV_HEADS
-    place = tl.arange(0, MAX_SPLITS)
-    for i in tl.static_range(GROUP):
-        line = (token + new).to(tl.int64) * HEADS + tl.program_id(1) * GROUP + i
-        _merge_row(out, partial, lse, line, place < num_splits, place, D, MAX_SPLITS)
+    member = tl.arange(0, PADDED_GROUP)
+    lines = (token + new).to(tl.int64) * HEADS + tl.program_id(1) * GROUP + member
+    _merge_rows(
+        out, partial, lse, lines, member < GROUP, num_splits, 0, 0, D, MAX_SPLITS, BLOCK_PARTS
+    )
 
 
 def attend(
@@ -373,6 +406,12 @@ Pool = tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor, Tensor]
 """k_pool, v_pool, k_scale, v_scale, slot_table, rows."""
 
 
+def _parts_at_once(slots: int, values: int, at_most: int) -> int:
+    """Partial results, of so many values each, that are merged at a time."""
+    most: int = triton.next_power_of_2(slots)
+    return min(most, max(1, at_most // values))
+
+
 def decode(
     q: Tensor,
     pool: Pool,
@@ -385,37 +424,37 @@ def decode(
     own: AttentionConfig,
     common: AttentionConfig,
     blocks: int = DECODE_BLOCKS,
+    merged: int = MERGED_VALUES,
 ) -> None:
-    """Attention of one new token a request; requests that share a prefix read it once. `blocks`: of threads, about."""
+    """Attention of one new token a request; requests that share a prefix read it once.
+
+    blocks  of threads, about; merged  values of partial results that are merged at a time
+    """
     num_requests, num_heads, head_dim = q.shape
     kv_heads, max_len = pool[0].shape[1], pool[4].shape[1]
     partial, lse = workspace.partial, workspace.lse
     limit = window or None
     log2_scale = scale * _LOG2_E
-    slots = own.max_splits + common.max_splits
     heads = {"HEADS": num_heads, "KV_HEADS": kv_heads, "D": head_dim}
     shared_len = None if shared is None else shared.shared_len
-    programs = min(own.max_splits, triton.cdiv(blocks, num_requests * kv_heads))
-    decode_kernel[(num_requests, kv_heads, programs)](
-        q, *pool, kv_len, shared_len, out, partial, lse, log2_scale, limit, max_len, **heads,
-        BLOCK_ROWS=max(own.block_rows, triton.next_power_of_2(num_heads // kv_heads)),
-        BLOCK_KEYS=own.block_keys, SPLIT_KEYS=own.split_keys, MAX_SPLITS=own.max_splits, SLOTS=slots,
-        STAGES=own.stages, num_warps=own.warps,
-    )  # fmt: skip
     if shared is not None:
         num_groups = shared.group_len.shape[0]
         tiles = triton.cdiv(num_requests * (num_heads // kv_heads), common.block_rows)
         cascade_kernel[(num_groups * common.max_splits, kv_heads, tiles)](
             q, *pool, shared.group_start, shared.members, shared.group_len, partial, lse, log2_scale, max_len,
             **heads, BLOCK_ROWS=common.block_rows, BLOCK_KEYS=common.block_keys, SPLIT_KEYS=common.split_keys,
-            MAX_SPLITS=common.max_splits, FIRST_SLOT=own.max_splits, SLOTS=slots, STAGES=common.stages,
-            num_warps=common.warps,
+            MAX_SPLITS=common.max_splits, FIRST_SLOT=own.max_splits, SLOTS=own.max_splits + common.max_splits,
+            STAGES=common.stages, num_warps=common.warps,
         )  # fmt: skip
-    merge_decode_kernel[(num_requests, num_heads)](
-        out, partial, lse, kv_len, shared_len, limit, HEADS=num_heads, D=head_dim, BLOCK_KEYS=own.block_keys,
-        SPLIT_KEYS=own.split_keys, MAX_SPLITS=own.max_splits, SHARED_BLOCK_KEYS=common.block_keys,
-        SHARED_SPLIT_KEYS=common.split_keys, SHARED_SPLITS=common.max_splits,
-        BLOCK_SLOTS=triton.next_power_of_2(slots), num_warps=4,
+    padded_group = triton.next_power_of_2(num_heads // kv_heads)
+    programs = min(own.max_splits, triton.cdiv(blocks, num_requests * kv_heads))
+    decode_kernel[(num_requests, kv_heads, programs)](
+        q, *pool, kv_len, shared_len, out, partial, lse, workspace.arrived, log2_scale, limit, max_len, **heads,
+        BLOCK_ROWS=max(own.block_rows, padded_group), BLOCK_KEYS=own.block_keys, SPLIT_KEYS=own.split_keys,
+        MAX_SPLITS=own.max_splits, SHARED_BLOCK_KEYS=common.block_keys, SHARED_SPLIT_KEYS=common.split_keys,
+        SHARED_SPLITS=common.max_splits, PADDED_GROUP=padded_group,
+        BLOCK_PARTS=_parts_at_once(own.max_splits + common.max_splits, padded_group * head_dim, merged),
+        STAGES=own.stages, num_warps=own.warps, **early(q.device),
     )  # fmt: skip
 
 
@@ -450,5 +489,6 @@ def extend(
         PADDED_GROUP=padded_group, BLOCK_ROWS=own.block_rows, **splits, STAGES=own.stages, num_warps=own.warps,
     )  # fmt: skip
     merge_extend_kernel[(num_requests * own.few_tokens, kv_heads)](
-        out, partial, lse, query_start, kv_len, **heads, TOKENS=tokens, **splits, num_warps=4
-    )
+        out, partial, lse, query_start, kv_len, **heads, PADDED_GROUP=padded_group, TOKENS=tokens, **splits,
+        BLOCK_PARTS=_parts_at_once(own.max_splits, padded_group * head_dim, MERGED_VALUES), num_warps=4,
+    )  # fmt: skip

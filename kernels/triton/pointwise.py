@@ -9,6 +9,7 @@ from torch import Tensor
 
 from branchwork.kernels.configs import POINTWISE_BLOCK, ROPE_HEADS
 from branchwork.kernels.quantized import largest_stored
+from branchwork.kernels.triton.early import after_the_last, early
 
 
 @triton.jit
@@ -23,8 +24,9 @@ def embed_kernel(token_ids, table, out, width, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def rms_norm_kernel(x, residual, weight, out, width, eps, BLOCK: tl.constexpr):
+def rms_norm_kernel(x, residual, weight, out, width, eps, BLOCK: tl.constexpr, EARLY: tl.constexpr):
     """One program: one row. With a residual, it takes x in first, rounded as it is stored."""
+    after_the_last(EARLY)
     row = tl.program_id(0).to(tl.int64) * width
     at = tl.arange(0, BLOCK)
     real = at < width
@@ -40,8 +42,9 @@ def rms_norm_kernel(x, residual, weight, out, width, eps, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def silu_mul_kernel(gate_up, out, width, BLOCK: tl.constexpr):
+def silu_mul_kernel(gate_up, out, width, BLOCK: tl.constexpr, EARLY: tl.constexpr):
     """One program: BLOCK elements of one row."""
+    after_the_last(EARLY)
     row = tl.program_id(0).to(tl.int64)
     at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     real = at < width
@@ -84,12 +87,13 @@ def _store_head(
 def rope_store_kv_kernel(
     qkv, cos, sin, positions, slots, k_pool, v_pool, k_scale, v_scale, q_out, q_norm, k_norm, eps,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, BLOCK_HEADS: tl.constexpr,
-    LARGEST: tl.constexpr,
+    LARGEST: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """One program: BLOCK_HEADS of a token's heads, of q, k and v alike; where each goes is a matter of masks.
 
     qkv row   q0 q1 … | k0 … | v0 …      left and right half of each head: a tile [BLOCK_HEADS, D / 2]
     """
+    after_the_last(EARLY)
     token = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1) * BLOCK_HEADS + tl.arange(0, BLOCK_HEADS)
     at = tl.arange(0, D // 2)
@@ -140,14 +144,17 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float, out: T
 def _norm(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float, out: Tensor) -> None:
     block = triton.next_power_of_2(x.shape[1])
     rms_norm_kernel[(x.shape[0],)](
-        x, residual, weight, out, x.shape[1], eps, BLOCK=block, num_warps=8 if block > 2048 else 4
-    )
+        x, residual, weight, out, x.shape[1], eps, BLOCK=block, num_warps=8 if block > 2048 else 4,
+        **early(x.device),
+    )  # fmt: skip
 
 
 def silu_mul(gate_up: Tensor, out: Tensor) -> None:
     """See `api.silu_mul`."""
     grid = (out.shape[0], triton.cdiv(out.shape[1], POINTWISE_BLOCK))
-    silu_mul_kernel[grid](gate_up, out, out.shape[1], BLOCK=POINTWISE_BLOCK, num_warps=4)
+    silu_mul_kernel[grid](
+        gate_up, out, out.shape[1], BLOCK=POINTWISE_BLOCK, num_warps=4, **early(out.device)
+    )
 
 
 def rope_store_kv(
@@ -172,5 +179,5 @@ def rope_store_kv(
     rope_store_kv_kernel[grid](
         qkv, cos, sin, positions, slots, k_pool, v_pool, k_scale, v_scale, q_out, q_norm, k_norm, eps,
         HEADS=num_heads, KV_HEADS=kv_heads, D=head_dim, BLOCK_HEADS=ROPE_HEADS,
-        LARGEST=largest_stored(k_pool.dtype), num_warps=4,
+        LARGEST=largest_stored(k_pool.dtype), num_warps=4, **early(qkv.device),
     )  # fmt: skip

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import triton
@@ -20,9 +21,13 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
 from branchwork.kernels.configs import MAX_SHARED_BYTES
+from branchwork.kernels.triton import early
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 ARCHS = (80, 90, 100)
+
+OPTIONS = ("num_warps", "num_stages", "launch_pdl")
+"""Arguments of a launch that are not the kernel's."""
 
 _TYPES = {
     torch.bfloat16: "bf16", torch.float32: "fp32", torch.int32: "i32", torch.int64: "i64",
@@ -38,7 +43,7 @@ class Launch:
     signature: dict[str, str]
     constants: dict[str, Any]
     attributes: dict[tuple[int], list[list[Any]]]
-    options: dict[str, int]
+    options: dict[str, Any]
 
     @property
     def name(self) -> str:
@@ -65,6 +70,8 @@ class Resources:
     shared: int
     threads: int
     instructions: dict[str, int]
+    waits_first: bool
+    """For the launch before it: no global memory is touched until then."""
 
     @property
     def blocks_at_once(self) -> int:
@@ -91,7 +98,7 @@ def recorded() -> Iterator[list[Launch]]:
 
 
 def _launch(kernel: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Launch:
-    options = {name: value for name, value in kwargs.items() if name in ("num_warps", "num_stages")}
+    options = {name: value for name, value in kwargs.items() if name in OPTIONS}
     values = dict(zip(kernel.arg_names, args, strict=False))
     values |= {name: value for name, value in kwargs.items() if name not in options}
     assert list(values) == list(kernel.arg_names), (kernel.__name__, list(values))
@@ -133,8 +140,13 @@ def compile_for(launch: Launch, arch: int) -> Resources:
             "HMMA": len(re.findall(r"\bHMMA\b", sass)),
             "16-byte loads": len(re.findall(r"\bLDG(?:STS)?\.E\S*\.?128", sass)),
             "spills": len(re.findall(r"\b(?:LDL|STL)\b", sass)),
+            "fences": len(re.findall(r"\bMEMBAR\b", sass)),
         },
+        waits_first=re.search(_WAIT_OR_ACCESS, sass)[0] == "ACQBULK",
     )
+
+
+_WAIT_OR_ACCESS = r"\b(?:ACQBULK|LDG|LDGSTS|STG|ATOMG?|REDG?|UTMALDG|UBLKCP)\b"
 
 
 def _cuobjdump(what: str, path: str) -> str:
@@ -144,6 +156,6 @@ def _cuobjdump(what: str, path: str) -> str:
 
 def launches_of(work: Callable[[int], None], arch: int) -> list[Launch]:
     """What `work` launches on a device of a compute capability, in order."""
-    with recorded() as launches:
+    with recorded() as launches, patch.object(early, "capability_of", lambda device: arch):
         work(arch)
     return launches

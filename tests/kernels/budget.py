@@ -15,7 +15,7 @@ from tests.kernels.launches import LAUNCHES
 PATH = Path(__file__).parents[2] / "kernels" / "budget.json"
 
 NEEDS: dict[str, Callable[[int], list[str]]] = {
-    "decode_kernel": lambda arch: ["16-byte loads"],
+    "decode_kernel": lambda arch: ["16-byte loads", "fences"],
     "cascade_kernel": lambda arch: ["HGMMA"] if arch == 90 else ["16-byte loads"],
     "extend_kernel": lambda arch: ["HGMMA"] if arch == 90 else ["16-byte loads"],
     "scan_kernel": lambda arch: ["16-byte loads"],
@@ -26,7 +26,8 @@ NEEDS: dict[str, Callable[[int], list[str]]] = {
     "expand_kernel": lambda arch: ["16-byte loads"],
     "widen_kernel": lambda arch: ["16-byte loads"],
 }
-"""The instructions without which a kernel is on a slow path: warpgroup products on sm_90, wide loads."""
+"""The instructions without which a kernel is on a slow path, or wrong: warpgroup products on sm_90, wide loads; fences
+where programs wait for each other's stores."""
 
 CANNOT = {(name, "sm_80"): "float8 e4m3 needs sm_89" for name in LAUNCHES if "fp8" in name}
 """Launches that a device has no instructions for."""

@@ -213,12 +213,28 @@ ATTENTION = [
 ]  # fmt: skip
 
 
-# With the committed blocks (64 keys, splits of 256 and 512), which the others are too small for.
+# With the committed blocks, which the others are too small for; for each device those that no other has. On a GPU all
+# of them run with its own.
+def tuned(capability: int, *of: Any, **settings: Any) -> Callable[[], dict[str, Any]]:
+    return lambda: attention(*of, **settings) | {"capability": capability}
+
+
+_FEW_AND_MANY = ([2, 40], [530, 60])
+_LONG_PREFIX = {"groups": (((0, 2, 1), 320),), "empty_groups": 1}
 TUNED = [
-    Case("attend_as_tuned", "decode", lambda: attention([1] * 5, [1, 255, 257, 600, 64], (8, 2, 64), BF16)),
-    Case("attend_as_tuned", "shared prefixes", lambda: attention(
-        [1] * 4, [400, 321, 700, 9], (8, 2, 64), BF16, groups=(((0, 2, 1), 320),), empty_groups=1)),
-    Case("attend_as_tuned", "extend", lambda: attention([2, 70, 33, 5], [700, 200, 33, 512], (8, 2, 64), BF16)),
+    Case("attend_as_tuned", "decode", tuned(90, [1] * 5, [1, 255, 257, 600, 64], (8, 2, 64), BF16)),
+    Case("attend_as_tuned", "shared prefixes", tuned(
+        90, [1] * 4, [400, 321, 700, 9], (8, 2, 64), BF16, **_LONG_PREFIX)),
+    Case("attend_as_tuned", "extend", tuned(90, [2, 70, 33, 5], [700, 200, 33, 512], (8, 2, 64), BF16)),
+    Case("attend_as_tuned", "shared prefixes, sm_80", tuned(
+        80, [1] * 3, [330, 321, 580], (8, 2, 64), BF16, **_LONG_PREFIX)),
+    Case("attend_as_tuned", "extend, sm_80", tuned(80, *_FEW_AND_MANY, (8, 2, 64), BF16)),
+    Case("attend_as_tuned", "extend, int8, sm_80", tuned(80, *_FEW_AND_MANY, (8, 2, 64), BF16, stored=INT8)),
+    Case("attend_as_tuned", "shared prefixes, int8, sm_100", tuned(
+        100, [1] * 3, [330, 321, 580], (8, 2, 64), BF16, stored=INT8, **_LONG_PREFIX)),
+    Case("attend_as_tuned", "shared prefixes, int8, D 256, sm_100", tuned(
+        100, [1] * 3, [330, 321, 360], (4, 1, 256), BF16, stored=INT8, **_LONG_PREFIX)),
+    Case("attend_as_tuned", "extend, D 256, sm_100", tuned(100, *_FEW_AND_MANY, (4, 1, 256), BF16)),
 ]  # fmt: skip
 
 # Pointwise ----------------------------------------------------------------------------------------------------------

@@ -9,18 +9,20 @@ from typing import Any
 import torch
 from tests.kernels.cases import F32, ints, poisoned, starts
 from torch import Tensor
+from triton import next_power_of_2
 
 from branchwork.kernels import reference
 from branchwork.kernels.api import make_room
 from branchwork.kernels.attention import AttentionWorkspace, SharedPrefixes
 from branchwork.kernels.configs import (
-    DECODE,
     DECODE_BLOCKS,
+    MERGED_VALUES,
     AttentionConfig,
     ExpertsConfig,
     LowRankConfig,
     SampleConfig,
     cascade_config,
+    decode_config,
     extend_config,
     quantized_linear_config,
 )
@@ -38,6 +40,7 @@ from branchwork.kernels.triton import (
     pointwise,
     sampling,
 )
+from branchwork.kernels.triton.capability import capability_of
 from branchwork.kernels.weights import LowRank
 
 Call = Callable[..., None]
@@ -51,8 +54,8 @@ CHUNKS = SampleConfig(chunk=32, search_block=64, warps=4, choose_warps=4, cut_bl
 """Rows of 100 tokens are four chunks; with 20 to 50 rows a program looks through two of them, or all."""
 
 
-def reference_attend(groups: Any = (), **arguments: Any) -> None:
-    """Sharing is how it is computed, not what."""
+def reference_attend(groups: Any = (), capability: int = 0, **arguments: Any) -> None:
+    """Sharing and tuning are how it is computed, not what."""
     reference.attend(**arguments)
 
 
@@ -70,27 +73,37 @@ def triton_attend(
     k_scale: Tensor | None = None,
     v_scale: Tensor | None = None,
     groups: tuple[tuple[tuple[int, ...], int], ...] = (),
-    tuned: bool = False,
+    capability: int = 0,
 ) -> None:
-    """Decode where every request has one new token, else extend, in a poisoned workspace."""
+    """Decode where every request has one new token, else extend, in a poisoned workspace.
+
+    With the blocks of a device of this capability, on a GPU of its own; 0: with small ones.
+    """
     num_heads, head_dim = q.shape[1:]
+    if capability and q.is_cuda:
+        capability = capability_of(q.device)
+    of = head_dim, capability, k_scale is not None
     own, common, new = (
-        (DECODE[head_dim], cascade_config(head_dim, 90), extend_config(head_dim, 90))
-        if tuned
+        (decode_config(*of), cascade_config(*of), extend_config(*of))
+        if capability
         else (SMALL, SMALL, SMALL)
     )
     splits = own.max_splits + common.max_splits
     lines = max(len(rows) * splits, len(q) * new.max_splits) * num_heads
     work = AttentionWorkspace(
-        poisoned(lines * head_dim, dtype=F32).to(q.device), poisoned(lines, dtype=F32).to(q.device)
-    )
+        poisoned(lines * head_dim, dtype=F32).to(q.device), poisoned(lines, dtype=F32).to(q.device),
+        torch.zeros(len(rows) * k_pool.shape[1], dtype=torch.int32, device=q.device),
+    )  # fmt: skip
     pool = (k_pool, v_pool, k_scale, v_scale, slot_table, rows)
     counts = query_start.diff().tolist()
     if set(counts) == {1}:
         shared = shared_prefixes(groups, len(rows), q.device) if groups and not window else None
-        # Of the four splits that small blocks make, each program takes two.
-        blocks = DECODE_BLOCKS if tuned else 2 * len(rows) * k_pool.shape[1]
-        attention.decode(q, pool, kv_len, out, scale, window, work, shared, own, common, blocks)
+        kv_heads = k_pool.shape[1]
+        # Of the four splits that small blocks make, each program takes two, and two are merged at a time.
+        few = (2 * len(rows) * kv_heads, 2 * next_power_of_2(num_heads // kv_heads) * head_dim)
+        sizes = (DECODE_BLOCKS, MERGED_VALUES) if capability else few
+        attention.decode(q, pool, kv_len, out, scale, window, work, shared, own, common, *sizes)
+        assert not work.arrived.any(), "the next launch would find a count"
     else:
         attention.extend(q, pool, query_start, kv_len, out, scale, window, work, max(counts), new)
 
@@ -224,7 +237,7 @@ REFERENCE: dict[str, Call] = {
 
 TRITON: dict[str, Call] = {
     "attend": triton_attend,
-    "attend_as_tuned": partial(triton_attend, tuned=True),
+    "attend_as_tuned": triton_attend,
     "rope_store_kv": lambda k_scale=None, v_scale=None, **rest: pointwise.rope_store_kv(
         **rest, k_scale=k_scale, v_scale=v_scale
     ),

@@ -1,6 +1,7 @@
 """Every launch compiles for devices that are not there, and takes no more of them than kernels/budget.json allows."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from tests.kernels.ahead import ARCHS, compile_for, launches_of
@@ -40,6 +41,7 @@ def test_a_launch_stays_within_its_budget(name: str, arch: int) -> None:
         allowed = BUDGET[name][launch.key][f"sm_{arch}"]
         assert found.stack == 0, f"{launch.key} spills"
         assert found.instructions["spills"] == 0, f"{launch.key} spills"
+        assert found.waits_first == launch.options.get("launch_pdl", False), launch.key
         assert found.registers <= allowed["registers"], launch.key
         assert found.shared <= min(allowed["shared"], MAX_SHARED_BYTES[arch]), launch.key
         assert found.blocks_at_once >= allowed["blocks_at_once"], launch.key
@@ -53,8 +55,33 @@ def test_the_budget_has_a_line_for_each_launch_and_no_other() -> None:
     assert list(BUDGET) == list(LAUNCHES)
 
 
+EARLY = {
+    "rms_norm_kernel",
+    "rms_norm_kernel with residual",
+    "rope_store_kv_kernel",
+    "decode_kernel",
+    "silu_mul_kernel",
+}
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_a_layer_s_launches_begin_early_where_a_device_can(arch: int) -> None:
+    names = ("decode", "rope", "pointwise")
+    launches = [one for name in names for one in launches_of(LAUNCHES[name], arch)]
+    early = {one.key for one in launches if one.options.get("launch_pdl")}
+    assert early == (EARLY if arch >= 90 else set())
+    assert all(one.constants["EARLY"] == (arch >= 90) for one in launches if one.key in EARLY)
+
+
+def test_a_kernel_that_begins_early_and_does_not_wait_is_noticed() -> None:
+    launch = next(one for one in launches_of(LAUNCHES["rope"], 90))
+    hasty = replace(launch, constants=launch.constants | {"EARLY": False})
+    assert not compile_for(hasty, 90).waits_first
+
+
 def test_the_budget_holds_what_makes_the_kernels_fast() -> None:
     assert BUDGET["extend"]["extend_kernel"]["sm_90"]["needs"] == ["HGMMA"]
     for arch in ARCHS:
-        assert BUDGET["decode"]["decode_kernel"][f"sm_{arch}"]["needs"] == ["16-byte loads"]
+        needs = BUDGET["decode"]["decode_kernel"][f"sm_{arch}"]["needs"]
+        assert needs == ["16-byte loads", "fences"]
         assert BUDGET["sample"]["scan_kernel"][f"sm_{arch}"]["needs"] == ["16-byte loads"]
