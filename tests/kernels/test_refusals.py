@@ -86,7 +86,7 @@ def test_a_gpu_needs_a_workspace_and_a_head_that_fits_a_tile() -> None:
         small = api.make_workspace(1, 1, 2, 16, "cuda")
         with pytest.raises(KernelError, match="workspace: expected room for"):
             api.attend(**on_a_gpu(good), workspace=small, max_new_tokens=1)
-        uncounted = replace(work, arrived=work.arrived[:1])
+        uncounted = replace(work, arrived=torch.empty(1, dtype=torch.int32, device="cuda"))
         with pytest.raises(KernelError, match="workspace: expected counts of 2"):
             api.attend(**on_a_gpu(good), workspace=uncounted, max_new_tokens=1)
     assert launches == []
