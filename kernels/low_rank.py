@@ -29,7 +29,7 @@ class AdapterRows:
 
 def check_adapters(adapters: Sequence[int] | npt.NDArray[np.int32], number: int) -> None:
     """Each is one of so many, counted from 1, or none (0). Raises KernelError."""
-    lowest, highest = int(np.min(adapters, initial=0)), int(np.max(adapters, initial=0))
+    lowest, highest = int(np.min(adapters)), int(np.max(adapters))
     if lowest < 0 or highest > number:
         raise KernelError("adapters", f"numbers from 0 to {number}", f"{lowest} to {highest}")
 
