@@ -6,8 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from branchwork.runtime.grammar import dfa
+from branchwork.runtime.grammar.compile import compile_constraint, prepare
 from branchwork.runtime.grammar.regex import compile_regex, pattern_dfa
 from branchwork.runtime.wire.errors import ConstraintError
+from branchwork.runtime.wire.messages import Regex
 
 TEXTS = ["".join(text) for length in range(5) for text in product("ab\n", repeat=length)]
 
@@ -135,3 +138,12 @@ def test_what_is_not_regular_is_refused_by_name_and_position(
 def test_deep_nesting_is_refused_and_not_a_crash() -> None:
     with pytest.raises(ConstraintError, match="nested too deeply"):
         compile_regex("(" * 30_000)
+
+
+def test_a_prepared_class_of_characters_is_not_made_again() -> None:
+    for _ in prepare():
+        pass
+    before = dfa.chars.cache_info().misses
+    for pattern in (r"\w+", r"\p{L}+( \p{L}+)*"):
+        compile_constraint(Regex(pattern))
+    assert dfa.chars.cache_info().misses == before
