@@ -43,7 +43,7 @@ def test_a_pattern_means_what_python_means(pattern: str) -> None:
         assert found.accepts(text.encode()) == bool(re.search(pattern, text)), text
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(patterns(st.one_of(atoms, assertions)))
 def test_anchors_and_lookaround_mean_what_python_means(pattern: str) -> None:
     with warnings.catch_warnings():
