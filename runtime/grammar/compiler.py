@@ -66,13 +66,15 @@ class GrammarCompiler:
         self._cache: OrderedDict[bytes, Compiled] = OrderedDict()
         self._in_flight: dict[bytes, Future[Any]] = {}
         self._children: list[_Child] = []
-        self._own = threading.local()
+        self._idle: list[
+            _Child
+        ] = []  # of them, those that nobody asks; the one that was asked last is the last
         self._threads = ThreadPoolExecutor(NUM_CHILDREN, "grammar-compiler")
         self._closed = False
         self._code_compiler: subprocess.Popen[bytes] | None = None
         if self._outlines is None:
             # The first child starts while the model is being loaded.
-            self._threads.submit(self._child)
+            self._start_ahead()
             self._code = self._threads.submit(self._prepare_code)
 
     def submit(self, constraint: Constraint) -> "Future[Grammar]":
@@ -118,7 +120,7 @@ class GrammarCompiler:
         """End the children; what is still being compiled fails."""
         with self._lock:
             self._closed = True
-            children, self._children = self._children, []
+            children, self._children, self._idle = self._children, [], []
             waiting = list(self._in_flight.values())
             self._in_flight.clear()
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -146,7 +148,7 @@ class GrammarCompiler:
         self._finish(key, done, result)
         if self._outlines is None:
             # One that has ended over its work is replaced before it is missed.
-            self._child()
+            self._start_ahead()
 
     def _prepare_code(self) -> None:
         """Have the machine's functions ready."""
@@ -167,10 +169,10 @@ class GrammarCompiler:
         if self._outlines is not None and not isinstance(asked, StopPattern):
             return self._outlines.grammar(asked)
         try:
-            result = self._child().ask(data)
+            result = self._ask(data)
         except NotStarted:
             # It was started ahead and died unused; a fresh one tells whether any can be started.
-            result = self._child().ask(data)
+            result = self._ask(data)
         if isinstance(asked, StopPattern):
             return msgspec.msgpack.decode(result, type=StopTable)
         self._code.result()
@@ -195,25 +197,55 @@ class GrammarCompiler:
         while held > self._options.grammar_cache << 20 and len(self._cache) > 1:
             held -= self._cache.popitem(last=False)[1].size_bytes
 
-    def _child(self) -> "_Child":
-        """This thread's child, started when there is none (any more)."""
-        child: _Child | None = getattr(self._own, "child", None)
-        if child is not None and child.alive:
-            return child
-        fresh = self._own.child = _Child(
-            self._options.grammar_memory, self._options.grammar_timeout
-        )
+    def _ask(self, data: bytes) -> bytes:
+        """What a child makes of a constraint: the one that was asked last, whose caches are warm, if it is idle."""
+        child = self._take_idle() or self._start()
+        try:
+            return child.ask(data)
+        finally:
+            self._give_back(child)
+
+    def _take_idle(self) -> "_Child | None":
         with self._lock:
-            closed = self._closed
-            if child is not None and not closed:
-                self._children.remove(child)
-            self._children.append(fresh)
-        if child is not None:
-            child.kill()
-        if closed:
-            fresh.kill()
-            raise ConstraintError(CLOSED)
-        return fresh
+            while self._idle:
+                child = self._idle.pop()
+                if child.alive:
+                    return child
+                self._bury(child)
+        return None
+
+    def _start(self) -> "_Child":
+        """Another child. Raises ConstraintError after `close`."""
+        child = _Child(self._options.grammar_memory, self._options.grammar_timeout)
+        with self._lock:
+            if not self._closed:
+                self._children.append(child)
+                return child
+        child.kill()
+        raise ConstraintError(CLOSED)
+
+    def _give_back(self, child: "_Child") -> None:
+        with self._lock:
+            if self._closed:
+                return
+            if child.alive:
+                self._idle.append(child)
+            else:
+                self._bury(child)
+
+    def _bury(self, child: "_Child") -> None:
+        self._children.remove(child)
+        child.kill()
+
+    def _start_ahead(self) -> None:
+        """See to it that a child waits for the next constraint."""
+        with self._lock:
+            if self._closed or self._idle:
+                return
+        with suppress(
+            ConstraintError, OSError
+        ):  # closed meanwhile; who needs one hears of a full machine
+            self._give_back(self._start())
 
 
 def _failed(error: Exception) -> "Future[Any]":

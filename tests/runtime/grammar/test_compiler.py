@@ -89,6 +89,20 @@ def test_a_first_grammar_waits_for_its_machine_code_which_is_compiled_elsewhere(
         compiler.close()
 
 
+def test_constraints_that_come_in_turn_need_one_child() -> None:
+    """Each of the threads that ask had a child of its own, and the first constraints waited for one to start."""
+    compiler = GrammarCompiler(LETTERS, OPTIONS)
+    try:
+        compiler.submit(Regex("first")).result(120)
+        children = compiler.children()
+        for number in range(12):
+            compiler.submit(Regex(f"a{number}")).result(60)
+            assert compiler.children() == children
+        assert len(children) == 1
+    finally:
+        compiler.close()
+
+
 def test_a_runtime_with_a_thousand_clients_compiles() -> None:
     """Each is an open file, and `select` knows no descriptor from 1,024 on."""
     with many_files():
