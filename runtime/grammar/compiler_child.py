@@ -138,9 +138,8 @@ def main() -> None:
     try:
         _serve()
     except BrokenPipeError:
-        os._exit(
-            0
-        )  # the runtime has ended meanwhile; at the usual end what is left would be written again
+        # The runtime has ended meanwhile. At the usual end what is left would be written again.
+        os._exit(0)
 
 
 def _serve() -> None:

@@ -129,9 +129,8 @@ class Supervisor:
             except BranchworkError as error:
                 log.error("the runtime cannot be started: %s", error)
                 self._gateway.waiting_error = f"the runtime cannot be started: {error}"
-            except (
-                Exception
-            ):  # the boundary: a machine without memory or files for it may have some later
+            except Exception:
+                # The boundary: a machine without memory or files for it may have some later.
                 log.exception("the runtime cannot be started")
                 self._gateway.waiting_error = "the runtime cannot be started"
             if time.monotonic() - began > SETTLED_S:

@@ -125,4 +125,5 @@ def test_ctrl_c_pressed_twice_ends_all_at_once(server: RealServer) -> None:
     server.process.send_signal(signal.SIGINT)
     assert server.process.wait(PATIENCE_S) == 0
     stream.join()
+    assert not stream.text.endswith("data: [DONE]\n\n"), "it was let end, as after one"
     wait_until_gone(server.runtime_pid)

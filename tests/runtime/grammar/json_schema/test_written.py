@@ -106,12 +106,15 @@ def check(
         assert validator.is_valid(exact(text)), (schema, text)
 
 
-@given(
+anything = given(
     schemas | recursive,
     st.integers(0, 2**32),
     st.sampled_from(["declared", "any"]),
     st.sampled_from(["fixed", "any"]),
 )
+
+
+@anything
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 def test_what_is_written_under_a_schema_is_valid_under_it(
     schema: Any, seed: int, order: Any, whitespace: Any
@@ -120,12 +123,7 @@ def test_what_is_written_under_a_schema_is_valid_under_it(
 
 
 @pytest.mark.slow
-@given(
-    schemas | recursive,
-    st.integers(0, 2**32),
-    st.sampled_from(["declared", "any"]),
-    st.sampled_from(["fixed", "any"]),
-)
+@anything
 @settings(max_examples=3_000, deadline=None, suppress_health_check=list(HealthCheck))
 def test_what_is_written_under_thousands_of_schemas_is_valid_under_them(
     schema: Any, seed: int, order: Any, whitespace: Any
